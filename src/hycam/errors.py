@@ -1,0 +1,25 @@
+"""The one exception that a user is meant to read, and the helper that names the nearest known word."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HycamError(Exception):
+    """A failure that the user can mend. Its message says what is wrong, where, and what to do.
+
+    The command line prints the message without a traceback and exits with status 1.
+    """
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """``' Did you mean "x"?'`` for the known name closest to ``name``, or an empty string when none is close."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f' Did you mean "{matches[0]}"?' if matches else ""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> HycamError:
+    """The error for a misspelt ``kind`` (task, method, backbone ...): names it, the nearest one, and all there are."""
+    names = sorted(known)
+    return HycamError(f'There is no {kind} called "{name}".{nearest(name, names)} Known: {", ".join(names)}.')
