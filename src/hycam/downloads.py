@@ -69,9 +69,7 @@ def cache_folder() -> Path:
         HycamError: the folder cannot be created or written.
     """
     named = os.environ.get("HYCAM_CACHE")
-    folder = (
-        Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hycam"
-    )
+    folder = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hycam"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
