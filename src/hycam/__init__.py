@@ -1,1 +1,14 @@
-"""HyCAM: contextual attention modulation for adapting one frozen language model to several tasks."""
+"""HyCAM: contextual attention modulation for adapting one frozen language model to several tasks.
+
+Importing the package registers its methods with PEFT, so that ``get_peft_model``, ``PeftModel.from_pretrained`` and
+``AutoPeftModelForCausalLM`` know them.
+"""
+
+from hycam.tuners.registration import register
+
+register()
+
+from hycam.tuners.hycam import HyCAMConfig, HyCAMModel, TrainingStats, last_stats  # noqa: E402
+
+__version__ = "0.1.0"
+__all__ = ["HyCAMConfig", "HyCAMModel", "TrainingStats", "__version__", "last_stats"]

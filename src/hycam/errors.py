@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable
 
 
-class HycamError(Exception):
+class HycamError(ValueError):
     """A failure that the user can mend. Its message says what is wrong, where, and what to do.
 
     The command line prints the message without a traceback and exits with status 1.

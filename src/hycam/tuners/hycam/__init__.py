@@ -1,0 +1,8 @@
+"""HyCAM as a PEFT method."""
+
+from hycam.tuners.hycam.balance import TrainingStats, last_stats
+from hycam.tuners.hycam.config import HyCAMConfig
+from hycam.tuners.hycam.layer import HyCAMLayer
+from hycam.tuners.hycam.model import HyCAMModel
+
+__all__ = ["HyCAMConfig", "HyCAMLayer", "HyCAMModel", "TrainingStats", "last_stats"]

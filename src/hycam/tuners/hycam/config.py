@@ -1,0 +1,116 @@
+"""The configuration of a HyCAM adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from peft.config import PeftConfig
+from peft.utils import PeftType
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "shared": ("full", "low_rank", "none"),
+    "specialized": ("low_rank", "full", "none"),
+    "routing": ("soft", "hard"),
+    "noise": ("train", "always", "never"),
+    "balance_scope": ("layer", "pooled"),
+    "modulation_target": ("attention_output", "residual_stream"),
+}
+
+
+@dataclass
+class HyCAMConfig(PeftConfig):
+    """HyCAM (Hybrid Contextual Attention Modulation, CIKM 2025): scales the attention output of every block by
+    ``1 + SiLU(h W_shared) + sum_k p_k SiLU(h A_k N_k B_k)``, h being what the attention module receives.
+
+    The defaults are the paper's settings. The four ablations of the paper are values of ``shared`` and
+    ``specialized``: Shared-CAM-Only (``full``, ``none``), FullSpec (``full``, ``full``), SpecOnly (``none``,
+    ``low_rank``), InversePEFT (``low_rank``, ``full``).
+
+    Args:
+        num_specialized: N_s, how many specialised modules the router chooses among. The paper's 5 matches its five
+            tasks; it is no harm to have more modules than tasks.
+        r: rank of a specialised module. Its cost grows as ``num_specialized * r * (2 d + r)`` parameters a layer.
+        shared: ``"full"`` (one d x d map), ``"low_rank"`` or ``"none"``.
+        specialized: ``"low_rank"``, ``"full"`` or ``"none"`` (then there is no router either).
+        routing: ``"soft"`` mixes all modules by the Gumbel-softmax; ``"hard"`` takes one per token (straight-through).
+        temperature: tau of the Gumbel-softmax. Lower is closer to a choice of one module.
+        noise: when Gumbel noise is drawn: ``"train"``, ``"always"`` (evaluation becomes random, as in the authors'
+            code) or ``"never"``.
+        balance_weight: weight of the load-balancing loss (Eq. 10) that training with ``labels`` adds to the task loss.
+        balance_scope: ``"layer"`` averages Eq. 10 over layers; ``"pooled"`` pools the tokens of all layers first.
+        alpha: None for the paper's factor 1, or a number: low-rank modules are multiplied by ``alpha / r`` inside
+            their SiLU.
+        use_bias: biases on the shared map and on A, N and B.
+        router_bias: a bias on the router.
+        modulation_target: ``"attention_output"`` (the paper).
+        train_router: whether the router is trained.
+        train_norms: whether the backbone's norms are trained too.
+        target_modules: attention modules to adapt; None finds them all. HyCAM adapts attention modules and nothing
+            else, so ``"all-linear"`` or the name of a linear layer is refused.
+        exclude_modules: modules to leave out, as in PEFT.
+        layers_to_transform: indices of the layers to adapt; all by default.
+        layers_pattern: name of the list of layers, where it is not one that PEFT knows.
+        modules_to_save: further modules to train and save with the adapter.
+        init_weights: True starts at the identity (shared and B at zero). False draws everything at random, which is
+            of use in tests only.
+
+    Raises:
+        ValueError: a value outside its range, with the value.
+    """
+
+    num_specialized: int = field(default=5, metadata={"help": "N_s, the number of specialised modules."})
+    r: int = field(default=64, metadata={"help": "Rank of a specialised module."})
+    shared: str = field(default="full", metadata={"help": "Shared module: 'full', 'low_rank' or 'none'."})
+    specialized: str = field(default="low_rank", metadata={"help": "Specialised: 'low_rank', 'full' or 'none'."})
+    routing: str = field(default="soft", metadata={"help": "'soft' (Gumbel-softmax) or 'hard' (straight-through)."})
+    temperature: float = field(default=0.5, metadata={"help": "tau of the Gumbel-softmax."})
+    noise: str = field(default="train", metadata={"help": "Gumbel noise: 'train', 'always' or 'never'."})
+    balance_weight: float = field(default=0.1, metadata={"help": "Weight of the load-balancing loss (Eq. 10)."})
+    balance_scope: str = field(default="layer", metadata={"help": "Eq. 10 per 'layer', or 'pooled' over layers."})
+    alpha: float | None = field(default=None, metadata={"help": "None: factor 1; a number: alpha / r in the SiLU."})
+    use_bias: bool = field(default=False, metadata={"help": "Biases on the shared map and on A, N, B."})
+    router_bias: bool = field(default=False, metadata={"help": "A bias on the router."})
+    modulation_target: str = field(default="attention_output", metadata={"help": "What is modulated."})
+    train_router: bool = field(default=True, metadata={"help": "Whether the router is trained."})
+    train_norms: bool = field(default=False, metadata={"help": "Whether the backbone's norms are trained."})
+    target_modules: list[str] | str | None = field(
+        default=None, metadata={"help": "Attention modules to adapt; None finds them."}
+    )
+    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Modules to leave out."})
+    layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Layers to adapt."})
+    layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of layers."})
+    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Further modules to train and save."})
+    init_weights: bool = field(default=True, metadata={"help": "True starts at the identity."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType.HYCAM
+        for name in ("target_modules", "exclude_modules"):
+            value: Any = getattr(self, name)
+            if isinstance(value, list):
+                setattr(self, name, set(value))
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}.")
+        for name in ("num_specialized", "r"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}.")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be positive, not {self.temperature!r}.")
+        if not self.balance_weight >= 0:
+            raise ValueError(f"balance_weight must not be negative, not {self.balance_weight!r}.")
+        if self.shared == "none" and self.specialized == "none":
+            raise ValueError('shared and specialized are both "none": nothing would be modulated.')
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("layers_pattern has no effect without layers_to_transform.")
+        for name, built in {
+            "modulation_target": "attention_output",
+            "train_router": True,
+            "train_norms": False,
+        }.items():
+            if getattr(self, name) != built:
+                raise ValueError(
+                    f"{name}={getattr(self, name)!r} belongs to the released-code form of HyCAM, which is not there "
+                    f"yet; leave {name} at {built!r}."
+                )

@@ -1,0 +1,186 @@
+"""The wrapper around one attention module."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from hycam.attention import hidden_states_position
+from hycam.ops import Dense, LowRank, Modulation, Router, gumbel_noise, modulate
+from hycam.tuners.hycam.config import HyCAMConfig
+from hycam.tuners.hycam.recorder import RoutingRecorder
+
+NOT_MERGEABLE = (
+    "A HyCAM adapter cannot be merged: its modulation depends on the input, so it cannot be folded into the backbone's "
+    "weights. Use the adapter as it is, or `unload()` to get the backbone back."
+)
+ONE_AT_A_TIME = "HyCAM modulations do not add up: one adapter is active at a time, not {}."
+
+
+class HyCAMLayer(nn.Module, BaseTunerLayer):
+    r"""An attention module whose output is scaled by a factor computed from its input.
+
+    .. math::
+        h_\text{out} = h_\text{att} \odot
+            \Bigl(1 + \text{SiLU}(h W_\text{shared}) + \sum_k p_k\,\text{SiLU}(h A_k N_k B_k)\Bigr)
+
+    HyCAM, Eq. 4 to 12, with ``h = hidden_states`` as the attention module receives it and ``h_att`` the first element
+    of what it returns, both ``(batch, seq, d)``. All else passes through: arguments, further outputs, attributes.
+
+    Args:
+        base_layer: the attention module.
+        hidden_size: d.
+        name: the module's name in the backbone, under which its routing is recorded.
+        recorder: where the routing of a training step is collected for the balance loss.
+    """
+
+    adapter_layer_names = (
+        "hycam_shared",
+        "hycam_shared_A", "hycam_shared_N", "hycam_shared_B",
+        "hycam_shared_A_bias", "hycam_shared_N_bias", "hycam_shared_B_bias",
+        "hycam_A", "hycam_N", "hycam_B",
+        "hycam_A_bias", "hycam_N_bias", "hycam_B_bias",
+        "hycam_specialized",
+        "hycam_router",
+    )  # fmt: skip
+    other_param_names = ("hycam_config",)
+
+    def __init__(self, base_layer: nn.Module, hidden_size: int, name: str, recorder: RoutingRecorder) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.hycam_hidden_size = hidden_size
+        self.hycam_name = name
+        self.hycam_recorder = recorder
+        self.hycam_position = hidden_states_position(base_layer)
+        self.hycam_config: dict[str, HyCAMConfig] = {}
+        for attribute in self.adapter_layer_names:
+            is_module = attribute in ("hycam_shared", "hycam_router")
+            setattr(self, attribute, nn.ModuleDict() if is_module else nn.ParameterDict())
+
+    def update_layer(self, adapter_name: str, config: HyCAMConfig) -> None:
+        """Adds the weights of one adapter. Shapes are those of the saved keys; ``d`` is the hidden size."""
+        d, r, experts = self.hycam_hidden_size, config.r, config.num_specialized
+        if config.shared == "full":
+            self.hycam_shared[adapter_name] = nn.Linear(d, d, bias=config.use_bias)
+        elif config.shared == "low_rank":
+            self._add_low_rank("hycam_shared_", adapter_name, (), d, r, config.use_bias)
+        if config.specialized == "low_rank":
+            self._add_low_rank("hycam_", adapter_name, (experts,), d, r, config.use_bias)
+        elif config.specialized == "full":
+            self.hycam_specialized[adapter_name] = nn.Parameter(torch.empty(experts, d, d))
+        if config.specialized != "none":
+            self.hycam_router[adapter_name] = nn.Linear(d, experts, bias=config.router_bias)
+        self.hycam_config[adapter_name] = config
+        self.reset_adapter_parameters(adapter_name, config.init_weights)
+        self._move_adapter_to_device_of_base_layer(adapter_name)
+        self.set_adapter(self.active_adapters)
+
+    def _add_low_rank(self, prefix: str, adapter: str, stack: tuple[int, ...], d: int, r: int, bias: bool) -> None:
+        for letter, rows, columns in (("A", r, d), ("N", r, r), ("B", d, r)):
+            getattr(self, f"{prefix}{letter}")[adapter] = nn.Parameter(torch.empty(*stack, rows, columns))
+            if bias:
+                getattr(self, f"{prefix}{letter}_bias")[adapter] = nn.Parameter(torch.empty(*stack, rows))
+
+    @torch.no_grad()
+    def reset_adapter_parameters(self, adapter_name: str, identity: bool) -> None:
+        """A and N uniform in ``±1/sqrt(fan_in)`` (Kaiming with a = sqrt 5, as ``nn.Linear``), for each module apart.
+
+        ``identity``: the shared map, B and all biases start at zero, so the modulation is exactly 1. N has to be random
+        as well: with N at zero, B would never get a gradient. Otherwise those are drawn like A and N.
+        """
+        for attribute in self.adapter_layer_names:
+            holder = getattr(self, attribute)
+            if adapter_name not in holder:
+                continue
+            entry = holder[adapter_name]
+            starts_at_zero = (
+                attribute in ("hycam_shared", "hycam_specialized") or "B" in attribute or "bias" in attribute
+            )
+            for parameter in entry.parameters() if isinstance(entry, nn.Module) else (entry,):
+                if identity and (starts_at_zero or parameter.dim() == 1):
+                    parameter.zero_()
+                else:
+                    # Biases are drawn with the bound of the map they belong to; any small range would do in a test.
+                    fan_in = self.hycam_hidden_size if parameter.dim() == 1 else parameter.shape[-1]
+                    parameter.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        result = self.base_layer(*args, **kwargs)
+        if self.disable_adapters or not self.active_adapters:
+            return result
+        adapter = self.active_adapters[0]
+        if adapter not in self.hycam_config:
+            return result
+        h = kwargs["hidden_states"] if "hidden_states" in kwargs else args[self.hycam_position]
+        a, *rest = result if isinstance(result, tuple) else (result,)
+        config = self.hycam_config[adapter]
+        noise = None
+        if config.specialized != "none" and (config.noise == "always" or (config.noise == "train" and self.training)):
+            noise = gumbel_noise(torch.Size((*h.shape[:-1], config.num_specialized)), h.device)
+        output, routing = modulate(h, a, self._modulation(adapter, config), noise)
+        if self.training:
+            self.hycam_recorder.add(self.hycam_name, routing, config.balance_weight)
+        return (output, *rest) if isinstance(result, tuple) else output
+
+    def _modulation(self, adapter: str, config: HyCAMConfig) -> Modulation:
+        shared: Dense | LowRank | None = None
+        if config.shared == "full":
+            shared = Dense(self.hycam_shared[adapter].weight, self.hycam_shared[adapter].bias)
+        elif config.shared == "low_rank":
+            shared = self._low_rank("hycam_shared_", adapter, config)
+        specialized: Dense | LowRank | None = None
+        if config.specialized == "low_rank":
+            specialized = self._low_rank("hycam_", adapter, config)
+        elif config.specialized == "full":
+            specialized = Dense(self.hycam_specialized[adapter])
+        router = None
+        if specialized is not None:
+            linear = self.hycam_router[adapter]
+            router = Router(linear.weight, linear.bias, config.temperature, config.routing == "hard")
+        return Modulation(shared, specialized, router)
+
+    def _low_rank(self, prefix: str, adapter: str, config: HyCAMConfig) -> LowRank:
+        def of(letter: str) -> Tensor | None:
+            return getattr(self, prefix + letter).get(adapter)
+
+        scale = 1.0 if config.alpha is None else config.alpha / config.r
+        A, N, B = (getattr(self, prefix + letter)[adapter] for letter in "ANB")
+        return LowRank(A, N, B, of("A_bias"), of("N_bias"), of("B_bias"), scale)
+
+    def adapter_parameters(self, adapter: str) -> dict[str, nn.Parameter]:
+        """The weights of one adapter by their name in this module, such as ``hycam_A.default``."""
+        return {
+            f"{attribute}.{name}": parameter
+            for attribute in self.adapter_layer_names
+            for name, parameter in getattr(self, attribute).named_parameters()
+            if name == adapter or name.startswith(f"{adapter}.")
+        }
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        if not isinstance(adapter_names, str) and len(adapter_names) > 1:
+            raise ValueError(ONE_AT_A_TIME.format(list(adapter_names)))
+        super().set_adapter(adapter_names, inference_mode=inference_mode)
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        raise ValueError(NOT_MERGEABLE)
+
+    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[Any, Any]:
+        # PEFT looks for `.weight`, which an attention module has not. In a quantised backbone the packed weights are
+        # integers; the norms or biases beside them, or nothing, then tell the type.
+        parameters = list(base_layer.parameters())
+        floating = [parameter for parameter in parameters if parameter.is_floating_point()]
+        for parameter in floating or parameters:
+            return parameter.device, parameter.dtype
+        return None, None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if name == "base_layer":
+                raise
+            return getattr(self.base_layer, name)

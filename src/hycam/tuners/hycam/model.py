@@ -1,0 +1,165 @@
+"""The tuner: puts the wrappers in, and adds the load-balancing loss to what the model returns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import torch
+from peft.config import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
+from torch import Tensor, nn
+
+from hycam.attention import find_attention_modules
+from hycam.errors import HycamError
+from hycam.tuners.hycam.balance import NO_LABELS, TrainingStats, add_balance_term, routing_statistics
+from hycam.tuners.hycam.config import HyCAMConfig
+from hycam.tuners.hycam.layer import NOT_MERGEABLE, ONE_AT_A_TIME, HyCAMLayer
+from hycam.tuners.hycam.recorder import RoutingRecorder
+
+
+class HyCAMModel(BaseTuner):
+    """Adapts a frozen backbone with HyCAM: every attention module is wrapped in a :class:`HyCAMLayer`.
+
+    In training with ``labels`` the objective is the task loss plus ``balance_weight`` times the load-balancing loss
+    (Eq. 10 and 14) over the tokens that are not padding.
+    """
+
+    prefix = "hycam_"
+    tuner_layer_cls = HyCAMLayer
+    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+
+    def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+        if not hasattr(self, "recorder"):
+            self.recorder = RoutingRecorder()
+            self.last_stats = TrainingStats()
+
+    def _prepare_adapter_config(self, peft_config: HyCAMConfig, model_config: dict) -> HyCAMConfig:  # type: ignore[override]
+        """Fills in ``target_modules`` where it is None, and refuses anything but attention modules."""
+        found = find_attention_modules(self.model)
+        names = [name for name, _ in self.model.named_modules()]
+        if peft_config.target_modules is None:
+            # Suffixes and not full names, because PEFT ignores `layers_to_transform` for full names. Where a suffix is
+            # also the name of something else (a vision tower), it is lengthened until it is not.
+            peft_config.target_modules = set(_shortest_suffixes(found, names))
+            return peft_config
+        is_all_linear = str(peft_config.target_modules).lower() == "all-linear"
+        inside = tuple(f"{name}.base_layer" for name in found)
+        matched = [
+            name
+            for name in names
+            if name and not name.startswith(inside) and (is_all_linear or check_target_module_exists(peft_config, name))
+        ]
+        wrong = [name for name in matched if name not in found]
+        if wrong:
+            raise HycamError(
+                f"target_modules={peft_config.target_modules!r} matches {wrong[0]}, which is not an attention module. "
+                "HyCAM adapts attention modules as a whole, not linear layers: leave target_modules at None, or name "
+                f"one of {', '.join(sorted({name.rpartition('.')[2] for name in found}))}."
+            )
+        return peft_config
+
+    def _create_and_replace(  # type: ignore[override]
+        self,
+        hycam_config: HyCAMConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **_: Any,
+    ) -> None:
+        if not isinstance(target, HyCAMLayer):
+            hidden_size = self.model.config.get_text_config().hidden_size
+            layer = HyCAMLayer(target, hidden_size, current_key, self.recorder)
+            self._replace_module(parent, target_name, layer, target)
+            target = layer
+        target.update_layer(adapter_name, hycam_config)
+        if adapter_name not in self.active_adapters:
+            target.set_requires_grad(adapter_name, False)
+
+    def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
+        # PEFT's own version reads `child.weight`, which an attention module has not (or it is a module of that name).
+        setattr(parent, child_name, new_module)
+
+    def _check_merge_allowed(self) -> None:
+        raise ValueError(NOT_MERGEABLE)
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        if not isinstance(adapter_name, str) and len(adapter_name) > 1:
+            raise ValueError(ONE_AT_A_TIME.format(list(adapter_name)))
+        super().set_adapter(adapter_name, inference_mode=inference_mode)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT calls this around a forward; ``adapter_names`` would be an adapter for each row of the batch."""
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError(ONE_AT_A_TIME.format(kwargs["adapter_names"]) + " `adapter_names` is not supported.")
+        yield
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Refuses weights that do not fit before any of them is copied; PEFT would skip a missing one in silence."""
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        own = {
+            f"{name}.{key}": value
+            for name, layer in model.named_modules()
+            if isinstance(layer, HyCAMLayer)
+            for key, value in layer.adapter_parameters(adapter_name).items()
+        }
+        missing = sorted(own.keys() - remapped.keys())
+        if missing:
+            raise HycamError(
+                f"The adapter has no weights for {missing[0]} ({len(missing)} of {len(own)} are missing). It was made "
+                "for another backbone or with another method."
+            )
+        for key, value in own.items():
+            if remapped[key].shape != value.shape:
+                raise HycamError(
+                    f"The adapter does not fit this backbone: {key} has the shape {list(remapped[key].shape)} in the "
+                    f"file and {list(value.shape)} here. It was made for another hidden size or configuration."
+                )
+        return remapped
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if not (self.training and torch.is_grad_enabled() and self._has_active_adapter()):
+            return self.model(*args, **kwargs)
+        self.recorder.open()
+        try:
+            outputs = self.model(*args, **kwargs)
+        finally:
+            records = self.recorder.close()
+        config = self.peft_config[self.active_adapters[0]]
+        term = torch.zeros(())
+        balance, routing = None, {}
+        if records:
+            balance, routing = routing_statistics(records, kwargs.get("attention_mask"), config.balance_scope)
+            term = config.balance_weight * balance
+        labels, shift_labels = kwargs.get("labels"), kwargs.get("shift_labels")
+        outputs, task_loss = add_balance_term(outputs, term, labels, shift_labels, kwargs.get("num_items_in_batch"))
+        if task_loss is None and records and config.balance_weight:
+            self.recorder.warn_once(NO_LABELS)
+        self.last_stats = TrainingStats(task_loss, None if balance is None else balance.detach(), routing)
+        return outputs
+
+    def _has_active_adapter(self) -> bool:
+        if not self.active_adapters:
+            return False
+        return any(not layer.disable_adapters for layer in self.model.modules() if isinstance(layer, HyCAMLayer))
+
+
+def _shortest_suffixes(wanted: list[str], names: list[str]) -> list[str]:
+    """The fewest trailing parts of the wanted names that match no other name, ``a.b.c`` being matched by ``b.c``."""
+    others = [name for name in names if name not in set(wanted)]
+    suffixes = []
+    for name in wanted:
+        parts = name.split(".")
+        for length in range(1, len(parts) + 1):
+            suffix = ".".join(parts[-length:])
+            if not any(other == suffix or other.endswith(f".{suffix}") for other in others):
+                break
+        suffixes.append(suffix)
+    return list(dict.fromkeys(suffixes))

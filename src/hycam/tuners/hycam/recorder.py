@@ -1,0 +1,62 @@
+"""Collects what the routers did in one training forward, so that the balance loss can be computed after it."""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor
+
+REENTRANT = (
+    "HyCAM does not work under reentrant gradient checkpointing: what its routers did would carry no gradient, so the "
+    "balance loss would silently be dropped. Use the non-reentrant form: "
+    "`gradient_checkpointing_kwargs={'use_reentrant': False}`."
+)
+NO_FORWARD = (
+    "HyCAM's balance loss (Eq. 10) is not added on this path: the adapted model is called without the tuner's forward. "
+    "This happens with `model.add_adapter(...)` or `inject_adapter_in_model(...)`, and with `get_peft_model` when the "
+    "configuration has no `task_type`. Use `get_peft_model(model, HyCAMConfig(task_type='CAUSAL_LM'))`."
+)
+
+
+class RoutingRecorder:
+    """Shared by all layers of one tuner, which opens it around a training forward.
+
+    Only between ``open`` and ``close`` are records kept: when gradient checkpointing runs a layer again in the backward
+    pass the recorder is closed, so a recomputation changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.was_opened = False
+        self.warned: set[str] = set()
+        self.records: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def open(self) -> None:
+        self.is_open = self.was_opened = True
+        self.records = {}
+
+    def close(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """The records ``{layer: (p, logits)}``, in the order in which the layers ran. Nothing is held afterwards."""
+        records, self.records, self.is_open = self.records, {}, False
+        return records
+
+    def add(self, name: str, routing: tuple[Tensor, Tensor] | None, weight: float) -> None:
+        """Keeps ``(p, logits)``, each ``(batch, seq, K)``, of one layer whose balance loss has ``weight``.
+
+        Raises:
+            RuntimeError: the layer runs without gradients inside a forward that has them, which is what the reentrant
+                form of gradient checkpointing does.
+        """
+        if self.is_open:
+            if not torch.is_grad_enabled():
+                raise RuntimeError(REENTRANT)
+            if routing is not None:
+                self.records[name] = routing
+        elif routing is not None and weight and not self.was_opened and torch.is_grad_enabled():
+            self.warn_once(NO_FORWARD)
+
+    def warn_once(self, message: str) -> None:
+        if message not in self.warned:
+            self.warned.add(message)
+            warnings.warn(message, UserWarning, stacklevel=3)
