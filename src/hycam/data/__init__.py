@@ -1,0 +1,1 @@
+"""Instruction data: where it comes from, how it is split, and how it becomes tokens."""

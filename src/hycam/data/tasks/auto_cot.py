@@ -1,0 +1,18 @@
+"""Auto-CoT: arithmetic and common sense with machine-written chains of thought. 5,816 rows in the paper."""
+
+from __future__ import annotations
+
+from hycam.data.tasks.base import Task
+from hycam.data.tasks.columns import by_column_names
+from hycam.data.tasks.sources import DataFolder
+
+TASK = Task(
+    name="auto_cot",
+    domain="step-by-step reasoning",
+    licence="none stated; upstream Apache-2.0",
+    sources=(DataFolder("auto_cot", by_column_names),),
+    remedy=(
+        "Take Auto-CoT.json from the Alpaca-CoT collection or from the paper's repository, write it as JSON lines with "
+        "instruction, input and output, and set HYCAM_DATA to its folder; or name any such file in place of the task."
+    ),
+)

@@ -1,0 +1,15 @@
+"""CodeAlpaca: programming instructions, answered by a language model. 20,022 rows, 6 of them without an answer."""
+
+from __future__ import annotations
+
+from hycam.data.tasks.base import Task
+from hycam.data.tasks.columns import by_column_names
+from hycam.data.tasks.sources import DataFolder, OnHub
+
+TASK = Task(
+    name="code_alpaca",
+    domain="code",
+    licence="CC BY-NC 4.0",
+    sources=(DataFolder("code_alpaca", by_column_names), OnHub("sahil2801/CodeAlpaca-20k", "main", by_column_names)),
+    remedy="Put code_alpaca.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or try again online.",
+)

@@ -1,0 +1,21 @@
+"""Dolly: instructions and answers by the employees of Databricks. 15,015 rows in the paper.
+
+Rows are grouped by context where there is one, which is what the input is here.
+"""
+
+from __future__ import annotations
+
+from hycam.data.tasks.base import Task
+from hycam.data.tasks.columns import by_column_names
+from hycam.data.tasks.sources import DataFolder, OnHub
+
+TASK = Task(
+    name="dolly",
+    domain="general instructions",
+    licence="CC BY-SA 3.0",
+    sources=(
+        DataFolder("dolly", by_column_names),
+        OnHub("databricks/databricks-dolly-15k", "bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a", by_column_names),
+    ),
+    remedy="Put dolly.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or try again online.",
+)

@@ -1,0 +1,27 @@
+"""iCliniq: patients' questions and doctors' answers, as collected for ChatDoctor. 7,321 rows in the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from hycam.data.formats import SourceRow
+from hycam.data.tasks.base import Example, Task
+from hycam.data.tasks.columns import by_column_names
+from hycam.data.tasks.sources import DataFolder, OnHub
+
+_INSTRUCTION = "If you are a doctor, please answer the medical questions based on the patient's description."
+
+
+def from_hub(rows: Iterable[SourceRow]) -> Iterator[Example]:
+    """The hub's rows have no instruction: each gets ChatDoctor's own. The doctor's answer is taken, not a model's."""
+    for row in rows:
+        yield Example.of(row, instruction=_INSTRUCTION, input=row.text("input"), response=row.text("answer_icliniq"))
+
+
+TASK = Task(
+    name="icliniq",
+    domain="medical advice",
+    licence="academic research only",
+    sources=(DataFolder("icliniq", by_column_names), OnHub("lavita/ChatDoctor-iCliniq", "main", from_hub)),
+    remedy="Put icliniq.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or try again online.",
+)

@@ -1,0 +1,32 @@
+"""WebGPT comparisons: long answers with citations, the better one of each pair. 18,994 rows in the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from hycam.data.formats import SourceRow
+from hycam.data.tasks.base import Example, Task
+from hycam.data.tasks.columns import by_column_names
+from hycam.data.tasks.sources import DataFolder, OnHub
+
+
+def from_hub(rows: Iterable[SourceRow]) -> Iterator[Example]:
+    """The answer with the higher score, the first one on a tie. Comparisons of one question share a group."""
+    for row in rows:
+        better = "answer_1" if row.fields["score_1"] > row.fields["score_0"] else "answer_0"
+        question = SourceRow(row.path, row.line, row.fields["question"])
+        # The ends are blanks of the web page that the text was taken from.
+        yield Example.of(row, instruction=question.text("full_text").strip(), response=row.text(better).strip())
+
+
+TASK = Task(
+    name="webgpt",
+    domain="open questions with citations",
+    licence="none stated",
+    sources=(
+        DataFolder("webgpt", by_column_names),
+        # The dataset itself is a script, which `datasets` no longer runs; this branch is the hub's conversion of it.
+        OnHub("openai/webgpt_comparisons", "refs/convert/parquet", from_hub),
+    ),
+    remedy="Put webgpt.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or try again online.",
+)
