@@ -11,5 +11,5 @@ TASK = Task(
     domain="code",
     licence="CC BY-NC 4.0",
     sources=(DataFolder("code_alpaca", by_column_names), OnHub("sahil2801/CodeAlpaca-20k", "main", by_column_names)),
-    remedy="Put code_alpaca.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or try again online.",
+    remedy="Put code_alpaca.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or go online.",
 )

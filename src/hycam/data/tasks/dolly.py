@@ -17,5 +17,5 @@ TASK = Task(
         DataFolder("dolly", by_column_names),
         OnHub("databricks/databricks-dolly-15k", "bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a", by_column_names),
     ),
-    remedy="Put dolly.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or try again online.",
+    remedy="Put dolly.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or go online.",
 )

@@ -23,5 +23,5 @@ TASK = Task(
     domain="medical advice",
     licence="academic research only",
     sources=(DataFolder("icliniq", by_column_names), OnHub("lavita/ChatDoctor-iCliniq", "main", from_hub)),
-    remedy="Put icliniq.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or try again online.",
+    remedy="Put icliniq.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or go online.",
 )

@@ -28,5 +28,5 @@ TASK = Task(
         # The dataset itself is a script, which `datasets` no longer runs; this branch is the hub's conversion of it.
         OnHub("openai/webgpt_comparisons", "refs/convert/parquet", from_hub),
     ),
-    remedy="Put webgpt.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or try again online.",
+    remedy="Put webgpt.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or go online.",
 )
