@@ -63,7 +63,7 @@ _ALL = [
     Method("hycam-fullspec", f"{_HYCAM}, ablation FullSpec: five full specialised modules", HyCAMConfig, 3e-3,
            {"specialized": "full"}),
     Method("hycam-speconly", f"{_HYCAM}, ablation SpecOnly: no shared module", HyCAMConfig, 3e-3, {"shared": "none"}),
-    Method("hycam-inverse-peft", f"{_HYCAM}, ablation InversePEFT: low-rank shared, full specialised", HyCAMConfig, 3e-3,
+    Method("hycam-inverse-peft", f"{_HYCAM}, ablation InversePEFT: low-rank shared, full special", HyCAMConfig, 3e-3,
            {"shared": "low_rank", "specialized": "full"}),
 ]  # fmt: skip
 METHODS: dict[str, Method] = {entry.name: entry for entry in _ALL}

@@ -24,5 +24,5 @@ def register() -> None:
     _add_peft_type("HYCAM")
     from hycam.tuners.hycam import HyCAMConfig, HyCAMModel
 
-    if PeftType.HYCAM not in PEFT_TYPE_TO_CONFIG_MAPPING:
+    if PeftType("HYCAM") not in PEFT_TYPE_TO_CONFIG_MAPPING:
         register_peft_method(name="hycam", config_cls=HyCAMConfig, model_cls=HyCAMModel)

@@ -85,7 +85,7 @@ class HyCAMConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = PeftType.HYCAM
+        self.peft_type = PeftType("HYCAM")
         for name in ("target_modules", "exclude_modules"):
             value: Any = getattr(self, name)
             if isinstance(value, list):

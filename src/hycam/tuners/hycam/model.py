@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from types import MappingProxyType
+from typing import Any, cast
 
 import torch
 from peft.config import PeftConfig
@@ -28,7 +29,7 @@ class HyCAMModel(BaseTuner):
 
     prefix = "hycam_"
     tuner_layer_cls = HyCAMLayer
-    target_module_mapping: ClassVar[dict[str, list[str]]] = {}
+    target_module_mapping = MappingProxyType({})  # type: ignore[assignment]  # found by structure instead
 
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
         if not hasattr(self, "recorder"):
@@ -42,7 +43,7 @@ class HyCAMModel(BaseTuner):
         if peft_config.target_modules is None:
             # Suffixes and not full names, because PEFT ignores `layers_to_transform` for full names. Where a suffix is
             # also the name of something else (a vision tower), it is lengthened until it is not.
-            peft_config.target_modules = set(_shortest_suffixes(found, names))
+            peft_config.target_modules = _shortest_suffixes(found, names)
             return peft_config
         is_all_linear = str(peft_config.target_modules).lower() == "all-linear"
         inside = tuple(f"{name}.base_layer" for name in found)
@@ -85,6 +86,11 @@ class HyCAMModel(BaseTuner):
 
     def _check_merge_allowed(self) -> None:
         raise ValueError(NOT_MERGEABLE)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        super().delete_adapter(adapter_name)
+        if not self.peft_config:
+            self.peft_config = self.model.peft_config = cast("dict[str, PeftConfig]", _NoAdapterLeft())
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         if not isinstance(adapter_name, str) and len(adapter_name) > 1:
@@ -132,9 +138,10 @@ class HyCAMModel(BaseTuner):
             outputs = self.model(*args, **kwargs)
         finally:
             records = self.recorder.close()
-        config = self.peft_config[self.active_adapters[0]]
+        config = cast(HyCAMConfig, self.peft_config[self.active_adapters[0]])
         term = torch.zeros(())
-        balance, routing = None, {}
+        balance: Tensor | None = None
+        routing: dict[str, Tensor] = {}
         if records:
             balance, routing = routing_statistics(records, kwargs.get("attention_mask"), config.balance_scope)
             term = config.balance_weight * balance
@@ -149,6 +156,17 @@ class HyCAMModel(BaseTuner):
         if not self.active_adapters:
             return False
         return any(not layer.disable_adapters for layer in self.model.modules() if isinstance(layer, HyCAMLayer))
+
+
+class _NoAdapterLeft(dict[str, HyCAMConfig]):
+    """The configurations of a model whose last adapter was deleted.
+
+    ``PeftModel.forward`` looks up the configuration of the adapter that it remembers as active, deleted or not. A
+    default one lets the call through, to layers that have no adapter and so are the backbone.
+    """
+
+    def __missing__(self, name: str) -> HyCAMConfig:
+        return HyCAMConfig()
 
 
 def _shortest_suffixes(wanted: list[str], names: list[str]) -> list[str]:
