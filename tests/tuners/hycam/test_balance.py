@@ -1,4 +1,4 @@
-"""The objective: task loss plus weighted Eq. 10, under a plain forward, stock Trainer, stock SFTTrainer and several ranks."""
+"""The objective, task loss plus weighted Eq. 10: in a plain forward, under stock trainers and over several ranks."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def tiny_tokenizer():
 
 
 def expected_gradients(made: list[dict], accumulation: int, **settings) -> dict[str, torch.Tensor]:
-    """The contract by hand: the task loss of the one large batch, and each micro-batch's Eq. 10 by its share of tokens."""
+    """By hand: the task loss of the one large batch, and each micro-batch's Eq. 10 by its share of the tokens."""
     model = attach(**settings)
     size = len(made) // accumulation
     parts = [batch(made[index : index + size]) for index in range(0, len(made), size)]

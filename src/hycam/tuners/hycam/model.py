@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import MappingProxyType
 from typing import Any, cast
 
 import torch
@@ -29,7 +28,7 @@ class HyCAMModel(BaseTuner):
 
     prefix = "hycam_"
     tuner_layer_cls = HyCAMLayer
-    target_module_mapping = MappingProxyType({})  # type: ignore[assignment]  # found by structure instead
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  # declared so by PEFT
 
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
         if not hasattr(self, "recorder"):
