@@ -1,0 +1,159 @@
+"""A backbone by name: a short name, a local folder or a hub id -> configuration, tokenizer and model.
+
+Weights are read from safetensors only and no code out of a model repository is ever run.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import logging as transformers_logging
+
+from hycam.errors import HycamError, unknown
+from hycam.gguf import SMOLLM2_135M, EmbeddedBackbone
+
+SHORT_NAMES: dict[str, EmbeddedBackbone] = {SMOLLM2_135M.name: SMOLLM2_135M}
+"""The backbones that need nothing but the package registry."""
+
+
+def config(name_or_path: str | os.PathLike[str]) -> PreTrainedConfig:
+    """The configuration alone: no weights, and nothing fetched for a short name.
+
+    Raises:
+        HycamError: there is no such backbone, or the hub cannot be reached.
+    """
+    name = os.fspath(name_or_path)
+    if name in SHORT_NAMES:
+        return copy.deepcopy(SHORT_NAMES[name].config)
+    source = _source(name)
+    with _explained(name):
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+
+
+def load_tokenizer(name_or_path: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+    """The tokenizer; one without a padding token pads with its end token (so masks must go by position).
+
+    Raises:
+        HycamError: there is no such backbone, it has no tokenizer or no end token, or the hub cannot be reached.
+    """
+    name = os.fspath(name_or_path)
+    with _bars_on_a_terminal_only():
+        source = _source(name)
+        with _explained(name):
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what some classes make out of a folder without a vocabulary
+        raise HycamError(f"{name} holds no tokenizer (tokenizer.json). Save one there with save_pretrained.")
+    if tokenizer.eos_token_id is None:
+        raise HycamError(f"The tokenizer of {name} has no end token (eos_token), so no answer would ever end.")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load(
+    name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+) -> PreTrainedModel:
+    """The causal language model, in evaluation mode.
+
+    Args:
+        name_or_path: a key of ``SHORT_NAMES``, a folder written by ``save_pretrained``, or a hub id ``owner/name``.
+        dtype: the type that the weights are cast to.
+        device: where they are put.
+
+    Raises:
+        HycamError: there is no such backbone, it is incomplete or no causal language model, or the hub cannot be
+            reached.
+    """
+    name = os.fspath(name_or_path)
+    # Read first, because the model class looks for an adapter before anything else, and would attach it unasked.
+    own_config = config(name)
+    with _bars_on_a_terminal_only():
+        source = _source(name)
+        with _explained(name):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source,
+                config=own_config,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+            )
+    model, report = loaded
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise HycamError(
+            f"{name} is not a whole causal language model: its weights lack {missing[0]}"
+            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}, which would be left at random values."
+        )
+    return model.to(device)
+
+
+def _source(name: str) -> str:
+    """What ``from_pretrained`` takes for ``name``: a folder that has a model in it, or a hub id."""
+    if name in SHORT_NAMES:
+        return str(SHORT_NAMES[name].folder())
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        _check_folder(folder)
+        return str(folder)
+    if folder.exists():
+        raise HycamError(f"{name} is a file. A backbone is the folder that save_pretrained wrote.")
+    if name.count("/") == 1 and name[0] not in "./~":
+        return name
+    if "/" in name:
+        raise HycamError(f"There is no folder {name}. A backbone is a folder, a hub id (owner/name) or a short name.")
+    raise HycamError(f"{unknown('backbone', name, SHORT_NAMES)} A folder or a hub id (owner/name) is a backbone too.")
+
+
+def _check_folder(folder: Path) -> None:
+    if (folder / "adapter_config.json").exists():
+        raise HycamError(f"{folder} holds an adapter, not a backbone. Name the backbone that it was trained on.")
+    if not (folder / "config.json").exists():
+        raise HycamError(
+            f"{folder} is not a backbone: it has no config.json. Name a folder that save_pretrained wrote."
+        )
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Turns what transformers raises for a backbone that cannot be read into one message."""
+    try:
+        yield
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        if Path(name).expanduser().is_dir():
+            advice = "Needed: a causal language model as save_pretrained writes it, with its weights in safetensors."
+        else:
+            advice = (
+                "Check the name and the network; HF_HUB_OFFLINE=1 uses what was fetched before. "
+                f"A local folder needs no network, and {', '.join(SHORT_NAMES)} only the package registry."
+            )
+        raise HycamError(f"The backbone {name} cannot be read: {reason}. {advice}") from error
+
+
+@contextmanager
+def _bars_on_a_terminal_only() -> Iterator[None]:
+    hidden = transformers_logging.is_progress_bar_enabled() and not sys.stderr.isatty()
+    if hidden:
+        transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if hidden:
+            transformers_logging.enable_progress_bar()
