@@ -1,0 +1,95 @@
+"""Greedy answers to prompts, in batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from hycam.errors import HycamError
+from hycam.evaluation.batching import batches_by_length, pad, padding_id, padding_mask
+from hycam.evaluation.mode import evaluating
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """The most likely continuation of each prompt, token by token, up to an end token or ``max_new_tokens``.
+
+    Whatever the backbone's own generation settings ask for (sampling, penalties, minimum lengths) is put aside for
+    the call, so that every backbone is decoded alike; its own end tokens stop an answer as the tokenizer's does.
+    Prompts are padded on the left and masked by position: one batch or many, the text is the same within rounding.
+
+    Args:
+        model: any causal language model, with or without an adapter; its mode and settings are put back afterwards.
+        tokenizer: decodes the answers, names the end token and is left as it was.
+        prompts: token ids, so that they are exactly those that were trained on.
+        max_new_tokens: most tokens in an answer, its end token included.
+        batch_size: most prompts in a batch.
+        progress: called after each batch with the number of prompts in it.
+
+    Returns:
+        One text for each prompt, in the order of ``prompts``, without special tokens.
+
+    Raises:
+        HycamError: a prompt has no token.
+    """
+    empty = [number for number, prompt in enumerate(prompts, 1) if len(prompt) == 0]
+    if empty:
+        raise HycamError(f"Prompt {empty[0]} of {len(prompts)} is empty. Give at least one word to continue.")
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    ends = _end_tokens(base, tokenizer)
+    greedy = GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=ends,
+        pad_token_id=padding_id(tokenizer),
+        use_cache=True,
+    )
+    answers = [""] * len(prompts)
+    with evaluating(model), _settings(base, greedy):
+        for indices in batches_by_length([len(prompt) for prompt in prompts], batch_size):
+            batch = [prompts[index] for index in indices]
+            inputs = pad(batch, padding_id(tokenizer), "left").to(model.device)
+            mask = padding_mask(batch, "left").to(model.device)
+            output = model.generate(  # type: ignore[operator]  # transformers types it as an attribute of Module
+                input_ids=inputs, attention_mask=mask, generation_config=greedy
+            )
+            texts = _decode(tokenizer, output[:, inputs.shape[1] :].cpu(), ends)
+            for index, text in zip(indices, texts, strict=True):
+                answers[index] = text
+            if progress is not None:
+                progress(len(indices))
+    return answers
+
+
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    own = model.generation_config.eos_token_id
+    listed = own if isinstance(own, list) else [own]
+    return sorted({token for token in (tokenizer.eos_token_id, *listed) if token is not None})
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, new: torch.Tensor, ends: list[int]) -> list[str]:
+    """Texts of new tokens ``[rows, length]``, each cut at its first end token (what follows is padding)."""
+    alive = (torch.isin(new, torch.tensor(ends)).cumsum(dim=1) == 0).sum(dim=1)
+    kept = [row[:length] for row, length in zip(new.tolist(), alive.tolist(), strict=True)]
+    return tokenizer.batch_decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+@contextmanager
+def _settings(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
+    """Replaces the model's generation settings, which would fill in whatever ``settings`` leaves open."""
+    own = model.generation_config
+    model.generation_config = settings
+    try:
+        yield
+    finally:
+        model.generation_config = own

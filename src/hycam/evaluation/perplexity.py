@@ -1,0 +1,156 @@
+"""Perplexity of the responses: the likelihood that a model gives to each row's response and end token."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from datasets import Dataset
+from torch.nn import functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hycam.errors import HycamError
+from hycam.evaluation.batching import batches_by_length, pad, padding_id, padding_mask
+from hycam.evaluation.mode import evaluating
+
+
+@dataclass(frozen=True)
+class NLL:
+    """Negative log-likelihood of each row's labelled tokens, in nats.
+
+    ``rows`` are the rows' identities, ``nll`` the sum over a row's labelled tokens (float64, ``[rows]``) and
+    ``tokens`` their number (int64, ``[rows]``). Kept row by row, so that two models can be compared on the same rows.
+    """
+
+    rows: list[str]
+    nll: np.ndarray
+    tokens: np.ndarray
+
+    @property
+    def per_token(self) -> float:
+        """Sum of the NLL over all rows, divided by the number of labelled tokens (each token weighs the same)."""
+        return float(self.nll.sum() / self.tokens.sum())
+
+    @property
+    def perplexity(self) -> float:
+        """``exp(per_token)``; infinite where that is beyond a float."""
+        return _exp(self.per_token)
+
+
+@dataclass(frozen=True)
+class AcrossTasks:
+    """One figure for several tasks, in the three ways in which it is taken.
+
+    ``perplexity`` is the headline, ``exp`` of ``nll``, the mean over tasks of the NLL per token: the geometric mean
+    of the tasks' perplexities. ``perplexity_mean`` is their arithmetic mean, which one hard task can rule.
+    ``perplexity_pooled`` (``exp`` of ``nll_pooled``) weighs every token the same, so long tasks count for more.
+    """
+
+    nll: float
+    perplexity: float
+    perplexity_mean: float
+    nll_pooled: float
+    perplexity_pooled: float
+
+
+def across_tasks(tasks: Mapping[str, NLL]) -> AcrossTasks:
+    """Aggregates of at least one task."""
+    nll = float(np.mean([task.per_token for task in tasks.values()]))
+    pooled = float(sum(task.nll.sum() for task in tasks.values()) / sum(task.tokens.sum() for task in tasks.values()))
+    return AcrossTasks(
+        nll=nll,
+        perplexity=_exp(nll),
+        perplexity_mean=float(np.mean([task.perplexity for task in tasks.values()])),
+        nll_pooled=pooled,
+        perplexity_pooled=_exp(pooled),
+    )
+
+
+def response_nll(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Dataset,
+    batch_size: int,
+    batch_tokens: int = 2048,
+    progress: Callable[[int], None] | None = None,
+) -> NLL:
+    """NLL of every row's labelled tokens (its response and end token) given what stands before them.
+
+    The logits are the model's own forward's (scaling and soft-capping included), but only for the labelled positions:
+    the rest are taken out in front of the output embedding, so no ``[batch, length, vocabulary]`` tensor is made.
+    The log-softmax is at least float32, sums are float64. Batches are padded on the right, where a causal model
+    cannot see the padding, so the result depends on their make-up only by rounding.
+
+    Args:
+        model: any causal language model, with or without an adapter; its mode is put back afterwards.
+        tokenizer: names the padding id, which is masked by position.
+        rows: columns ``input_ids``, ``labels`` (-100 where not scored) and ``row`` (identity). A label on a row's
+            first token has nothing before it and is not scored.
+        batch_size: most rows in a batch.
+        batch_tokens: most tokens in a batch, which bounds the logits: 2,048 with a vocabulary of 49,152 are 0.4 GB.
+        progress: called after each batch with the number of rows in it.
+
+    Raises:
+        HycamError: no token is labelled, or the model makes its logits without its output embedding.
+    """
+    lengths = [len(ids) for ids in rows["input_ids"]]
+    nll = torch.zeros(len(lengths), dtype=torch.float64)
+    tokens = torch.zeros(len(lengths), dtype=torch.int64)
+    with evaluating(model):
+        for indices in batches_by_length(lengths, batch_size, batch_tokens):
+            batch = rows[indices]
+            targets = pad(batch["labels"], -100, "right")[:, 1:]
+            row, position = (targets != -100).nonzero(as_tuple=True)
+            if len(row) > 0:
+                logits = _logits_at(model, tokenizer, batch["input_ids"], row, position)
+                wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+                each = F.cross_entropy(wide, targets[row, position].to(wide.device), reduction="none")
+                kept = torch.tensor(indices)[row]
+                nll.index_add_(0, kept, each.cpu().double())
+                tokens.index_add_(0, kept, torch.ones_like(kept))
+            if progress is not None:
+                progress(len(indices))
+    if tokens.sum() == 0:
+        raise HycamError(f"None of the {len(lengths)} rows to evaluate has a labelled token: there is no response.")
+    return NLL(rows=list(rows["row"]), nll=nll.numpy(), tokens=tokens.numpy())
+
+
+def _logits_at(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    input_ids: list[list[int]],
+    row: torch.Tensor,
+    position: torch.Tensor,
+) -> torch.Tensor:
+    """The model's logits at ``n`` positions of a batch: ``[n, vocabulary]``."""
+    with _only(model, row, position):
+        logits = model(
+            input_ids=pad(input_ids, padding_id(tokenizer), "right").to(model.device),
+            attention_mask=padding_mask(input_ids, "right").to(model.device),
+            use_cache=False,
+        ).logits
+    if logits.shape[:2] != (1, len(row)):
+        raise HycamError(f"{type(model).__name__} makes its logits without its output embedding; it cannot be scored.")
+    return logits[0]
+
+
+@contextmanager
+def _only(model: PreTrainedModel, row: torch.Tensor, position: torch.Tensor) -> Iterator[None]:
+    """Lets through to the output embedding the ``n`` chosen hidden states only, as one row: ``[1, n, d]``.
+
+    (``logits_to_keep`` would keep the same positions of every row, and not all architectures have it.)
+    """
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][row, position].unsqueeze(0), *inputs[1:]))
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _exp(value: float) -> float:
+    with np.errstate(over="ignore"):
+        return float(np.exp(value))

@@ -1,0 +1,80 @@
+"""The result of an evaluation, and the two files it is kept in."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hycam.errors import HycamError
+
+METRICS_FILE = "metrics.json"
+PREDICTIONS_FILE = "predictions.jsonl"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one model is worth on several tasks.
+
+    ``tasks[name]`` has ``perplexity``, ``nll`` (nats per token), ``tokens``, ``rows``, ``bleu4``, ``rougeL`` and
+    ``generated_rows``. ``macro`` weighs every task the same: ``perplexity`` is ``exp`` of the mean ``nll``,
+    ``perplexity_mean`` the arithmetic mean of perplexities. ``pooled`` takes all rows as one corpus. Where nothing was
+    generated, ``bleu4``, ``rougeL`` and ``bleu_signature`` are None. ``predictions`` has one entry for each row that
+    was scored: ``task``, ``row``, ``prompt``, ``prediction`` (None where not generated), ``reference``, ``rougeL``,
+    ``nll`` (summed over the row's tokens) and ``tokens``.
+    """
+
+    tasks: dict[str, dict[str, Any]]
+    macro: dict[str, float | None]
+    pooled: dict[str, float | None]
+    bleu_signature: str | None
+    max_new_tokens: int
+    predictions: list[dict[str, Any]]
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Everything but the predictions, as ``metrics.json`` holds it."""
+        names = ("tasks", "macro", "pooled", "bleu_signature", "max_new_tokens")
+        return {name: getattr(self, name) for name in names}
+
+    def write(self, folder: Path) -> None:
+        """Writes ``metrics.json`` and ``predictions.jsonl``, each whole or not at all; the metrics last.
+
+        A figure that is no finite number (a model that diverged) is written as ``null``.
+
+        Raises:
+            HycamError: the folder cannot be written or the disk is full; what was there before is still there.
+        """
+        lines = (json.dumps(_finite(entry), ensure_ascii=False, allow_nan=False) for entry in self.predictions)
+        metrics = json.dumps(_finite(self.metrics), indent=2, ensure_ascii=False, allow_nan=False)
+        _write_whole(folder / PREDICTIONS_FILE, "".join(f"{line}\n" for line in lines))
+        _write_whole(folder / METRICS_FILE, f"{metrics}\n")
+
+
+def _finite(value: Any) -> Any:
+    """``value`` with None for every number that JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _write_whole(path: Path, text: str) -> None:
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.open("w", encoding="utf-8") as handle:
+            handle.write(text)
+            handle.flush()
+            os.fsync(handle.fileno())
+        unfinished.replace(path)
+    except OSError as error:
+        raise HycamError(
+            f"Could not write {path} ({error.strerror or error}). Make room, or name another folder."
+        ) from error
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()
