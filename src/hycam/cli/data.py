@@ -62,7 +62,7 @@ def _list(as_json: bool) -> None:
         return
     table = Table("task", "domain", "rows", "licence", "source", box=None, padding=(0, 2, 0, 0))
     table.columns[2].justify = "right"
-    table.columns[4].overflow = "fold"
+    table.columns[4].min_width = 26
     for entry in entries:
         rows = "-" if entry.rows is None else f"{entry.rows:,}"
         table.add_row(entry.name, entry.domain, rows, entry.licence, entry.source)

@@ -9,7 +9,7 @@ from hycam.data.tasks.sources import DataFolder
 TASK = Task(
     name="auto_cot",
     domain="step-by-step reasoning",
-    licence="none stated; upstream Apache-2.0",
+    licence="none stated",
     sources=(DataFolder("auto_cot", by_column_names),),
     remedy=(
         "Take Auto-CoT.json from the Alpaca-CoT collection or from the paper's repository, write it as JSON lines with "

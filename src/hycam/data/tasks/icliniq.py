@@ -21,7 +21,7 @@ def from_hub(rows: Iterable[SourceRow]) -> Iterator[Example]:
 TASK = Task(
     name="icliniq",
     domain="medical advice",
-    licence="academic research only",
+    licence="research only",
     sources=(DataFolder("icliniq", by_column_names), OnHub("lavita/ChatDoctor-iCliniq", "main", from_hub)),
     remedy="Put icliniq.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or go online.",
 )

@@ -38,7 +38,7 @@ class DataFolder:
     convert: Convert
 
     def describe(self) -> str:
-        return f"$HYCAM_DATA/{self.name}.jsonl"
+        return "file"
 
     def path(self) -> Path | None:
         folder = os.environ.get("HYCAM_DATA")
