@@ -131,6 +131,7 @@ def test_a_csv_cell_may_be_longer_than_the_default_limit_of_the_library(tmp_path
         ("a.csv", b'a,b\n1,2\n"1,2\n', "a.csv:3", "a row of CSV"),
         ("a.csv", b"a,a\n1,2\n", "a.csv:1", "same name"),
         ("a.parquet", as_parquet(ROWS)[:-20], "a.parquet", "cut off or damaged"),
+        ("a.parquet", b"\x00\xff" * 50, "a.parquet", "is not Parquet"),
         ("a.jsonl.gz", gzip.compress(as_jsonl(ROWS))[:-9], "a.jsonl.gz", "cut off or damaged"),
         ("a.parquet.gz", gzip.compress(as_parquet(ROWS))[:-9], "a.parquet.gz", "cut off or damaged"),
     ],

@@ -41,6 +41,12 @@ def test_every_token_is_shown_once_and_lines_fit_the_width(file: Path, tokenizer
     assert all(len(line) <= 60 for line in tokens)
 
 
+def test_characters_that_steer_a_terminal_are_written_out(tmp_path: Path, tokenizer) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"instruction": "Go.", "output": "\x1b[2J\r"}))
+    assert "+ \\u001b|[|2|J|\\u000d|</s>|" in shown(path, tokenizer)
+
+
 def test_trained_tokens_are_green_on_a_terminal(file: Path, tokenizer) -> None:
     assert "\x1b[32mH\x1b[0m" in shown(file, tokenizer, color=True, rows=1)
 

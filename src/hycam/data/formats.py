@@ -1,7 +1,8 @@
 """Rows out of a file: JSON lines, a JSON list, CSV or Parquet, each also gzipped.
 
 The format is recognised by what the file begins with. Only a file that is plainly not what its name says (a ``.jsonl``
-that begins with neither a brace nor a bracket) is refused by its name, because it would otherwise pass for CSV.
+that begins with neither a brace nor a bracket, a ``.parquet`` without its mark) is refused by its name: it would pass
+for CSV otherwise.
 """
 
 from __future__ import annotations
@@ -102,6 +103,8 @@ def _rows(path: Path, content: BinaryIO | gzip.GzipFile) -> Iterator[SourceRow]:
         return
     content.seek(0)
     name = path.name.removesuffix(".gz")
+    if name.endswith(".parquet"):
+        raise HycamError(f"{path} is not Parquet, which begins with {_PARQUET.decode()}: it is damaged or misnamed.")
     lines = _lines(path, content)
     first = next(lines, None)
     if first is None:

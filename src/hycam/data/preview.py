@@ -80,4 +80,10 @@ def _pieces(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]
             text = token
         elif token.startswith(_WORD_START) and not text.startswith(" "):
             text = " " + text
-        yield text.replace("\r", "␍").replace("\n", "↵").replace("\t", "→")
+        yield "".join(_visible(character) for character in text)
+
+
+def _visible(character: str) -> str:
+    """The character itself, or how it is written where it would not be seen or would steer the terminal."""
+    special = {"\n": "↵", "\t": "→"}.get(character)
+    return special or (character if character.isprintable() else f"\\u{ord(character):04x}")
