@@ -32,6 +32,12 @@ def test_what_is_trained_and_nothing_else_stands_behind_a_plus_sign(file: Path, 
     assert lines[marked - 1] == "  #|#|#| |R|e|s|p|o|n|s|e|:|↵|"
 
 
+def test_the_response_begins_a_line_also_where_the_prompt_ends_inside_one(file: Path, tokenizer) -> None:
+    tokenizer.chat_template = "{% for m in messages %}Q{% endfor %}:"
+    lines = shown(file, tokenizer, rows=1, style="chat").splitlines()
+    assert lines[1:3] == ["  Q|:|", "+ H|e|l|↵|"]
+
+
 def test_every_token_is_shown_once_and_lines_fit_the_width(file: Path, tokenizer) -> None:
     lines = shown(file, tokenizer, rows=1).splitlines()
     tokens = [line for line in lines if line.startswith(("  ", "+ "))]
