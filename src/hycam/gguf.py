@@ -7,7 +7,9 @@ loader maps that file into memory, so the type that a model is wanted in costs n
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import logging
 import tempfile
@@ -86,7 +88,8 @@ class EmbeddedBackbone:
         return wheel_member(self.wheel, self.gguf)
 
     def _dequantise(self, gguf: Path, folder: Path) -> None:
-        source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that heeds no setting
+            source = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
         model.load_state_dict(source.state_dict(), assign=True)
