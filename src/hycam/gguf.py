@@ -93,7 +93,6 @@ class EmbeddedBackbone:
         with torch.device("meta"):
             model = AutoModelForCausalLM.from_config(self.config, dtype=torch.float32)
         model.load_state_dict(source.state_dict(), assign=True)
-        model.tie_weights()
         model.save_pretrained(folder)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         tokenizer.model_max_length = self.config.max_position_embeddings
