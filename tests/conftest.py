@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+# No test may reach for a hub: what is needed comes from the package registry or is made here. The libraries read this
+# when they are imported.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
 import pytest
 import torch
 import transformers
 
-# No test may reach for a hub: what is needed comes from the package registry or is made here.
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 transformers.logging.set_verbosity_error()
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # one core a worker
+torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much where cores are shared
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -6,13 +6,12 @@ from pathlib import Path
 import pytest
 
 import hycam.cli.data
-from hycam.cli.data import parser, run
 from hycam.data.tasks import EMBEDDED, TASKS
 from hycam.errors import HycamError
 
 
 def hycam_data(*arguments: str) -> None:
-    run(parser().parse_args(list(arguments)))
+    hycam.cli.data.main(list(arguments))
 
 
 @pytest.fixture(autouse=True)

@@ -3,27 +3,34 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 from rich.console import Console
 from rich.table import Table
 
+from hycam.console import quiet_libraries
 from hycam.data.catalog import catalog, fetch
 from hycam.data.encode import Overlong
 from hycam.data.preview import preview
 from hycam.data.prompts import PromptStyle
 from hycam.data.recipe import DataRecipe
 from hycam.data.tasks import EMBEDDED, task
+from hycam.training.parse import UsageError
 
 
 def parser() -> ArgumentParser:
     """The parser of ``hycam data``; the chosen verb is under ``action``."""
-    listing = ArgumentParser(description="The known tasks, with the rows of those whose data are on this machine.")
+    listing = ArgumentParser(
+        exit_on_error=False, description="The known tasks, with the rows of those whose data are on this machine."
+    )
     listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
-    shown = ArgumentParser(description="Rows as the model sees them: token by token, with what is trained marked.")
+    shown = ArgumentParser(
+        exit_on_error=False, description="Rows as the model sees them: token by token, with what is trained marked."
+    )
     shown.add_argument("task", type=str, help="name of a task, or a file with instruction and output")
     shown.add_argument("--rows", type=PositiveInt, default=3, help="how many rows to print")
     shown.add_argument("--prompt", type=PromptStyle, default=DataRecipe.prompt, help="form of the prompt")
@@ -33,10 +40,12 @@ def parser() -> ArgumentParser:
     shown.add_argument("--max_length", type=PositiveInt, default=DataRecipe.max_length, help="most tokens of a row")
     shown.add_argument("--overlong", type=Overlong, default=DataRecipe.overlong, help="what becomes of longer rows")
 
-    fetched = ArgumentParser(description="Brings data into the cache and says where they are.")
+    fetched = ArgumentParser(exit_on_error=False, description="Brings data into the cache and says where they are.")
     fetched.add_argument("tasks", type=str, nargs="*", help="names of tasks; by default all that come with pip alone")
 
-    whole = ArgumentParser(prog="hycam data", description="The tasks, a row as tokens, the embedded data.")
+    whole = ArgumentParser(
+        prog="hycam data", exit_on_error=False, description="The tasks, a row as tokens, the embedded data."
+    )
     verbs = whole.add_subcommands(dest="action")
     verbs.add_subcommand("list", listing, help="the known tasks")
     verbs.add_subcommand("preview", shown, help="a row as the model sees it")
@@ -44,12 +53,17 @@ def parser() -> ArgumentParser:
     return whole
 
 
-def run(arguments: Namespace) -> None:
-    """Does what the parsed arguments of ``parser`` ask for; prints to standard output."""
-    chosen = arguments[arguments.action]
-    if arguments.action == "list":
+def main(arguments: Sequence[str]) -> None:
+    """Parses the arguments and does what they ask for; prints to standard output."""
+    try:
+        parsed = parser().parse_args(list(arguments))
+    except ArgumentError as error:
+        raise UsageError(str(error)) from error
+    quiet_libraries()
+    chosen = parsed[parsed.action]
+    if parsed.action == "list":
         _list(chosen.json)
-    elif arguments.action == "preview":
+    elif parsed.action == "preview":
         _preview(chosen)
     else:
         _fetch(chosen.tasks)

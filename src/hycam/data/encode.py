@@ -18,10 +18,10 @@ from transformers import PreTrainedTokenizerBase
 
 from hycam.data.prompts import PromptStyle, render
 from hycam.errors import HycamError
+from hycam.labelled import IGNORED
 
 Overlong = Literal["shorten", "drop"]
 
-IGNORED = -100  # the label that cross-entropy passes over
 LEAST_PROMPT = 16  # a prompt shortened to fewer tokens than this would no longer ask anything
 
 _TOKENS = datasets.List(datasets.Value("int32"))

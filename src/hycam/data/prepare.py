@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import datasets
 import numpy as np
@@ -98,9 +98,7 @@ def _encode_parts(
     encoded = {}
     for part, limit in limits.items():
         rows = dataset.select(getattr(split, part))
-        if limit is not None:
-            rows = rows.select(_first(rows["row"], limit, recipe.seed))
-        encoded[part] = encode(rows, tokenizer, recipe.prompt, recipe.max_length, recipe.overlong)
+        encoded[part] = _encode_first(rows, len(rows) if limit is None else limit, recipe, tokenizer)
         if not encoded[part].counts.kept:
             raise HycamError(
                 f"{name}: no row is left in the {part} part, all {len(rows)} are too long. "
@@ -109,10 +107,27 @@ def _encode_parts(
     return encoded
 
 
-def _first(identities: list[str], limit: int, seed: int) -> list[int]:
-    """Positions, ascending, of the first ``limit`` rows in the order of seed and identity: fewer are among more."""
-    order = sorted(range(len(identities)), key=lambda position: order_key(seed, identities[position]))
-    return sorted(order[:limit])
+def _encode_first(
+    rows: datasets.Dataset, limit: int, recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase
+) -> Encoded:
+    """The first ``limit`` rows that fit, in the order of seed and identity, so that fewer are always among more.
+
+    The rows are tried in that order until there are enough; the counts are of those that were tried.
+    """
+    identities = rows["row"]
+    order = sorted(range(len(rows)), key=lambda position: order_key(recipe.seed, identities[position]))
+    pieces: list[Encoded] = []
+    tried = kept = 0
+    while (tried < len(order) and kept < limit) or not pieces:
+        chosen = order[tried : tried + limit - kept]
+        pieces.append(encode(rows.select(chosen), tokenizer, recipe.prompt, recipe.max_length, recipe.overlong))
+        tried += len(chosen)
+        kept += pieces[-1].counts.kept
+    together = datasets.concatenate_datasets([piece.dataset for piece in pieces])
+    place = {identity: position for position, identity in enumerate(identities)}
+    in_source_order = sorted(range(len(together)), key=[place[row] for row in together["row"]].__getitem__)
+    counts = Counts(*(sum(column) for column in zip(*(astuple(piece.counts) for piece in pieces), strict=True)))
+    return Encoded(together.select(in_source_order), counts)
 
 
 def _describe(part: str, counts: Counts) -> str:

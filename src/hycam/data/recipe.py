@@ -20,7 +20,7 @@ class DataRecipe:
         prompt: ``alpaca`` is the Stanford Alpaca form; ``chat`` the tokenizer's own chat template.
         max_length: Most tokens of a row, prompt and response together.
         overlong: A longer row is shortened in the middle of its prompt (``shorten``) or left out (``drop``).
-        train_rows: At most so many training rows of each task; all of them by default.
+        train_rows: At most so many training rows of each task, of those that fit; all of them by default.
         validation_rows: At most so many validation rows of each task.
         test_rows: At most so many test rows of each task.
     """

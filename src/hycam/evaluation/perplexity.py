@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hycam.errors import HycamError
 from hycam.evaluation.batching import batches_by_length, pad, padding_id, padding_mask
 from hycam.evaluation.mode import evaluating
+from hycam.labelled import IGNORED, head_at, labelled_positions
 
 
 @dataclass(frozen=True)
@@ -102,12 +102,11 @@ def response_nll(
     with evaluating(model):
         for indices in batches_by_length(lengths, batch_size, batch_tokens):
             batch = rows[indices]
-            targets = pad(batch["labels"], -100, "right")[:, 1:]
-            row, position = (targets != -100).nonzero(as_tuple=True)
+            row, position, targets = labelled_positions(pad(batch["labels"], IGNORED, "right"))
             if len(row) > 0:
                 logits = _logits_at(model, tokenizer, batch["input_ids"], row, position)
                 wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-                each = F.cross_entropy(wide, targets[row, position].to(wide.device), reduction="none")
+                each = F.cross_entropy(wide, targets.to(wide.device), reduction="none")
                 kept = torch.tensor(indices)[row]
                 nll.index_add_(0, kept, each.cpu().double())
                 tokens.index_add_(0, kept, torch.ones_like(kept))
@@ -126,7 +125,7 @@ def _logits_at(
     position: torch.Tensor,
 ) -> torch.Tensor:
     """The model's logits at ``n`` positions of a batch: ``[n, vocabulary]``."""
-    with _only(model, row, position):
+    with head_at(model, row, position):
         logits = model(
             input_ids=pad(input_ids, padding_id(tokenizer), "right").to(model.device),
             attention_mask=padding_mask(input_ids, "right").to(model.device),
@@ -135,20 +134,6 @@ def _logits_at(
     if logits.shape[:2] != (1, len(row)):
         raise HycamError(f"{type(model).__name__} makes its logits without its output embedding; it cannot be scored.")
     return logits[0]
-
-
-@contextmanager
-def _only(model: PreTrainedModel, row: torch.Tensor, position: torch.Tensor) -> Iterator[None]:
-    """Lets through to the output embedding the ``n`` chosen hidden states only, as one row: ``[1, n, d]``.
-
-    (``logits_to_keep`` would keep the same positions of every row, and not all architectures have it.)
-    """
-    head = model.get_output_embeddings()
-    hook = head.register_forward_pre_hook(lambda _, inputs: (inputs[0][row, position].unsqueeze(0), *inputs[1:]))
-    try:
-        yield
-    finally:
-        hook.remove()
 
 
 def _exp(value: float) -> float:

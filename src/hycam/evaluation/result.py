@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hycam.errors import HycamError
+from hycam.files import write_whole
 
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.jsonl"
@@ -51,8 +49,8 @@ class Evaluation:
         """
         lines = (json.dumps(_finite(entry), ensure_ascii=False, allow_nan=False) for entry in self.predictions)
         metrics = json.dumps(_finite(self.metrics), indent=2, ensure_ascii=False, allow_nan=False)
-        _write_whole(folder / PREDICTIONS_FILE, "".join(f"{line}\n" for line in lines))
-        _write_whole(folder / METRICS_FILE, f"{metrics}\n")
+        write_whole(folder / PREDICTIONS_FILE, "".join(f"{line}\n" for line in lines))
+        write_whole(folder / METRICS_FILE, f"{metrics}\n")
 
 
 def _finite(value: Any) -> Any:
@@ -60,21 +58,3 @@ def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _write_whole(path: Path, text: str) -> None:
-    unfinished = path.with_name(f".{path.name}.unfinished")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished.open("w", encoding="utf-8") as handle:
-            handle.write(text)
-            handle.flush()
-            os.fsync(handle.fileno())
-        unfinished.replace(path)
-    except OSError as error:
-        raise HycamError(
-            f"Could not write {path} ({error.strerror or error}). Make room, or name another folder."
-        ) from error
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()

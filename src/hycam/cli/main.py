@@ -1,0 +1,69 @@
+"""``hycam``: the verbs, and what is printed when one of them fails."""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from hycam.errors import HycamError, nearest
+
+VERBS = {
+    "train": "adapt a backbone as a recipe says; continues where it stopped",
+    "evaluate": "perplexity, BLEU-4 and ROUGE-L of a run, per task",
+    "generate": "answers of a run to prompts",
+    "compare": "train and evaluate several methods on the same data",
+    "methods": "every method with its trainable parameters",
+    "data": "the tasks, a row as tokens, the embedded data",
+}
+USAGE = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a verb. Returns 0 for success, 1 for an explained failure, 2 for wrong usage, 130 for Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_help())
+        return 0 if words else USAGE
+    verb, *rest = words
+    if verb not in VERBS:
+        print(f"hycam: there is no verb {verb}.{nearest(verb, VERBS)} `hycam --help` lists them.", file=sys.stderr)
+        return USAGE
+    try:
+        module = importlib.import_module(f"hycam.cli.{verb}")
+        module.main(rest)
+    except HycamError as error:
+        from hycam.training.parse import UsageError
+
+        print(f"hycam {verb}: {error}", file=sys.stderr)
+        return USAGE if isinstance(error, UsageError) else 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        print(f"hycam {verb}: {os.strerror(error.errno)}{where}. What was complete is still there.", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"hycam {verb}: stopped. The same command continues from the last checkpoint.", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read the output has gone
+        return 1
+    return 0
+
+
+def _help() -> str:
+    lines = [
+        "usage: hycam VERB ...",
+        "",
+        "Contextual attention modulation for adapting one language model to tasks.",
+        "",
+    ]
+    lines += [f"  {name:10} {what}" for name, what in VERBS.items()]
+    return "\n".join([*lines, "", "`hycam VERB --help` shows a verb's arguments."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,44 @@
+"""``hycam methods``: every method with its trainable parameters on a backbone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from jsonargparse import ArgumentError, ArgumentParser
+from rich.console import Console
+from rich.table import Table
+
+from hycam.budget import budgets
+from hycam.console import quiet_libraries
+from hycam.methods import METHODS
+from hycam.training.parse import UsageError
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Prints the table of methods; weights are neither downloaded nor allocated."""
+    parser = ArgumentParser(
+        prog="hycam methods", exit_on_error=False,
+        description="Every method with its trainable parameters on a backbone. A folder that holds only a config.json "
+        "is enough: no weights are read.",
+    )  # fmt: skip
+    parser.add_argument("--backbone", type=str, default="smollm2-135m", help="short name, folder or hub id")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    try:
+        chosen = parser.parse_args(list(arguments))
+    except ArgumentError as error:
+        raise UsageError(str(error)) from error
+    quiet_libraries()
+    entries = budgets(chosen.backbone)
+    if chosen.json:
+        print(json.dumps([asdict(entry) for entry in entries], indent=2))
+        return
+    table = Table("method", "trainable", "share", "what is trained", box=None, padding=(0, 2, 0, 0))
+    table.columns[1].justify = table.columns[2].justify = "right"
+    for entry in entries:
+        share = f"{entry.share:.2%}"
+        table.add_row(entry.name, f"{entry.trainable_parameters:,}", share, METHODS[entry.name].summary)
+    console = Console()
+    console.print(table)
+    console.print(f"{chosen.backbone} has {entries[0].total_parameters:,} parameters.", highlight=False)

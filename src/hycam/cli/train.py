@@ -1,0 +1,31 @@
+"""``hycam train RECIPE``: adapts a backbone; resumes where it stopped."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hycam.console import quiet_libraries
+from hycam.training.parse import parse_recipe
+from hycam.training.recipe import Recipe
+from hycam.training.run import Run
+from hycam.training.train import train
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses the recipe and its overrides, trains, and says where the adapter is."""
+    recipe = parse_recipe(Recipe, arguments, prog="hycam train", description="Adapts a backbone as a recipe says.")
+    quiet_libraries()
+    run = Run(Path(recipe.output))
+    if run.summary() is not None:
+        print(f"{run.folder} is complete already; nothing is trained again.", file=sys.stderr)
+    summary = train(recipe)
+    losses = ", ".join(
+        f"{name.removeprefix('eval_loss_')} {loss:.3f}"
+        for name, loss in summary["validation"].items()
+        if name.startswith("eval_loss_")
+    )
+    print(f"Validation loss per token: {summary['validation']['eval_loss']:.3f} (mean over tasks; {losses})")
+    print(f"{summary['steps']} steps, {summary['tokens']:,} tokens, {summary['seconds']:.0f} s")
+    print(f"Adapter: {run.adapter}")

@@ -1,0 +1,73 @@
+"""Progress on a terminal as a bar with a time to go, and as plain lines anywhere else."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+import warnings
+from types import TracebackType
+
+import datasets
+import transformers
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+_SECONDS_BETWEEN_LINES = 20.0
+
+
+def quiet_libraries() -> None:
+    """Keeps the libraries' own notes and bars off the console, and shows this package's messages there."""
+    for library in (transformers.logging, datasets.logging):
+        library.set_verbosity_error()
+    datasets.disable_progress_bars()
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about its own next version
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("hycam").setLevel(logging.INFO)
+
+
+class Reporter:
+    """Shows how far long work has come; several kinds of work may follow one another.
+
+    ``update(what, done, total, note)`` may be called as often as there is something new. Everything goes to standard
+    error, so that results on standard output stay clean.
+    """
+
+    def __init__(self, label: str = "") -> None:
+        self.label = label
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                       TextColumn("{task.fields[note]}"))  # fmt: skip
+            self._bar = Progress(*columns, console=self._console)
+        self._tasks: dict[str, TaskID] = {}
+        self._started: dict[str, tuple[float, int]] = {}
+        self._last_line = 0.0
+
+    def __enter__(self) -> Reporter:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, what: str, done: int, total: int, note: str = "") -> None:
+        """``done`` of ``total`` pieces of the work ``what``; ``note`` is shown beside it."""
+        described = f"{self.label}: {what}" if self.label else what
+        if self._bar is not None:
+            if what not in self._tasks:
+                self._tasks[what] = self._bar.add_task(described, total=total, note=note)
+            self._bar.update(self._tasks[what], completed=done, total=total, note=note)
+            return
+        now = time.monotonic()
+        begun, at_begin = self._started.setdefault(what, (now, done))
+        if done >= total or now - self._last_line >= _SECONDS_BETWEEN_LINES:
+            self._last_line = now
+            left = ""
+            if begun < now and at_begin < done < total:
+                seconds = (now - begun) / (done - at_begin) * (total - done)
+                left = f", {int(seconds // 60)}:{int(seconds % 60):02d} to go"
+            print(f"{described} {done}/{total}{f', {note}' if note else ''}{left}", file=sys.stderr, flush=True)

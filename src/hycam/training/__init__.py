@@ -1,0 +1,1 @@
+"""Recipes, run folders and training, on ``transformers.Trainer``."""

@@ -1,0 +1,53 @@
+"""What happens beside the steps: progress on the console, and metrics as JSON lines."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hycam.console import Reporter
+
+
+class ProgressCallback(TrainerCallback):
+    """Moves the bar with every step, with the last loss beside it."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.note = ""
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        for key, what in (("loss", "loss"), ("eval_loss", "validation loss")):
+            if key in logs:
+                self.note = f"{what} {logs[key]:.3f}"
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.reporter.update("training", state.global_step, state.max_steps, self.note)
+
+
+class JsonLinesCallback(TrainerCallback):
+    """Appends everything that is logged to a file, one JSON object a line, with step and seconds since the start."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.began = time.monotonic()
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        # A resumed run repeats the steps after its checkpoint, so their lines from before are dropped.
+        kept = []
+        if self.path.exists():
+            lines = (json.loads(line) for line in self.path.read_text().splitlines())
+            kept = [line for line in lines if line["step"] <= state.global_step and state.global_step > 0]
+        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
+    ) -> None:
+        line = {"step": state.global_step, "elapsed": round(time.monotonic() - self.began, 3), **logs}
+        with self.path.open("a") as handle:
+            handle.write(json.dumps(line) + "\n")

@@ -1,0 +1,37 @@
+"""Evaluation of a run folder."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hycam.console import Reporter
+from hycam.data.prepare import prepare
+from hycam.evaluation.evaluate import evaluate
+from hycam.training.recipe import EvaluationRecipe
+from hycam.training.run import Run
+
+
+def evaluate_run(run: Run, settings: EvaluationRecipe, reporter: Reporter) -> dict[str, Any]:
+    """Reloads the backbone and the saved adapter and evaluates them on one part of the run's own data.
+
+    Writes ``metrics.json`` and ``predictions.jsonl`` into ``RUN/evaluation/PART/``.
+
+    Returns:
+        the metrics: ``tasks``, ``macro``, ``pooled``, ``bleu_signature`` and ``max_new_tokens``.
+
+    Raises:
+        HycamError: the folder is no complete run, or the data cannot be had.
+    """
+    model, tokenizer = run.load()
+    rows = getattr(prepare(run.recipe().data, tokenizer), settings.part)
+    result = evaluate(
+        model,
+        tokenizer,
+        rows,
+        max_new_tokens=settings.max_new_tokens,
+        batch_size=settings.batch_size,
+        generate_rows=settings.generate_rows,
+        progress=reporter.update,
+    )
+    result.write(run.evaluation(settings.part))
+    return result.metrics

@@ -1,0 +1,107 @@
+"""From a YAML file and the command line to a recipe, with errors that name the field and the nearest one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
+
+from hycam.errors import HycamError, nearest
+
+T = TypeVar("T")
+
+
+class UsageError(HycamError):
+    """The command line itself is wrong; the exit status is 2."""
+
+
+def recipe_parser(kind: type, **kwargs: Any) -> ArgumentParser:
+    """A parser with an option for every field of the dataclass ``kind``, nested ones with dots."""
+    parser = ArgumentParser(exit_on_error=False, **kwargs)
+    parser.add_argument("--recipe", action=ActionConfigFile, help="the recipe, a YAML file (or the first argument)")
+    parser.add_class_arguments(kind, None)
+    return parser
+
+
+def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
+    """Reads a recipe and the overrides after it.
+
+    Args:
+        kind: the dataclass to fill.
+        arguments: the recipe's path, and options such as ``--training.learning_rate 1e-4``, in any order.
+        kwargs: for the parser, such as ``prog`` and ``description``.
+
+    Raises:
+        HycamError: the file is missing or no YAML, a field is unknown, or a value has the wrong type.
+        UsageError: an option does not exist.
+    """
+    words = list(arguments)
+    if words and not words[0].startswith("-"):
+        words = ["--recipe", *words]
+    parser = recipe_parser(kind, **kwargs)
+    path = words[words.index("--recipe") + 1] if "--recipe" in words[:-1] else None
+    if path is not None:
+        _check_file(kind, Path(path))
+    try:
+        filled = parser.instantiate(parser.parse_args(words))
+    except ArgumentError as error:
+        raise _explained(kind, str(error)) from error
+    return kind(**{entry.name: filled[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]
+
+
+def field_names(kind: type, prefix: str = "") -> list[str]:
+    """The names of all fields, nested ones with dots: ``data.fold``."""
+    names = []
+    for name, annotation in get_type_hints(kind).items():
+        names.append(prefix + name)
+        if is_dataclass(annotation):
+            names += field_names(annotation, f"{prefix}{name}.")  # type: ignore[arg-type]
+    return names
+
+
+def _check_file(kind: type, path: Path) -> None:
+    """Says what is wrong with the file, where; jsonargparse would name neither the file nor the nearest field."""
+    if not path.is_file():
+        folder = path.parent if path.parent.is_dir() else Path()
+        hint = nearest(path.name, (entry.name for entry in folder.glob("*.y*ml")))
+        raise HycamError(f"There is no recipe {path}.{hint}")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise HycamError(f"{where} is not YAML: {getattr(error, 'problem', error)}.") from error
+    if not isinstance(content, dict):
+        raise HycamError(f"{path} holds no recipe: fields such as `backbone:` and `data:` were expected.")
+    known = set(field_names(kind))
+    sections = {name.rpartition(".")[0] for name in known}
+    _check_fields(content, "", known, sections, path)
+
+
+def _check_fields(content: dict[Any, Any], prefix: str, known: set[str], sections: set[str], path: Path) -> None:
+    for key, value in content.items():
+        name = f"{prefix}{key}"
+        if name not in known:
+            raise HycamError(f'{path} has an unknown field "{name}".{nearest(name, known)}')
+        if name in sections and isinstance(value, dict):
+            _check_fields(value, f"{name}.", known, sections, path)
+
+
+def _explained(kind: type, message: str) -> HycamError:
+    unknown_option = re.search(r"unrecognized arguments: --([\w.]+)", message)
+    if unknown_option:
+        name = unknown_option.group(1)
+        return UsageError(f"There is no option --{name}.{nearest(name, field_names(kind))}")
+    wrong_value = re.search(r'Parser key "([\w.]+)":\s*(.*)', message, re.DOTALL)
+    if wrong_value:
+        key, rest = wrong_value.groups()
+        expected = re.search(r"Expected an? (?:<class ')?(?:typing\.)?(.+?)(?:'>)?(?:\. Got|\n|$)", rest)
+        got = re.search(r"(?:Got value|Given value): (.*)", rest)
+        what = f"expected {expected.group(1)}" if expected else rest.splitlines()[0]
+        return HycamError(f"{key} has a wrong value: {what}{f', got {got.group(1)}' if got else ''}.")
+    return HycamError(message)

@@ -1,0 +1,157 @@
+"""The recipe: every setting of a run, as typed dataclasses. Their docstrings are what ``--help`` shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hycam.data.recipe import DataRecipe
+from hycam.errors import HycamError
+
+
+@dataclass
+class MethodRecipe:
+    """Which adapter is trained.
+
+    Args:
+        name: A method's name; ``hycam methods`` lists them.
+        config: Fields of the method's PEFT configuration, over the method's own settings.
+    """
+
+    name: str = "hycam"
+    config: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class TrainingRecipe:
+    """How it is trained. The defaults are the paper's where the paper states one.
+
+    Args:
+        learning_rate: Peak learning rate; null takes the method's own default.
+        epochs: Passes over the training rows, unless max_steps is set.
+        max_steps: Optimizer steps; null trains for ``epochs``.
+        batch_size: Rows in a micro-batch.
+        gradient_accumulation: Micro-batches in an optimizer step.
+        weight_decay: AdamW's weight decay.
+        scheduler: Learning-rate schedule, as transformers names it.
+        warmup_ratio: Share of the steps over which the learning rate rises from zero.
+        max_grad_norm: Gradients are clipped to this norm.
+        precision: Type of the frozen backbone; the adapter is float32 in any case. ``auto`` is bfloat16 on a GPU that
+            has it and float32 elsewhere.
+        device: Where to train; ``auto`` takes a GPU where there is one.
+        gradient_checkpointing: Recompute activations in the backward pass, for less memory.
+        evaluate_every: Steps between two passes over the validation parts; null validates at the end only.
+        early_stopping_patience: Stop after so many validations without a better loss; null never stops early.
+        save_every: Steps between two checkpoints; null keeps none.
+        log_every: Steps between two lines of metrics.
+        seed: Seeds the adapter, the order of the rows and the noise.
+        report_to: Trackers that transformers knows, such as tensorboard.
+        extra: Anything else that transformers.TrainingArguments takes.
+    """
+
+    learning_rate: float | None = None
+    epochs: float = 1.0
+    max_steps: int | None = None
+    batch_size: int = 2
+    gradient_accumulation: int = 2
+    weight_decay: float = 0.05
+    scheduler: str = "cosine"
+    warmup_ratio: float = 0.0
+    max_grad_norm: float = 1.0
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    gradient_checkpointing: bool = False
+    evaluate_every: int | None = None
+    early_stopping_patience: int | None = None
+    save_every: int | None = None
+    log_every: int = 10
+    seed: int = 2333
+    report_to: list[str] = field(default_factory=list)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "gradient_accumulation", "log_every", "max_steps", "evaluate_every", "save_every",
+                     "early_stopping_patience"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise HycamError(f"training.{name} is {value}: a number above 0 was expected.")
+        for name in ("learning_rate", "epochs"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise HycamError(f"training.{name} is {value}: a number above 0 was expected.")
+        if self.early_stopping_patience is not None and self.evaluate_every is None:
+            raise HycamError("training.early_stopping_patience needs training.evaluate_every: it counts validations.")
+
+
+@dataclass
+class EvaluationRecipe:
+    """How a run is evaluated.
+
+    Args:
+        part: Which part of the data; settings are chosen on ``validation`` and reported on ``test``.
+        batch_size: Rows in a batch.
+        max_new_tokens: Most tokens in an answer; decoding is greedy and stops at the end token.
+        generate_rows: Answer the first so many rows of each task; null answers all, 0 none.
+    """
+
+    part: Literal["test", "validation"] = "test"
+    batch_size: int = 8
+    max_new_tokens: int = 256
+    generate_rows: int | None = None
+
+
+@dataclass
+class Recipe:
+    """A run: one backbone, one method, the data, and how to train and evaluate.
+
+    Args:
+        backbone: A short name (smollm2-135m), a folder, or a hub id.
+        output: The run folder.
+        method: Which adapter is trained.
+        data: What to train, validate and test on.
+        training: How it is trained.
+        evaluation: How it is evaluated.
+    """
+
+    backbone: str = "smollm2-135m"
+    output: str = "runs/hycam"
+    method: MethodRecipe = field(default_factory=MethodRecipe)
+    data: DataRecipe = field(default_factory=DataRecipe)
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+
+
+@dataclass
+class Candidate:
+    """One row of a comparison.
+
+    Args:
+        name: A method's name, or ``base`` for the backbone as it is.
+        config: Fields of the method's PEFT configuration.
+        learning_rate: Peak learning rate; null takes the comparison's, or the method's own.
+    """
+
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+    learning_rate: float | None = None
+
+
+@dataclass
+class Comparison:
+    """Several methods on the same data, one run folder each.
+
+    Args:
+        backbone: A short name (smollm2-135m), a folder, or a hub id.
+        output: The folder of the run folders.
+        methods: What is compared, by the label it has in the table.
+        data: What to train, validate and test on.
+        training: How each is trained.
+        evaluation: How each is evaluated.
+    """
+
+    backbone: str = "smollm2-135m"
+    output: str = "runs/comparison"
+    methods: dict[str, Candidate] = field(default_factory=dict)
+    data: DataRecipe = field(default_factory=DataRecipe)
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)

@@ -1,0 +1,149 @@
+"""The run folder: the resolved recipe, the environment, metrics, checkpoints and the adapter of one run.
+
+::
+
+    RUN/recipe.yaml         every setting, defaults included
+    RUN/environment.json    versions, commit, machine
+    RUN/metrics.jsonl       one line each time something was logged
+    RUN/checkpoints/        the trainer's checkpoints, where the recipe keeps any
+    RUN/adapter/            the adapter, as PEFT saves it
+    RUN/training.json       what training took and gave; it is there when training is complete
+    RUN/evaluation/PART/    metrics.json and predictions.jsonl of `hycam evaluate`
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from peft import PeftConfig, PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.trainer_utils import get_last_checkpoint
+
+from hycam import backbones
+from hycam.errors import HycamError
+from hycam.files import whole_folder, write_whole
+from hycam.machine import describe
+from hycam.methods import method
+from hycam.training.device import torch_device, torch_dtype
+from hycam.training.parse import parse_recipe
+from hycam.training.recipe import Recipe
+
+BASE = "base"
+"""As a method's name in a recipe: the backbone as it is. It cannot be trained, but evaluated and asked."""
+
+# What may differ when a run is continued: it does not change what is trained.
+_FREE = ("output", "evaluation")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run folder."""
+
+    folder: Path
+
+    @property
+    def adapter(self) -> Path:
+        return self.folder / "adapter"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    def evaluation(self, part: str) -> Path:
+        return self.folder / "evaluation" / part
+
+    def begin(self, recipe: Recipe) -> None:
+        """Makes the folder for this recipe, or checks that it is the folder of this very recipe.
+
+        Raises:
+            HycamError: the folder belongs to another recipe (the first difference is named), it holds something else,
+                or it cannot be written.
+        """
+        path = self.folder / "recipe.yaml"
+        if path.exists():
+            difference = _first_difference(asdict(self.recipe()), asdict(recipe))
+            if difference:
+                name, old, new = difference
+                raise HycamError(
+                    f"{self.folder} holds a run of another recipe: {name} is {old!r} there and {new!r} now. "
+                    "Name another folder with --output, or remove that one."
+                )
+        elif self.folder.is_dir() and any(self.folder.iterdir()):
+            raise HycamError(f"{self.folder} holds something that is not a run. Name another folder with --output.")
+        elif self.folder.exists() and not self.folder.is_dir():
+            raise HycamError(f"{self.folder} is a file. Name a folder with --output.")
+        write_whole(path, yaml.safe_dump(asdict(recipe), sort_keys=False))
+        write_whole(self.folder / "environment.json", json.dumps(describe(), indent=2) + "\n")
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe.
+
+        Raises:
+            HycamError: the folder is no run folder.
+        """
+        path = self.folder / "recipe.yaml"
+        if not path.exists():
+            raise HycamError(f"{self.folder} is not a run folder: it has no recipe.yaml. `hycam train` makes one.")
+        return parse_recipe(Recipe, [str(path)])
+
+    def last_checkpoint(self) -> str | None:
+        return get_last_checkpoint(str(self.checkpoints)) if self.checkpoints.is_dir() else None
+
+    def finish(self, model: PeftModel, summary: dict[str, Any]) -> None:
+        """Saves the adapter and then the summary, whose presence says that the run is complete."""
+        with whole_folder(self.adapter) as folder:
+            model.save_pretrained(str(folder))
+        write_whole(self.folder / "training.json", json.dumps(summary, indent=2) + "\n")
+
+    def summary(self) -> dict[str, Any] | None:
+        """What training took and gave, or None while it is not complete."""
+        path = self.folder / "training.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+        """The adapted backbone in evaluation mode, and its tokenizer.
+
+        Raises:
+            HycamError: the run has no adapter yet, or one of another method.
+        """
+        recipe = self.recipe()
+        device = torch_device(recipe.training.device)
+        dtype = torch_dtype(recipe.training.precision, device)
+        tokenizer = backbones.load_tokenizer(recipe.backbone)
+        if recipe.method.name == BASE:
+            return backbones.load(recipe.backbone, dtype, device), tokenizer
+        if not (self.adapter / "adapter_config.json").exists():
+            raise HycamError(f"{self.folder} has no adapter yet; `hycam train` with its recipe finishes it.")
+        expected = method(recipe.method.name).config(recipe.method.config).peft_type
+        found = PeftConfig.from_pretrained(str(self.adapter)).peft_type
+        if found != expected:
+            raise HycamError(f"{self.adapter} is an adapter of {found}, but the recipe beside it trains {expected}.")
+        base = backbones.load(recipe.backbone, dtype, device)
+        try:
+            adapted = PeftModel.from_pretrained(base, str(self.adapter)).eval()
+        except RuntimeError as error:  # PEFT's own methods report a wrong shape this way, one line for each weight
+            raise HycamError(f"{self.adapter} does not fit {recipe.backbone}: {str(error).splitlines()[0]}") from error
+        # A PeftModel stands for the model that it wraps: it forwards everything that it does not have itself.
+        return cast(PreTrainedModel, adapted), tokenizer
+
+
+def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[str, Any, Any] | None:
+    for name in {**old, **new}:
+        if prefix == "" and name in _FREE:
+            continue
+        before, after = old.get(name), new.get(name)
+        if isinstance(before, dict) and isinstance(after, dict):
+            difference = _first_difference(before, after, f"{prefix}{name}.")
+            if difference:
+                return difference
+        elif before != after:
+            return f"{prefix}{name}", before, after
+    return None

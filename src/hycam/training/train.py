@@ -1,0 +1,131 @@
+"""One run, from a recipe to a saved adapter."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+from transformers.trainer_callback import PrinterCallback
+from transformers.trainer_callback import ProgressCallback as TqdmCallback
+
+from hycam import backbones
+from hycam.console import Reporter
+from hycam.data.prepare import prepare
+from hycam.machine import peak_memory_bytes
+from hycam.methods import adapt, count_parameters, method
+from hycam.training.callbacks import JsonLinesCallback, ProgressCallback
+from hycam.training.device import torch_device, torch_dtype
+from hycam.training.recipe import Recipe
+from hycam.training.run import Run
+from hycam.training.trainer import MultiTaskTrainer
+
+
+def train(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
+    """Trains an adapter as the recipe says; continues from the last checkpoint where there is one.
+
+    A run that is complete is left as it is. Everything that can be found wrong with the recipe, the data and the
+    folder is found before the backbone is loaded.
+
+    Returns:
+        the summary that ``training.json`` holds: ``steps``, ``tokens``, ``seconds``, ``peak_memory_bytes``,
+        ``trainable_parameters``, ``total_parameters``, ``learning_rate``, ``data`` (its fingerprint) and
+        ``validation`` (the last pass: ``eval_loss`` and each task's).
+
+    Raises:
+        HycamError: a part of the recipe does not work; nothing that was there is lost.
+    """
+    run = Run(Path(recipe.output))
+    settings = recipe.training
+    method(recipe.method.name).config(recipe.method.config)  # a misspelt method or setting is said first
+    device = torch_device(settings.device)
+    tokenizer = backbones.load_tokenizer(recipe.backbone)
+    tokenizer.padding_side = "right"
+    data = prepare(recipe.data, tokenizer)
+    run.begin(recipe)
+    complete = run.summary()
+    if complete is not None:
+        return complete
+
+    set_seed(settings.seed)
+    model = backbones.load(recipe.backbone, torch_dtype(settings.precision, device), device)
+    adapted = adapt(model, recipe.method.name, recipe.method.config)
+    trainable, total = count_parameters(adapted)
+    rate = settings.learning_rate or method(recipe.method.name).learning_rate
+    with reporter or Reporter() as shown:
+        trainer = MultiTaskTrainer(
+            adapted,
+            _arguments(recipe, run, rate, device.type),
+            tokenizer,
+            data.train,
+            data.validation,
+            progress=lambda done, rows: shown.update("validation", done, rows),
+        )
+        for unwanted in (PrinterCallback, TqdmCallback):
+            trainer.remove_callback(unwanted)
+        trainer.add_callback(ProgressCallback(shown))
+        trainer.add_callback(JsonLinesCallback(run.metrics))
+        if settings.early_stopping_patience is not None:
+            trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
+        began = time.monotonic()
+        trainer.train(resume_from_checkpoint=run.last_checkpoint())
+        seconds = time.monotonic() - began
+        # The adapter may be that of an earlier step by now (early stopping goes back to the best one).
+        is_fresh = trainer.validated_at == trainer.state.global_step and settings.early_stopping_patience is None
+        validation = trainer.last_validation if is_fresh else trainer.evaluate()
+    summary = {
+        "steps": trainer.state.global_step,
+        "tokens": trainer.tokens_seen,
+        "seconds": seconds,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "learning_rate": rate,
+        "data": data.fingerprint,
+        "validation": validation,
+    }
+    run.finish(adapted, summary)
+    return summary
+
+
+def _arguments(recipe: Recipe, run: Run, learning_rate: float, device: str) -> TrainingArguments:
+    settings = recipe.training
+    stops_early = settings.early_stopping_patience is not None
+    save_every = settings.evaluate_every if stops_early else settings.save_every
+    return TrainingArguments(
+        **{
+            "output_dir": str(run.checkpoints),
+            "learning_rate": learning_rate,
+            "num_train_epochs": settings.epochs,
+            "max_steps": settings.max_steps or -1,
+            "per_device_train_batch_size": settings.batch_size,
+            "per_device_eval_batch_size": recipe.evaluation.batch_size,
+            "gradient_accumulation_steps": settings.gradient_accumulation,
+            "optim": "adamw_torch",
+            "weight_decay": settings.weight_decay,
+            "lr_scheduler_type": settings.scheduler,
+            "warmup_steps": settings.warmup_ratio,
+            "max_grad_norm": settings.max_grad_norm,
+            "gradient_checkpointing": settings.gradient_checkpointing,
+            "gradient_checkpointing_kwargs": {"use_reentrant": False} if settings.gradient_checkpointing else None,
+            "use_cpu": device == "cpu",
+            # The backbone has its type already and the adapter stays in float32, so there is nothing to autocast.
+            "bf16": False,
+            "fp16": False,
+            "eval_strategy": "steps" if settings.evaluate_every else "no",
+            "eval_steps": settings.evaluate_every,
+            "save_strategy": "steps" if save_every else "no",
+            "save_steps": save_every or 500,
+            "save_total_limit": 2,
+            "load_best_model_at_end": stops_early,
+            "metric_for_best_model": "loss",
+            "greater_is_better": False,
+            "logging_steps": settings.log_every,
+            "report_to": settings.report_to or "none",
+            "seed": settings.seed,
+            "remove_unused_columns": False,
+            "disable_tqdm": True,
+            **settings.extra,
+        }
+    )

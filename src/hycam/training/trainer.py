@@ -1,0 +1,141 @@
+"""``transformers.Trainer`` with the loss of every task: in training for the log, in validation for early stopping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import datasets
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Trainer,
+    TrainingArguments,
+)
+
+from hycam.evaluation.perplexity import across_tasks, response_nll
+from hycam.labelled import head_at, labelled_positions
+from hycam.tuners.hycam import HyCAMModel
+
+
+class MultiTaskTrainer(Trainer):
+    """Trains on the rows of several tasks, mixed.
+
+    The objective is what the model's own forward returns, so a HyCAM adapter brings its balance loss with it; logits
+    are computed for the labelled positions only (see :mod:`hycam.labelled`), which changes no value. Logged beside the
+    loss: each task's own mean loss per labelled token since the last log, the balance loss, and the routing averaged
+    over tokens and layers. Validation is one pass over every task's rows; ``eval_loss``, which picks the best
+    checkpoint and stops early, is the mean of the tasks' losses (the Trainer's own evaluation of a dictionary of
+    datasets has no such aggregate).
+
+    Args:
+        model: the adapted backbone.
+        arguments: the trainer's settings; ``remove_unused_columns`` has to be off, since rows carry their task.
+        tokenizer: pads the batches.
+        train: the training rows of each task, with the columns ``input_ids`` and ``labels``.
+        validation: the validation rows of each task, as :func:`hycam.evaluation.perplexity.response_nll` takes them.
+        progress: called during validation with rows done and rows in all.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        arguments: TrainingArguments,
+        tokenizer: PreTrainedTokenizerBase,
+        train: dict[str, datasets.Dataset],
+        validation: dict[str, datasets.Dataset],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self.tasks = list(train)
+        self.progress = progress
+        self.tokens_seen = 0
+        self.last_validation: dict[str, float] = {}
+        self.validated_at = -1
+        self._sums = torch.zeros(2, len(self.tasks), dtype=torch.float64)  # NLL and tokens of each task
+        self._routing: list[Tensor] = []
+        super().__init__(
+            model=model,
+            args=arguments,
+            train_dataset=_mixed(train),
+            eval_dataset=validation,
+            data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
+            processing_class=tokenizer,
+        )
+        self.tuner = next((module for module in model.modules() if isinstance(module, HyCAMModel)), None)
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        task = inputs.pop("task")
+        row, position, targets = labelled_positions(inputs["labels"])
+        with head_at(self.accelerator.unwrap_model(model), row, position):
+            loss, outputs = super().compute_loss(model, {**inputs, "shift_labels": targets}, True, num_items_in_batch)
+        self._note(outputs.logits[0], targets, task[row])
+        self.tokens_seen += int(inputs["attention_mask"].sum())
+        return (loss, outputs) if return_outputs else loss
+
+    @torch.no_grad()
+    def _note(self, logits: Tensor, targets: Tensor, of_task: Tensor) -> None:
+        """Adds the NLL of ``n`` labelled tokens to the sums of their tasks; ``logits [n, V]``, the others ``[n]``."""
+        each = F.cross_entropy(logits.float(), targets, reduction="none")
+        of_task = of_task.cpu()
+        self._sums[0].index_add_(0, of_task, each.double().cpu())
+        self._sums[1].index_add_(0, of_task, torch.ones_like(of_task, dtype=torch.float64))
+        if self.tuner is not None and (routing := self.tuner.last_stats.routing):
+            stats = self.tuner.last_stats
+            assert stats.balance_loss is not None
+            mean = torch.stack([layer.cpu() for layer in routing.values()]).mean(dim=0)
+            self._routing.append(torch.cat((stats.balance_loss.cpu().reshape(1), mean)))
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            for name, total, tokens in zip(self.tasks, *self._sums.tolist(), strict=True):
+                if tokens:
+                    logs[f"loss_{name}"] = total / tokens
+            self._sums.zero_()
+            if self._routing:
+                balance, *routing = torch.stack(self._routing).mean(dim=0).tolist()
+                logs["balance_loss"] = balance
+                logs.update({f"routing_{k}": share for k, share in enumerate(routing)})
+                self._routing.clear()
+        super().log(logs, start_time)
+
+    def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
+        """One pass over the validation rows: ``eval_loss`` (mean over tasks) and ``eval_loss_TASK`` (per token)."""
+        validation = cast("dict[str, datasets.Dataset]", self.eval_dataset)
+        total, done = sum(map(len, validation.values())), 0
+
+        def count(rows: int) -> None:
+            nonlocal done
+            done += rows
+            if self.progress is not None:
+                self.progress(done, total)
+
+        model, tokenizer = cast(PreTrainedModel, self.model), cast(PreTrainedTokenizerBase, self.processing_class)
+        nlls = {
+            name: response_nll(model, tokenizer, rows, self.args.eval_batch_size, progress=count)
+            for name, rows in validation.items()
+        }
+        metrics = {f"{metric_key_prefix}_loss": across_tasks(nlls).nll}
+        metrics |= {f"{metric_key_prefix}_loss_{name}": nll.per_token for name, nll in nlls.items()}
+        self.last_validation, self.validated_at = metrics, self.state.global_step
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+def _mixed(tasks: dict[str, datasets.Dataset]) -> datasets.Dataset:
+    """All rows in one dataset with the index of their task; the trainer's sampler shuffles them."""
+    parts = []
+    for index, rows in enumerate(tasks.values()):
+        kept = rows.select_columns(["input_ids", "labels"])
+        parts.append(kept.add_column("task", [index] * len(kept)))
+    return datasets.concatenate_datasets(parts)
