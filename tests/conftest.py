@@ -10,9 +10,14 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import json
+
 import pytest
 import torch
 import transformers
+
+from architectures import tiny
+from byte_tokenizer import byte_tokenizer
 
 transformers.logging.set_verbosity_error()
 torch.set_num_threads(1)  # tiny models gain nothing from more, and lose much where cores are shared
@@ -41,3 +46,28 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the paper's datasets are not here (HYCAM_DATA)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny backbone with a tokenizer that reads any text."""
+    folder = tmp_path_factory.mktemp("backbone")
+    tiny(
+        "llama", vocab_size=258, max_position_embeddings=512, bos_token_id=0, eos_token_id=1, pad_token_id=1
+    ).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="session")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The files of two small tasks, 20 rows each: counting on, and saying it backwards."""
+    folder = tmp_path_factory.mktemp("tasks")
+    made = {
+        "counting": [(f"Go on from {n}", f"{n + 1} {n + 2}") for n in range(20)],
+        "mirror": [(f"Turn round: ab{n}", f"{n}ba"[::1]) for n in range(20)],
+    }
+    for name, rows in made.items():
+        lines = [json.dumps({"instruction": asked, "input": "", "output": answer}) for asked, answer in rows]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    return [str(folder / f"{name}.jsonl") for name in made]

@@ -16,14 +16,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 _SECONDS_BETWEEN_LINES = 20.0
 
 
-def quiet_libraries() -> None:
-    """Keeps the libraries' own notes and bars off the console, and shows this package's messages there."""
+def quiet_libraries(informative: bool = True) -> None:
+    """Keeps the libraries' own notes and bars off the console, and shows this package's messages there.
+
+    Args:
+        informative: whether to show what is for information only, such as the counts of the data.
+    """
     for library in (transformers.logging, datasets.logging):
         library.set_verbosity_error()
     datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about its own next version
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    logging.getLogger("hycam").setLevel(logging.INFO)
+    logging.getLogger("hycam").setLevel(logging.INFO if informative else logging.WARNING)
 
 
 class Reporter:

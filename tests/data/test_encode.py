@@ -3,7 +3,7 @@ from __future__ import annotations
 import datasets
 import pytest
 
-from data.conftest import BOS, EOS, byte_tokenizer
+from byte_tokenizer import BOS, EOS, byte_tokenizer
 from hycam.data.encode import IGNORED, LEAST_PROMPT, Encoded, encode
 from hycam.data.load import FEATURES
 from hycam.data.prompts import render

@@ -60,7 +60,7 @@ def compare(comparison: Comparison, say: Callable[[str], None]) -> dict[str, dic
     results = {}
     for position, (label, candidate) in enumerate(comparison.methods.items(), 1):
         say(f"{label} ({position} of {len(comparison.methods)})")
-        results[label] = _in_a_process_of_its_own(_run_one, _recipe(comparison, label, candidate), label)
+        results[label] = _in_a_process_of_its_own(_run_one, _recipe(comparison, label, candidate), label, position == 1)
         write_whole(Path(comparison.output) / "results.json", json.dumps(results, indent=2) + "\n")
     return results
 
@@ -87,8 +87,8 @@ def _in_a_process_of_its_own(function: Callable[..., dict[str, Any]], *arguments
             raise HycamError("The process was ended from outside; most often the machine is out of memory.") from error
 
 
-def _run_one(recipe: Recipe, label: str) -> dict[str, Any]:
-    quiet_libraries()
+def _run_one(recipe: Recipe, label: str, is_first: bool) -> dict[str, Any]:
+    quiet_libraries(informative=is_first)  # the data are the same for all
     run = Run(Path(recipe.output))
     path = run.folder / "result.json"
     if path.exists():

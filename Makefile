@@ -1,0 +1,36 @@
+# Everything runs in .venv, which the first target that needs it makes: pinned by constraints.txt.
+PYTHON ?= python3
+ENV := .venv
+BIN := $(ENV)/bin
+# pip is asked from outside and installed on purpose: a Debian without python3-venv has no ensurepip.
+PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python install --quiet --constraint constraints.txt
+
+.PHONY: env quickstart test soak lint clean
+
+env: $(ENV)/.complete
+
+$(ENV)/.complete: constraints.txt pyproject.toml
+	$(PYTHON) -m venv --without-pip $(ENV)
+	$(PIP) pip
+	$(PIP) --editable '.[dev]'
+	touch $@
+
+# Options after the recipe, such as ARGS="--data.train_rows 4", shorten or change it.
+quickstart: env
+	$(BIN)/hycam data fetch
+	$(BIN)/hycam compare recipes/quickstart.yaml $(ARGS)
+
+test: env
+	$(BIN)/python -m pytest --numprocesses 2 --architecture-table docs/architectures.md
+
+# The whole matrix of variants and architectures.
+soak: env
+	$(BIN)/python -m pytest --numprocesses 2 -m soak
+
+lint: env
+	$(BIN)/ruff format --check src tests examples
+	$(BIN)/ruff check src tests examples
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(ENV) runs

@@ -1,0 +1,106 @@
+"""The command line: exit statuses, messages, and every verb once on a tiny backbone."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+import hycam.cli.train
+from hycam.cli.main import VERBS, main
+
+
+@pytest.fixture
+def recipe(backbone: str, tasks: list[str], tmp_path: Path) -> str:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"backbone: {backbone}\noutput: {tmp_path / 'run'}\n"
+        f"method: {{name: hycam, config: {{r: 4}}}}\ndata: {{tasks: {json.dumps(tasks)}, max_length: 300}}\n"
+        "training: {max_steps: 3, learning_rate: 1e-2, device: cpu}\n"
+        "evaluation: {max_new_tokens: 4, generate_rows: 1}\n"
+    )
+    return str(path)
+
+
+def test_train_evaluate_and_generate_follow_one_another(recipe: str, tmp_path: Path, capsys, monkeypatch) -> None:
+    run = str(tmp_path / "run")
+    assert main(["train", recipe]) == 0
+    assert f"Adapter: {run}/adapter" in capsys.readouterr().out
+    assert main(["evaluate", run]) == 0
+    shown = capsys.readouterr().out
+    assert "PPL" in shown
+    assert "macro" in shown
+    assert main(["evaluate", run, "--json", "--part", "validation", "--generate_rows", "0"]) == 0
+    metrics = json.loads(capsys.readouterr().out)
+    assert metrics["tasks"]["mirror"]["generated_rows"] == 0
+    assert metrics["max_new_tokens"] == 4  # as the run's recipe has it
+    assert main(["generate", run, "Turn round: ab1", "Go on from 3", "--max_new_tokens", "3", "--json"]) == 0
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [answer["instruction"] for answer in answers] == ["Turn round: ab1", "Go on from 3"]
+    monkeypatch.setattr("sys.stdin", io.StringIO("Go on from 3\n\n"))
+    assert main(["generate", run, "--max_new_tokens", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["response"] == answers[1]["response"]
+    (tmp_path / "asked.jsonl").write_text('{"instruction": "Go on from 3", "input": ""}\n')
+    assert main(["generate", run, "--file", str(tmp_path / "asked.jsonl"), "--max_new_tokens", "3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["response"] == answers[1]["response"]
+    assert main(["train", recipe]) == 0
+    assert "complete already" in capsys.readouterr().err
+
+
+def test_methods_lists_every_method_as_a_table_and_as_json(backbone: str, capsys) -> None:
+    assert main(["methods", "--backbone", backbone]) == 0
+    assert "hycam-inverse-peft" in capsys.readouterr().out
+    assert main(["methods", "--backbone", backbone, "--json"]) == 0
+    entries = json.loads(capsys.readouterr().out)
+    assert set(entries[0]) == {"name", "trainable_parameters", "total_parameters", "share"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        ([], 2, ""),
+        (["trian"], 2, '"train"'),
+        (["train", "no-such.yaml"], 1, "no recipe no-such.yaml"),
+        (["train", "--no_such_option", "1"], 2, "no option --no_such_option"),
+        (["evaluate"], 2, "run"),
+        (["evaluate", "nowhere"], 1, "not a run folder"),
+        (["evaluate", "nowhere", "--partt", "test"], 2, "partt"),
+        (["generate", "nowhere", "x"], 1, "not a run folder"),
+        (["methods", "--backbone", "smollm"], 1, '"smollm2-135m"'),
+        (["methods", "--jsn"], 2, "jsn"),
+        (["compare", "no-such.yaml"], 1, "no recipe"),
+        (["data", "preview", "gsm9k"], 1, '"gsm8k"'),
+    ],
+)
+def test_failures_are_one_message_and_a_status(arguments: list[str], status: int, words: str, capsys) -> None:
+    assert main(arguments) == status
+    captured = capsys.readouterr()
+    assert words in captured.err
+    assert "Traceback" not in captured.err
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_help(verb: str, capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([verb, "--help"])
+    assert stopped.value.code == 0
+    assert f"hycam {verb}" in capsys.readouterr().out
+
+
+def test_help_lists_the_verbs(capsys) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(verb in shown for verb in VERBS)
+
+
+def test_a_full_disk_and_ctrl_c_end_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    for error, status, words in (
+        (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 1, "No space left on device (runs/x)"),
+        (KeyboardInterrupt(), 130, "continues from the last checkpoint"),
+    ):
+        monkeypatch.setattr(hycam.cli.train, "main", lambda _, error=error: (_ for _ in ()).throw(error))
+        assert main(["train"]) == status
+        assert words in capsys.readouterr().err

@@ -1,0 +1,23 @@
+"""Progress without a terminal: few plain lines, on standard error."""
+
+from __future__ import annotations
+
+import pytest
+
+from hycam.console import Reporter
+
+
+def test_plain_lines_come_at_the_end_and_now_and_then(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 100.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    with Reporter("lora") as reporter:
+        for step in range(1, 101):
+            now += 1.0
+            reporter.update("training", step, 100, "loss 2.0")
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert captured.out == ""
+    assert len(lines) == 6  # the first, one every 20 s, and the last
+    assert lines[0] == "lora: training 1/100, loss 2.0"
+    assert lines[2] == "lora: training 41/100, loss 2.0, 0:59 to go"
+    assert lines[-1] == "lora: training 100/100, loss 2.0"

@@ -1,0 +1,29 @@
+"""A recipe that trains in a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hycam.data.recipe import DataRecipe
+from hycam.training.recipe import EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
+
+
+@pytest.fixture
+def recipe(backbone: str, tasks: list[str], tmp_path: Path) -> Callable[..., Recipe]:
+    def build(method: str = "hycam", **training: Any) -> Recipe:
+        settings = {"max_steps": 6, "learning_rate": 1e-2, "log_every": 2, "device": "cpu", **training}
+        return Recipe(
+            backbone=backbone,
+            output=str(tmp_path / "run"),
+            method=MethodRecipe(method, {"r": 4}),
+            data=DataRecipe(tasks=tasks, max_length=300),
+            training=replace(TrainingRecipe(), **settings),
+            evaluation=EvaluationRecipe(max_new_tokens=4, generate_rows=1),
+        )
+
+    return build

@@ -1,0 +1,96 @@
+"""Recipes from YAML and the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from hycam.errors import HycamError
+from hycam.training.parse import UsageError, field_names, parse_recipe
+from hycam.training.recipe import Comparison, Recipe
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+def write(tmp_path: Path, text: str) -> str:
+    (tmp_path / "a.yaml").write_text(text)
+    return str(tmp_path / "a.yaml")
+
+
+def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path: Path) -> None:
+    path = write(tmp_path, "training: {learning_rate: 1e-3, batch_size: 7}\ndata: {tasks: [gsm8k, mbpp]}\n")
+    recipe = parse_recipe(Recipe, [path, "--training.learning_rate", "2e-4", "--method.config.r", "8"])
+    assert recipe.training.learning_rate == 2e-4
+    assert recipe.training.batch_size == 7
+    assert recipe.training.gradient_accumulation == 2
+    assert recipe.data.tasks == ["gsm8k", "mbpp"]
+    assert recipe.method.config == {"r": 8}
+
+
+def test_a_label_of_a_comparison_can_be_overridden(tmp_path: Path) -> None:
+    path = write(tmp_path, "methods:\n  mine: {name: hycam, learning_rate: 1e-3}\n")
+    comparison = parse_recipe(Comparison, [path, "--methods.mine.learning_rate", "3e-3"])
+    assert comparison.methods["mine"].learning_rate == 3e-3
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "training: {learnin_rate: 1}",
+            r'a\.yaml has an unknown field "training.learnin_rate".*"training.learning_rate"',
+        ),
+        ("backbon: x", r'unknown field "backbon".*"backbone"'),
+        ("a: b: c", r"a\.yaml:1:5 is not YAML"),
+        ("just words", "holds no recipe"),
+        ("training: {precision: fp8}", "training.precision.*float32.*fp8"),
+        ("training: {epochs: many}", "training.epochs.*float.*many"),
+        ("training: {batch_size: 0}", "training.batch_size is 0"),
+        ("training: {early_stopping_patience: 3}", "needs training.evaluate_every"),
+        ("data: {max_length: -1}", "max_length is -1"),
+    ],
+)
+def test_a_wrong_file_is_explained(text: str, expected: str, tmp_path: Path) -> None:
+    with pytest.raises(HycamError, match=expected):
+        parse_recipe(Recipe, [write(tmp_path, text)])
+
+
+def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
+    write(tmp_path, "")
+    with pytest.raises(HycamError, match=r'no recipe .*b\.yaml.*"a\.yaml"'):
+        parse_recipe(Recipe, [str(tmp_path / "b.yaml")])
+
+
+def test_a_misspelt_option_is_wrong_usage_and_names_the_nearest() -> None:
+    with pytest.raises(UsageError, match=r'no option --training.lerning_rate.*"training.learning_rate"'):
+        parse_recipe(Recipe, ["--training.lerning_rate", "1"])
+
+
+def test_help_shows_every_field_with_its_meaning(capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        parse_recipe(Recipe, ["--help"])
+    assert stopped.value.code == 0
+    shown = capsys.readouterr().out
+    for name in field_names(Recipe):
+        assert f"--{name}" in shown
+    assert "Which of the five folds" in shown
+
+
+@pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
+def test_the_recipes_of_the_repository_are_read(path: Path) -> None:
+    text = path.read_text()
+    kind = Comparison if "\nmethods:" in text else Recipe
+    assert parse_recipe(kind, [str(path)]).data.tasks
+    verb = "compare" if kind is Comparison else "train"
+    assert f"hycam {verb} recipes/{path.relative_to(RECIPES)}" in text, "a recipe says which command it is for"
+
+
+def test_the_papers_recipe_has_the_papers_settings() -> None:
+    recipe = parse_recipe(Recipe, [str(RECIPES / "paper" / "base.yaml")])
+    training = recipe.training
+    assert (training.learning_rate, training.weight_decay, training.scheduler) == (2e-5, 0.05, "cosine")
+    assert (training.batch_size, training.gradient_accumulation, training.seed) == (2, 2, 2333)
+    assert training.early_stopping_patience is not None
+    assert recipe.data.max_length == 1200
+    assert recipe.method.config == {"num_specialized": 5, "r": 64, "temperature": 0.5, "balance_weight": 0.1}

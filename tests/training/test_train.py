@@ -1,0 +1,234 @@
+"""From a recipe to a saved adapter."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import AutoPeftModelForCausalLM
+from safetensors.torch import load_file
+
+from hycam import backbones
+from hycam.data.prepare import prepare
+from hycam.errors import HycamError
+from hycam.evaluation.perplexity import response_nll
+from hycam.methods import METHODS
+from hycam.training.evaluate import evaluate_run
+from hycam.training.recipe import MethodRecipe
+from hycam.training.run import Run
+from hycam.training.train import train
+
+
+def lines(run: Run) -> list[dict]:
+    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_through_the_same_recipe(recipe, method: str, capsys) -> None:
+    chosen = recipe(method, max_steps=12)
+    summary = train(chosen)
+    assert summary["steps"] == 12
+    run = Run(Path(chosen.output))
+    assert run.summary() == summary
+    before = backbones.load(chosen.backbone)
+    tokenizer = backbones.load_tokenizer(chosen.backbone)
+    rows = prepare(chosen.data, tokenizer).validation
+    base = np.mean([response_nll(before, tokenizer, part, 8).per_token for part in rows.values()])
+    assert summary["validation"]["eval_loss"] < base - 0.1
+
+
+def test_the_adapter_on_disk_is_the_one_that_was_validated(recipe) -> None:
+    chosen = recipe()
+    summary = train(chosen)
+    model, tokenizer = Run(Path(chosen.output)).load()
+    rows = prepare(chosen.data, tokenizer).validation
+    for name, part in rows.items():
+        again = response_nll(model, tokenizer, part, 8).per_token
+        assert summary["validation"][f"eval_loss_{name}"] == pytest.approx(again, rel=1e-5)
+    loaded = AutoPeftModelForCausalLM.from_pretrained(Run(Path(chosen.output)).adapter)
+    ids = torch.arange(3, 20)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(input_ids=ids).logits, model(input_ids=ids).logits)
+
+
+def test_metrics_hold_each_tasks_loss_the_balance_loss_and_the_routing(recipe) -> None:
+    chosen = recipe(evaluate_every=3)
+    train(chosen)
+    logged = lines(Run(Path(chosen.output)))
+    training = [line for line in logged if "loss" in line]
+    assert [line["step"] for line in training] == [2, 4, 6]
+    for line in training:
+        assert 0.2 <= line["balance_loss"] < 0.3
+        assert sum(line[f"routing_{k}"] for k in range(5)) == pytest.approx(1.0, abs=1e-5)
+    assert {"loss_counting", "loss_mirror"} <= {key for line in training for key in line}
+    validation = [line for line in logged if "eval_loss" in line]
+    assert [line["step"] for line in validation] == [3, 6]
+    for line in validation:
+        assert line["eval_loss"] == pytest.approx((line["eval_loss_counting"] + line["eval_loss_mirror"]) / 2)
+
+
+def test_the_logged_loss_is_task_loss_plus_weighted_balance_loss(recipe) -> None:
+    chosen = recipe(max_steps=1, log_every=1, batch_size=4, gradient_accumulation=1)
+    train(chosen)
+    first = lines(Run(Path(chosen.output)))[0]
+    # One micro-batch, one task or two: its loss is between the tasks' own, with the balance term on top.
+    parts = [first[key] for key in ("loss_counting", "loss_mirror") if key in first]
+    assert min(parts) - 1e-4 <= first["loss"] - 0.1 * first["balance_loss"] <= max(parts) + 1e-4
+
+
+def test_the_same_recipe_gives_the_same_adapter(recipe, tmp_path: Path) -> None:
+    weights = []
+    for name in ("one", "two"):
+        chosen = replace(recipe(), output=str(tmp_path / name))
+        train(chosen)
+        weights.append(load_file(Run(Path(chosen.output)).adapter / "adapter_model.safetensors"))
+    assert weights[0].keys() == weights[1].keys()
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_an_interrupted_run_continues_from_its_checkpoint(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = recipe(save_every=2, max_steps=6)
+    from hycam.training import callbacks
+
+    def stop_at_five(self, args, state, control, **_):
+        if state.global_step == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(callbacks.ProgressCallback, "on_step_end", stop_at_five)
+        train(chosen)
+    run = Run(Path(chosen.output))
+    assert run.summary() is None
+    assert run.last_checkpoint().endswith("checkpoint-4")
+    summary = train(chosen)
+    assert summary["steps"] == 6
+    steps = [line["step"] for line in lines(run) if "loss" in line]
+    assert steps == [2, 4, 6]
+
+
+def test_a_complete_run_is_not_trained_again(recipe) -> None:
+    chosen = recipe()
+    first = train(chosen)
+    stamp = (Run(Path(chosen.output)).adapter / "adapter_model.safetensors").stat().st_mtime_ns
+    assert train(chosen) == first
+    assert (Run(Path(chosen.output)).adapter / "adapter_model.safetensors").stat().st_mtime_ns == stamp
+
+
+def test_early_stopping_ends_the_run_and_keeps_the_best_adapter(recipe) -> None:
+    # A rate this large makes things worse from the first validation on.
+    chosen = recipe(max_steps=40, learning_rate=5.0, evaluate_every=2, early_stopping_patience=2, scheduler="constant")
+    summary = train(chosen)
+    assert summary["steps"] < 40
+    losses = [line["eval_loss"] for line in lines(Run(Path(chosen.output))) if "eval_loss" in line]
+    assert summary["validation"]["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_gradient_checkpointing_trains_the_same_adapter(recipe, tmp_path: Path) -> None:
+    losses = []
+    for checkpointing in (False, True):
+        chosen = replace(recipe(gradient_checkpointing=checkpointing), output=str(tmp_path / str(checkpointing)))
+        losses.append(train(chosen)["validation"]["eval_loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+def test_a_bfloat16_backbone_trains_float32_adapters(recipe) -> None:
+    chosen = recipe(precision="bfloat16")
+    assert np.isfinite(train(chosen)["validation"]["eval_loss"])
+    saved = load_file(Run(Path(chosen.output)).adapter / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
+
+
+def test_extra_settings_reach_the_trainer(recipe) -> None:
+    chosen = recipe(extra={"max_grad_norm": 1e-9, "weight_decay": 0.0}, scheduler="constant")
+    train(chosen)
+    with pytest.raises(TypeError, match="no_such_argument"):
+        train(replace(recipe(extra={"no_such_argument": 1}), output=chosen.output + "-2"))
+
+
+def test_tensorboard_gets_the_metrics(recipe, tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    train(recipe(report_to=["tensorboard"]))
+    assert list(tmp_path.rglob("events.out.tfevents.*"))
+
+
+def test_a_folder_of_another_recipe_is_left_alone_and_the_difference_named(recipe) -> None:
+    train(recipe())
+    with pytest.raises(HycamError, match=r"training\.learning_rate is 0\.01 there and 0\.02 now"):
+        train(recipe(learning_rate=2e-2))
+    other = replace(recipe(), method=MethodRecipe("lora", {"r": 4}))
+    with pytest.raises(HycamError, match=r"method\.name is 'hycam' there and 'lora' now"):
+        train(other)
+
+
+def test_a_folder_with_other_things_in_it_is_left_alone(recipe) -> None:
+    chosen = recipe()
+    Path(chosen.output).mkdir()
+    (Path(chosen.output) / "thesis.tex").write_text("precious")
+    with pytest.raises(HycamError, match="holds something that is not a run"):
+        train(chosen)
+    assert [entry.name for entry in Path(chosen.output).iterdir()] == ["thesis.tex"]
+
+
+def test_mistakes_are_found_before_the_run_folder_is_made(recipe) -> None:
+    for wrong, message in (
+        (replace(recipe(), method=MethodRecipe("hycamm")), "no method"),
+        (replace(recipe(), method=MethodRecipe("hycam", {"rr": 1})), "no setting"),
+        (replace(recipe(), backbone="smollm"), "no backbone"),
+        (replace(recipe(), data=replace(recipe().data, tasks=["gsm9k"])), "gsm8k"),
+        (replace(recipe(), data=replace(recipe().data, fold=5)), "fold"),
+    ):
+        with pytest.raises(HycamError, match=message):
+            train(wrong)
+        assert not Path(wrong.output).exists()
+
+
+def test_the_run_folder_says_what_ran(recipe) -> None:
+    chosen = recipe()
+    train(chosen)
+    run = Run(Path(chosen.output))
+    assert run.recipe() == chosen
+    environment = json.loads((run.folder / "environment.json").read_text())
+    assert environment["versions"]["torch"] == torch.__version__
+    assert environment["cores"] >= 1
+
+
+def test_evaluation_reloads_the_run_and_keeps_every_prediction(recipe) -> None:
+    from hycam.console import Reporter
+
+    chosen = recipe()
+    train(chosen)
+    run = Run(Path(chosen.output))
+    metrics = evaluate_run(run, chosen.evaluation, Reporter())
+    assert set(metrics["tasks"]) == {"counting", "mirror"}
+    predictions = (run.evaluation("test") / "predictions.jsonl").read_text().splitlines()
+    assert len(predictions) == sum(task["rows"] for task in metrics["tasks"].values())
+    validation = evaluate_run(run, replace(chosen.evaluation, part="validation", generate_rows=0), Reporter())
+    assert validation["macro"]["nll"] == pytest.approx(run.summary()["validation"]["eval_loss"], rel=1e-5)
+
+
+def test_an_adapter_of_another_method_or_width_is_refused(recipe, tmp_path: Path) -> None:
+    import shutil
+
+    chosen = recipe()
+    train(chosen)
+    other = replace(recipe("lora"), output=str(tmp_path / "other"))
+    train(other)
+    run = Run(Path(chosen.output))
+    shutil.rmtree(run.adapter)
+    with pytest.raises(HycamError, match="no adapter yet"):
+        run.load()
+    shutil.copytree(Run(Path(other.output)).adapter, run.adapter)
+    with pytest.raises(HycamError, match=r"adapter of .*LORA.*trains .*HYCAM"):
+        run.load()
+    shutil.rmtree(run.adapter)
+    wide = replace(recipe(), output=str(tmp_path / "wide"), method=MethodRecipe("hycam", {"r": 5}))
+    train(wide)
+    shutil.copytree(Run(Path(wide.output)).adapter, run.adapter)
+    config = run.adapter / "adapter_config.json"
+    config.write_text(config.read_text().replace('"r": 5', '"r": 4'))
+    with pytest.raises(HycamError, match="does not fit"):
+        run.load()
