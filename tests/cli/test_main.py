@@ -31,7 +31,7 @@ def test_train_evaluate_and_generate_follow_one_another(recipe: str, tmp_path: P
     assert f"Adapter: {run}/adapter" in capsys.readouterr().out
     assert main(["evaluate", run]) == 0
     shown = capsys.readouterr().out
-    assert "PPL" in shown
+    assert "perplexity" in shown
     assert "macro" in shown
     assert main(["evaluate", run, "--json", "--part", "validation", "--generate_rows", "0"]) == 0
     metrics = json.loads(capsys.readouterr().out)

@@ -42,5 +42,5 @@ def main(arguments: Sequence[str]) -> None:
     if chosen.json:
         print(json.dumps(metrics, indent=2))
     else:
-        Console().print(metrics_table({run.folder.name: metrics}))
+        Console().print(metrics_table(metrics))
         print(f"Predictions: {run.evaluation(settings.part)}")

@@ -15,34 +15,48 @@ from hycam.evaluation.result import PREDICTIONS_FILE
 from hycam.training.recipe import Comparison
 from hycam.training.run import Run
 
-_FIGURES = (("perplexity", "PPL", "{:.3f}"), ("bleu4", "BLEU-4", "{:.3f}"), ("rougeL", "ROUGE-L", "{:.3f}"))
+_FIGURES = {"perplexity": "perplexity", "bleu4": "BLEU-4", "rougeL": "ROUGE-L"}
 
 
-def metrics_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """A row for each task and two for all of them, three figures for each of the ``results``."""
-    table = Table(box=None, padding=(0, 2, 0, 0))
-    table.add_column("task")
-    for label in results:
-        for _, short, _ in _FIGURES:
-            table.add_column(f"{label}\n{short}", justify="right", no_wrap=True)
-    first = next(iter(results.values()))
-    for task in first["tasks"]:
-        table.add_row(task, *_cells(metrics["tasks"][task] for metrics in results.values()))
-    for whole in ("macro", "pooled"):
-        table.add_row(whole, *_cells(metrics[whole] for metrics in results.values()), style="bold")
+def metrics_table(metrics: Mapping[str, Any]) -> Table:
+    """One evaluation: a row for each task and two for all of them, a column for each figure."""
+    table = _table("task", *_FIGURES.values())
+    for name, figures in _rows(metrics).items():
+        table.add_row(name, *(_number(figures[key]) for key in _FIGURES))
     return table
 
 
-def _cells(entries: Any) -> list[str]:
-    return ["-" if entry[key] is None else form.format(entry[key]) for entry in entries for key, _, form in _FIGURES]
+def comparison_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Several evaluations: a block of rows for each figure, a column for each method."""
+    table = _table("", *results)
+    for key, title in _FIGURES.items():
+        table.add_row(Text(title, style="bold"))
+        for name in _rows(next(iter(results.values()))):
+            values = [_rows(metrics)[name][key] for metrics in results.values()]
+            if any(value is not None for value in values):
+                table.add_row(f"  {name}", *map(_number, values))
+    return table
+
+
+def _rows(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {**metrics["tasks"], "macro": metrics["macro"], "pooled": metrics["pooled"]}
+
+
+def _table(first: str, *columns: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    table.add_column(first, no_wrap=True)
+    for column in columns:
+        table.add_column(column, justify="right", no_wrap=True)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def cost_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
     """What each method took."""
-    table = Table("method", "trainable", "learning rate", "tokens", "training s", "in all s", "peak GiB", box=None,
-                  padding=(0, 2, 0, 0))  # fmt: skip
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = _table("method", "trainable", "learning rate", "tokens", "training s", "in all s", "peak GiB")
     for label, result in results.items():
         rate = result["learning_rate"]
         table.add_row(
@@ -97,7 +111,7 @@ def print_report(comparison: Comparison, results: Mapping[str, Mapping[str, Any]
         "the same (perplexity: exp of the mean NLL); pooled: every token, or row, weighs the same.\n",
         highlight=False,
     )
-    console.print(metrics_table(results))
+    console.print(comparison_table(results))
     console.print()
     console.print(cost_table(results))
     console.print()
