@@ -86,8 +86,17 @@ def adapt(
         name: a name in :data:`METHODS`.
         settings: fields of the method's configuration.
         empty: leave the adapter's weights on the meta device, for counting parameters.
+
+    Raises:
+        HycamError: the method or a setting is unknown, or does not work on this backbone.
     """
-    return get_peft_model(model, method(name).config(settings), low_cpu_mem_usage=empty)
+    config = method(name).config(settings)
+    try:
+        return get_peft_model(model, config, low_cpu_mem_usage=empty)
+    except HycamError:
+        raise
+    except ValueError as error:  # PEFT's, such as layers that the backbone has not
+        raise HycamError(f"The method {name} cannot adapt {type(model).__name__}: {error}") from error
 
 
 def count_parameters(model: PeftModel) -> tuple[int, int]:

@@ -28,7 +28,7 @@ def lines(run: Run) -> list[dict]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_through_the_same_recipe(recipe, method: str, capsys) -> None:
+def test_every_method_trains_through_the_same_recipe(recipe, method: str) -> None:
     chosen = recipe(method, max_steps=12)
     summary = train(chosen)
     assert summary["steps"] == 12
@@ -38,7 +38,7 @@ def test_every_method_trains_through_the_same_recipe(recipe, method: str, capsys
     tokenizer = backbones.load_tokenizer(chosen.backbone)
     rows = prepare(chosen.data, tokenizer).validation
     base = np.mean([response_nll(before, tokenizer, part, 8).per_token for part in rows.values()])
-    assert summary["validation"]["eval_loss"] < base - 0.1
+    assert summary["validation"]["eval_loss"] < base - 0.02
 
 
 def test_the_adapter_on_disk_is_the_one_that_was_validated(recipe) -> None:
@@ -145,8 +145,9 @@ def test_a_bfloat16_backbone_trains_float32_adapters(recipe) -> None:
 def test_extra_settings_reach_the_trainer(recipe) -> None:
     chosen = recipe(extra={"max_grad_norm": 1e-9, "weight_decay": 0.0}, scheduler="constant")
     train(chosen)
-    with pytest.raises(TypeError, match="no_such_argument"):
-        train(replace(recipe(extra={"no_such_argument": 1}), output=chosen.output + "-2"))
+    for extra, message in (({"weigth_decay": 1}, r'"weigth_decay".*"weight_decay"'), ({"optim": "adam_x"}, "adam_x")):
+        with pytest.raises(HycamError, match=message):
+            train(replace(recipe(extra=extra), output=f"{chosen.output}-2"))
 
 
 def test_tensorboard_gets_the_metrics(recipe, tmp_path: Path) -> None:
@@ -177,6 +178,7 @@ def test_mistakes_are_found_before_the_run_folder_is_made(recipe) -> None:
     for wrong, message in (
         (replace(recipe(), method=MethodRecipe("hycamm")), "no method"),
         (replace(recipe(), method=MethodRecipe("hycam", {"rr": 1})), "no setting"),
+        (recipe(scheduler="cosin"), "cosin"),
         (replace(recipe(), backbone="smollm"), "no backbone"),
         (replace(recipe(), data=replace(recipe().data, tasks=["gsm9k"])), "gsm8k"),
         (replace(recipe(), data=replace(recipe().data, fold=5)), "fold"),
@@ -184,6 +186,11 @@ def test_mistakes_are_found_before_the_run_folder_is_made(recipe) -> None:
         with pytest.raises(HycamError, match=message):
             train(wrong)
         assert not Path(wrong.output).exists()
+
+
+def test_a_backbone_that_cannot_be_adapted_is_one_message(recipe) -> None:
+    with pytest.raises(HycamError, match=r"hycam cannot adapt LlamaForCausalLM.*\[7\]"):
+        train(replace(recipe(), method=MethodRecipe("hycam", {"layers_to_transform": [7]})))
 
 
 def test_the_run_folder_says_what_ran(recipe) -> None:

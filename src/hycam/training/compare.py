@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -80,11 +81,20 @@ def _recipe(comparison: Comparison, label: str, candidate: Candidate) -> Recipe:
 
 def _in_a_process_of_its_own(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+    with ProcessPoolExecutor(max_workers=1, mp_context=context, initializer=_die_on_ctrl_c) as pool:
         try:
             return pool.submit(function, *arguments).result()
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.terminate()
+            raise
         except BrokenProcessPool as error:
             raise HycamError("The process was ended from outside; most often the machine is out of memory.") from error
+
+
+def _die_on_ctrl_c() -> None:
+    """Ctrl-C reaches this process too; it is the parent that says what happened."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _run_one(recipe: Recipe, label: str, is_first: bool) -> dict[str, Any]:

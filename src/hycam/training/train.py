@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers.trainer_callback import ProgressCallback as TqdmCallback
 from hycam import backbones
 from hycam.console import Reporter
 from hycam.data.prepare import prepare
+from hycam.errors import HycamError, nearest
 from hycam.machine import peak_memory_bytes
 from hycam.methods import adapt, count_parameters, method
 from hycam.training.callbacks import JsonLinesCallback, ProgressCallback
@@ -29,17 +31,19 @@ def train(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
     folder is found before the backbone is loaded.
 
     Returns:
-        the summary that ``training.json`` holds: ``steps``, ``tokens``, ``seconds``, ``peak_memory_bytes``,
-        ``trainable_parameters``, ``total_parameters``, ``learning_rate``, ``data`` (its fingerprint) and
-        ``validation`` (the last pass: ``eval_loss`` and each task's).
+        the summary that ``training.json`` holds: ``steps``, ``tokens`` (without padding), ``seconds`` (since training
+        was last started), ``peak_memory_bytes``, ``trainable_parameters``, ``total_parameters``, ``learning_rate``,
+        ``data`` (its fingerprint) and ``validation`` (the last pass: ``eval_loss`` and each task's).
 
     Raises:
         HycamError: a part of the recipe does not work; nothing that was there is lost.
     """
     run = Run(Path(recipe.output))
     settings = recipe.training
-    method(recipe.method.name).config(recipe.method.config)  # a misspelt method or setting is said first
     device = torch_device(settings.device)
+    rate = settings.learning_rate or method(recipe.method.name).learning_rate
+    method(recipe.method.name).config(recipe.method.config)  # a misspelt setting is said before anything is loaded
+    arguments = _arguments(recipe, run, rate, device.type)
     tokenizer = backbones.load_tokenizer(recipe.backbone)
     tokenizer.padding_side = "right"
     data = prepare(recipe.data, tokenizer)
@@ -52,11 +56,10 @@ def train(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
     model = backbones.load(recipe.backbone, torch_dtype(settings.precision, device), device)
     adapted = adapt(model, recipe.method.name, recipe.method.config)
     trainable, total = count_parameters(adapted)
-    rate = settings.learning_rate or method(recipe.method.name).learning_rate
     with reporter or Reporter() as shown:
         trainer = MultiTaskTrainer(
             adapted,
-            _arguments(recipe, run, rate, device.type),
+            arguments,
             tokenizer,
             data.train,
             data.validation,
@@ -76,7 +79,7 @@ def train(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
         validation = trainer.last_validation if is_fresh else trainer.evaluate()
     summary = {
         "steps": trainer.state.global_step,
-        "tokens": trainer.tokens_seen,
+        "tokens": trainer.state.num_input_tokens_seen,
         "seconds": seconds,
         "peak_memory_bytes": peak_memory_bytes(),
         "trainable_parameters": trainable,
@@ -91,41 +94,51 @@ def train(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
 
 def _arguments(recipe: Recipe, run: Run, learning_rate: float, device: str) -> TrainingArguments:
     settings = recipe.training
-    stops_early = settings.early_stopping_patience is not None
-    save_every = settings.evaluate_every if stops_early else settings.save_every
-    return TrainingArguments(
-        **{
-            "output_dir": str(run.checkpoints),
-            "learning_rate": learning_rate,
-            "num_train_epochs": settings.epochs,
-            "max_steps": settings.max_steps or -1,
-            "per_device_train_batch_size": settings.batch_size,
-            "per_device_eval_batch_size": recipe.evaluation.batch_size,
-            "gradient_accumulation_steps": settings.gradient_accumulation,
-            "optim": "adamw_torch",
-            "weight_decay": settings.weight_decay,
-            "lr_scheduler_type": settings.scheduler,
-            "warmup_steps": settings.warmup_ratio,
-            "max_grad_norm": settings.max_grad_norm,
-            "gradient_checkpointing": settings.gradient_checkpointing,
-            "gradient_checkpointing_kwargs": {"use_reentrant": False} if settings.gradient_checkpointing else None,
-            "use_cpu": device == "cpu",
-            # The backbone has its type already and the adapter stays in float32, so there is nothing to autocast.
-            "bf16": False,
-            "fp16": False,
-            "eval_strategy": "steps" if settings.evaluate_every else "no",
-            "eval_steps": settings.evaluate_every,
-            "save_strategy": "steps" if save_every else "no",
-            "save_steps": save_every or 500,
-            "save_total_limit": 2,
-            "load_best_model_at_end": stops_early,
-            "metric_for_best_model": "loss",
-            "greater_is_better": False,
-            "logging_steps": settings.log_every,
-            "report_to": settings.report_to or "none",
-            "seed": settings.seed,
-            "remove_unused_columns": False,
-            "disable_tqdm": True,
-            **settings.extra,
-        }
-    )
+    # The best adapter has to be there to go back to, so early stopping keeps one at every validation.
+    save_every = settings.save_every if settings.early_stopping_patience is None else settings.evaluate_every
+    for name in settings.extra:
+        if name not in (known := [entry.name for entry in fields(TrainingArguments)]):
+            raise HycamError(f'training.extra has an unknown setting "{name}".{nearest(name, known)}')
+    try:
+        return TrainingArguments(**_settings(recipe, run, learning_rate, device, save_every))
+    except (TypeError, ValueError) as error:
+        raise HycamError(f"The training settings do not work: {error}") from error
+
+
+def _settings(recipe: Recipe, run: Run, learning_rate: float, device: str, save_every: int | None) -> dict[str, Any]:
+    settings = recipe.training
+    return {
+        "output_dir": str(run.checkpoints),
+        "learning_rate": learning_rate,
+        "num_train_epochs": settings.epochs,
+        "max_steps": settings.max_steps or -1,
+        "per_device_train_batch_size": settings.batch_size,
+        "per_device_eval_batch_size": recipe.evaluation.batch_size,
+        "gradient_accumulation_steps": settings.gradient_accumulation,
+        "optim": "adamw_torch",
+        "weight_decay": settings.weight_decay,
+        "lr_scheduler_type": settings.scheduler,
+        "warmup_steps": settings.warmup_ratio,
+        "max_grad_norm": settings.max_grad_norm,
+        "gradient_checkpointing": settings.gradient_checkpointing,
+        "gradient_checkpointing_kwargs": {"use_reentrant": False} if settings.gradient_checkpointing else None,
+        "use_cpu": device == "cpu",
+        # The backbone has its type already and the adapter stays in float32, so there is nothing to autocast.
+        "bf16": False,
+        "fp16": False,
+        "eval_strategy": "steps" if settings.evaluate_every else "no",
+        "eval_steps": settings.evaluate_every,
+        "save_strategy": "steps" if save_every else "no",
+        "save_steps": save_every or 500,
+        "save_total_limit": 2,
+        "load_best_model_at_end": settings.early_stopping_patience is not None,
+        "metric_for_best_model": "loss",
+        "greater_is_better": False,
+        "logging_steps": settings.log_every,
+        "include_num_input_tokens_seen": "non_padding",
+        "report_to": settings.report_to or "none",
+        "seed": settings.seed,
+        "remove_unused_columns": False,
+        "disable_tqdm": True,
+        **settings.extra,
+    }

@@ -52,7 +52,6 @@ class MultiTaskTrainer(Trainer):
     ) -> None:
         self.tasks = list(train)
         self.progress = progress
-        self.tokens_seen = 0
         self.last_validation: dict[str, float] = {}
         self.validated_at = -1
         self._sums = torch.zeros(2, len(self.tasks), dtype=torch.float64)  # NLL and tokens of each task
@@ -79,7 +78,6 @@ class MultiTaskTrainer(Trainer):
         with head_at(self.accelerator.unwrap_model(model), row, position):
             loss, outputs = super().compute_loss(model, {**inputs, "shift_labels": targets}, True, num_items_in_batch)
         self._note(outputs.logits[0], targets, task[row])
-        self.tokens_seen += int(inputs["attention_mask"].sum())
         return (loss, outputs) if return_outputs else loss
 
     @torch.no_grad()

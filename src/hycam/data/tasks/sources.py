@@ -93,9 +93,7 @@ class OnHub:
 
         try:
             rows = datasets.load_dataset(self.repository, revision=self.revision, split="train")
-        except (
-            Exception
-        ) as error:  # the hub's client lets through the errors of its HTTP library, which has no common base
+        except Exception as error:  # the hub's client lets through what its HTTP library raises, of no common base
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise HycamError(f"the hub did not give {self.repository} ({reason[0].rstrip('.')})") from error
         return self.convert(SourceRow(self.repository, number, fields) for number, fields in enumerate(rows, 1))
