@@ -16,6 +16,7 @@ import pytest
 import torch
 import transformers
 
+from architecture_table import pytest_runtest_logreport, pytest_sessionfinish  # noqa: F401
 from architectures import tiny
 from byte_tokenizer import byte_tokenizer
 

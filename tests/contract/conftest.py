@@ -1,14 +1,8 @@
-"""Cases as a fixture, and the table of what was verified, written from the outcomes of a run."""
+"""The cases as a fixture, and a note on each test of which architecture and variant it was about."""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from pathlib import Path
-
-import peft
 import pytest
-import torch
-import transformers
 
 from .cases import ALL_CASES, CASES, Case
 
@@ -26,53 +20,3 @@ def _remember(request: pytest.FixtureRequest, record_property) -> None:
     if "case" in request.fixturenames:
         case: Case = request.getfixturevalue("case")
         record_property("contract", (case.architecture, case.variant, request.node.originalname))
-
-
-_outcomes: dict[str, dict[tuple[str, str], bool]] = defaultdict(dict)
-
-
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    for key, value in report.user_properties:
-        if key == "contract" and report.when == "call" and not report.skipped:
-            architecture, variant, promise = value
-            _outcomes[architecture][(variant, promise)] = report.passed
-
-
-def pytest_sessionfinish(session: pytest.Session) -> None:
-    path = session.config.getoption("--architecture-table")
-    if path and _outcomes and not hasattr(session.config, "workerinput"):
-        Path(path).write_text(_table())
-
-
-def _table() -> str:
-    promises = sorted({promise for outcome in _outcomes.values() for _, promise in outcome})
-    lines = [
-        "# Architectures",
-        "",
-        "HyCAM finds the attention modules of a backbone by structure: a module inside a block whose `forward` takes",
-        "`hidden_states`, a mask and a key-value cache. The table below is written by the test run",
-        "(`make test`, or `make soak` for all variants) from its outcomes, on tiny random models, with",
-        f"torch {torch.__version__.partition('+')[0]}, transformers {transformers.__version__} and peft",
-        f"{peft.__version__}.",
-        "An architecture that is not listed may well work; what was not verified is not claimed.",
-        "",
-        "| architecture | verified promises | variants | failed |",
-        "|---|---|---|---|",
-    ]
-    for architecture in sorted(_outcomes):
-        outcome = _outcomes[architecture]
-        failed = sorted({f"{promise} ({variant})" for (variant, promise), passed in outcome.items() if not passed})
-        verified = sum(all(ok for (_, name), ok in outcome.items() if name == promise) for promise in promises)
-        variants = len({variant for variant, _ in outcome})
-        lines.append(
-            f"| `{architecture}` | {verified} of {len(promises)} | {variants} | {', '.join(failed) or 'none'} |"
-        )
-    lines += [
-        "",
-        "The promises:",
-        "",
-        *(f"- {promise.removeprefix('test_').replace('_', ' ')}" for promise in promises),
-    ]
-    lines += ["", "Refused, because their attention module adds the residual stream itself or because there is none:",
-              "Bloom, BERT and its relatives as decoders, Mamba.", ""]  # fmt: skip
-    return "\n".join(lines)

@@ -1,0 +1,67 @@
+"""The table of what was verified on which architecture, written from the outcomes of a test run.
+
+The hooks are imported by ``tests/conftest.py``: when tests run in several processes, only that file is loaded by the
+one that sees all outcomes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import peft
+import pytest
+import torch
+import transformers
+
+_outcomes: dict[str, dict[tuple[str, str], bool]] = defaultdict(dict)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    for key, value in report.user_properties:
+        if key == "contract" and report.when == "call" and not report.skipped:
+            architecture, variant, promise = value
+            so_far = _outcomes[architecture].get((variant, promise), True)  # a promise may be tested in several types
+            _outcomes[architecture][(variant, promise)] = so_far and report.passed
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    path = session.config.getoption("--architecture-table")
+    if path and _outcomes and not hasattr(session.config, "workerinput"):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(_table())
+
+
+def _table() -> str:
+    promises = sorted({promise for outcome in _outcomes.values() for _, promise in outcome})
+    lines = [
+        "# Architectures",
+        "",
+        "HyCAM finds the attention modules of a backbone by structure: a module inside a block whose `forward` takes",
+        "`hidden_states`, a mask and a key-value cache. The table below is written by the test run",
+        "(`make test`) from its outcomes on tiny random models, with "
+        f"torch {torch.__version__.partition('+')[0]}, transformers {transformers.__version__} and "
+        f"peft {peft.__version__};",
+        "`make soak` runs every variant on every architecture.",
+        "An architecture that is not listed may well work; what was not verified is not claimed.",
+        "",
+        "| architecture | verified promises | variants | failed |",
+        "|---|---|---|---|",
+    ]
+    for architecture in sorted(_outcomes):
+        outcome = _outcomes[architecture]
+        failed = sorted({f"{promise} ({variant})" for (variant, promise), passed in outcome.items() if not passed})
+        verified = sum(all(ok for (_, name), ok in outcome.items() if name == promise) for promise in promises)
+        variants = len({variant for variant, _ in outcome})
+        lines.append(
+            f"| `{architecture}` | {verified} of {len(promises)} | {variants} | {', '.join(failed) or 'none'} |"
+        )
+    lines += [
+        "",
+        "The promises:",
+        "",
+        *(f"- {promise.removeprefix('test_').replace('_', ' ')}" for promise in promises),
+    ]
+    lines += ["", "Refused, because their attention module adds the residual stream itself or because there is none:",
+              "Bloom, BERT and its relatives as decoders, Mamba.", ""]  # fmt: skip
+    return "\n".join(lines)
