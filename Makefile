@@ -33,4 +33,4 @@ lint: env
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(ENV) runs
+	rm -rf $(ENV)

@@ -46,6 +46,7 @@ class Reporter:
                        TextColumn("{task.fields[note]}"))  # fmt: skip
             self._bar = Progress(*columns, console=self._console)
         self._tasks: dict[str, TaskID] = {}
+        self._done: dict[str, int] = {}
         self._started: dict[str, tuple[float, int]] = {}
         self._last_line = 0.0
 
@@ -64,10 +65,16 @@ class Reporter:
         if self._bar is not None:
             if what not in self._tasks:
                 self._tasks[what] = self._bar.add_task(described, total=total, note=note)
+            if done < self._done.get(what, 0):  # the same work begins again, such as another validation
+                self._bar.reset(self._tasks[what], total=total)
             self._bar.update(self._tasks[what], completed=done, total=total, note=note)
+            self._done[what] = done
             return
         now = time.monotonic()
-        begun, at_begin = self._started.setdefault(what, (now, done))
+        if what not in self._started or done < self._done[what]:
+            self._started[what] = (now, done)
+        self._done[what] = done
+        begun, at_begin = self._started[what]
         if done >= total or now - self._last_line >= _SECONDS_BETWEEN_LINES:
             self._last_line = now
             left = ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -99,8 +101,31 @@ def test_help_lists_the_verbs(capsys) -> None:
 def test_a_full_disk_and_ctrl_c_end_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     for error, status, words in (
         (OSError(errno.ENOSPC, "No space left on device", "runs/x"), 1, "No space left on device (runs/x)"),
-        (KeyboardInterrupt(), 130, "continues from the last checkpoint"),
+        (KeyboardInterrupt(), 130, "What was complete is still there"),
     ):
         monkeypatch.setattr(hycam.cli.train, "main", lambda _, error=error: (_ for _ in ()).throw(error))
         assert main(["train"]) == status
         assert words in capsys.readouterr().err
+
+
+def test_a_reader_that_has_gone_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = f"{sys.executable} -m hycam.cli.main data list --json | head -c 1"
+    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
+    assert done.stdout == "["
+
+
+def test_a_prompt_is_asked_exactly_as_it_was_trained(recipe: str, tmp_path: Path, monkeypatch) -> None:
+    run = str(tmp_path / "run")
+    assert main(["train", recipe]) == 0
+    asked = []
+    monkeypatch.setattr("hycam.cli.generate.generate", lambda model, tokenizer, ids, *rest: asked.extend(ids) or [""])
+    assert main(["generate", run, "Go on from 3"]) == 0
+    from hycam.data.prepare import prepare
+    from hycam.training.run import Run
+
+    _, tokenizer = Run(Path(run)).load()
+    data = prepare(Run(Path(run)).recipe().data, tokenizer)
+    trained = {row["prompt"]: row["input_ids"][: row["prompt_length"]]
+               for part in (data.train, data.validation, data.test) for row in part["counting"]}  # fmt: skip
+    assert asked[0] == next(ids for prompt, ids in trained.items() if "Go on from 3\n" in prompt)

@@ -55,6 +55,16 @@ def test_each_method_has_its_run_folder_and_its_entry_in_the_results(comparison:
     assert (folder / "mine" / "adapter" / "adapter_model.safetensors").stat().st_mtime_ns == stamp
 
 
+def test_a_comparison_that_is_refused_leaves_the_results_that_were_there(comparison: Comparison) -> None:
+    comparison.methods = {"base": Candidate("base"), "mine": Candidate("hycam", {"r": 4}, 2e-2)}
+    compare(comparison, lambda _: None)
+    results = (Path(comparison.output) / "results.json").read_text()
+    comparison.methods["mine"].learning_rate = 1e-2
+    with pytest.raises(HycamError, match=r"mine holds a run of another recipe: training\.learning_rate is 0\.02"):
+        compare(comparison, lambda _: None)
+    assert (Path(comparison.output) / "results.json").read_text() == results
+
+
 def test_mistakes_in_any_method_are_found_before_the_first_one_trains(comparison: Comparison) -> None:
     comparison.methods["wrong"] = Candidate("loraa")
     with pytest.raises(HycamError, match=r'"loraa".*"lora"'):

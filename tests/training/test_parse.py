@@ -49,11 +49,19 @@ def test_a_label_of_a_comparison_can_be_overridden(tmp_path: Path) -> None:
         ("training: {batch_size: 0}", "training.batch_size is 0"),
         ("training: {early_stopping_patience: 3}", "needs training.evaluate_every"),
         ("data: {max_length: -1}", "max_length is -1"),
+        ("evaluation: {batch_size: 0}", "evaluation.batch_size is 0"),
     ],
 )
 def test_a_wrong_file_is_explained(text: str, expected: str, tmp_path: Path) -> None:
     with pytest.raises(HycamError, match=expected):
         parse_recipe(Recipe, [write(tmp_path, text)])
+
+
+def test_a_misspelt_field_of_a_label_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, "methods:\n  mine: {name: hycam, learnin_rate: 1}\n")
+    for arguments in ([path], ["--methods.mine.name", "lora", "--methods.mine.learnin_rate", "1"]):
+        with pytest.raises(HycamError, match=r'methods has an unknown field "learnin_rate".*"learning_rate"'):
+            parse_recipe(Comparison, arguments)
 
 
 def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,17 +11,24 @@ import numpy as np
 import pytest
 import torch
 from peft import AutoPeftModelForCausalLM
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from hycam import backbones
+from hycam.console import Reporter
 from hycam.data.prepare import prepare
 from hycam.errors import HycamError
 from hycam.evaluation.perplexity import response_nll
 from hycam.methods import METHODS
+from hycam.training import callbacks
 from hycam.training.evaluate import evaluate_run
-from hycam.training.recipe import MethodRecipe
+from hycam.training.recipe import MethodRecipe, Recipe
 from hycam.training.run import Run
-from hycam.training.train import train
+from hycam.training.train import train as train_with
+
+
+def train(recipe: Recipe) -> dict:
+    return train_with(recipe, Reporter())
 
 
 def lines(run: Run) -> list[dict]:
@@ -90,24 +98,92 @@ def test_the_same_recipe_gives_the_same_adapter(recipe, tmp_path: Path) -> None:
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_an_interrupted_run_continues_from_its_checkpoint(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_continues_from_its_last_whole_checkpoint_to_the_same_adapter(
+    recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = replace(recipe(save_every=2, max_steps=6), output=str(tmp_path / "whole"))
+    train(whole)
     chosen = recipe(save_every=2, max_steps=6)
-    from hycam.training import callbacks
+    trained: list[int] = []
+    stop_at = 5
 
-    def stop_at_five(self, args, state, control, **_):
-        if state.global_step == 5:
+    def step(self, args, state, control, **_):
+        trained.append(state.global_step)
+        if state.global_step == stop_at:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(callbacks.ProgressCallback, "on_step_end", stop_at_five)
+    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", step)
+    with pytest.raises(KeyboardInterrupt):
         train(chosen)
     run = Run(Path(chosen.output))
     assert run.summary() is None
+    (run.checkpoints / "checkpoint-5").mkdir()  # as a kill in the middle of saving leaves one
+    with run.metrics.open("a") as handle:
+        handle.write('{"step": 5, "lo')
     assert run.last_checkpoint().endswith("checkpoint-4")
+    stop_at = 0
+    trained.clear()
     summary = train(chosen)
+    assert trained == [5, 6]
     assert summary["steps"] == 6
-    steps = [line["step"] for line in lines(run) if "loss" in line]
-    assert steps == [2, 4, 6]
+    assert summary["tokens"] == Run(Path(whole.output)).summary()["tokens"]
+    assert [line["step"] for line in lines(run) if "loss" in line] == [2, 4, 6]
+    again, once = (load_file(Run(Path(one.output)).adapter / "adapter_model.safetensors") for one in (chosen, whole))
+    assert all(torch.equal(again[key], once[key]) for key in once)
+
+
+def test_early_stopping_goes_on_counting_after_an_interruption(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"max_steps": 40, "learning_rate": 5.0, "evaluate_every": 2, "scheduler": "constant"}
+    chosen = recipe(**settings, early_stopping_patience=3)
+
+    def step(self, args, state, control, **_):
+        if state.global_step == stop_at:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", step)
+    stop_at = 0
+    uninterrupted = train(replace(chosen, output=f"{chosen.output}-whole"))["steps"]
+    stop_at = uninterrupted - 1
+    with pytest.raises(KeyboardInterrupt):
+        train(chosen)
+    stop_at = 0
+    assert train(chosen)["steps"] == uninterrupted
+
+
+@pytest.mark.parametrize("save_every", [None, 2], ids=["adapter", "checkpoint"])
+def test_a_full_disk_is_one_message_and_leaves_no_half_adapter(recipe, save_every, monkeypatch) -> None:
+    chosen = recipe(save_every=save_every)
+
+    def full(tensors, path, *args, **kwargs):
+        Path(path).write_bytes(b"half")
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("peft.peft_model.safe_save_file", full)
+    with pytest.raises(HycamError, match=r"Make room"):
+        train(chosen)
+    run = Run(Path(chosen.output))
+    assert not run.adapter.exists()
+    assert run.last_checkpoint() is None
+    monkeypatch.undo()
+    assert train(chosen)["steps"] == 6
+
+
+def test_too_little_room_is_found_before_the_first_step(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = recipe()
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
+    with pytest.raises(HycamError, match=r"no room for the adapter.* 0 MB free"):
+        train(chosen)
+    assert not Run(Path(chosen.output)).metrics.exists()
+
+
+def test_evaluation_refuses_data_that_changed_since_training(recipe, tmp_path: Path) -> None:
+    copies = [shutil.copy(path, tmp_path) for path in recipe().data.tasks]
+    chosen = replace(recipe(), data=replace(recipe().data, tasks=copies))
+    train(chosen)
+    with Path(copies[0]).open("a") as handle:
+        handle.write('{"instruction": "new", "input": "", "output": "row"}\n')
+    with pytest.raises(HycamError, match="a file has changed"):
+        evaluate_run(Run(Path(chosen.output)), chosen.evaluation, Reporter())
 
 
 def test_a_complete_run_is_not_trained_again(recipe) -> None:
@@ -143,9 +219,15 @@ def test_a_bfloat16_backbone_trains_float32_adapters(recipe) -> None:
 
 
 def test_extra_settings_reach_the_trainer(recipe) -> None:
-    chosen = recipe(extra={"max_grad_norm": 1e-9, "weight_decay": 0.0}, scheduler="constant")
+    chosen = recipe(extra={"adam_beta2": 0.95})
     train(chosen)
-    for extra, message in (({"weigth_decay": 1}, r'"weigth_decay".*"weight_decay"'), ({"optim": "adam_x"}, "adam_x")):
+    wrong = (
+        ({"weigth_decay": 1}, r'"weigth_decay".*"weight_decay"'),
+        ({"weight_decay": 1}, "cannot set weight_decay"),
+        ({"label_smoothing_factor": 0.1}, "balance loss could not act"),
+        ({"adam_beta2": "x", "torch_compile_mode": 3, "lr_scheduler_kwargs": "x"}, "do not work"),
+    )
+    for extra, message in wrong:
         with pytest.raises(HycamError, match=message):
             train(replace(recipe(extra=extra), output=f"{chosen.output}-2"))
 
@@ -204,8 +286,6 @@ def test_the_run_folder_says_what_ran(recipe) -> None:
 
 
 def test_evaluation_reloads_the_run_and_keeps_every_prediction(recipe) -> None:
-    from hycam.console import Reporter
-
     chosen = recipe()
     train(chosen)
     run = Run(Path(chosen.output))
@@ -218,8 +298,6 @@ def test_evaluation_reloads_the_run_and_keeps_every_prediction(recipe) -> None:
 
 
 def test_an_adapter_of_another_method_or_width_is_refused(recipe, tmp_path: Path) -> None:
-    import shutil
-
     chosen = recipe()
     train(chosen)
     other = replace(recipe("lora"), output=str(tmp_path / "other"))

@@ -11,6 +11,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import PositiveInt
 
 from hycam.console import Reporter, quiet_libraries
+from hycam.data.encode import encode_prompts
 from hycam.data.formats import read_rows
 from hycam.data.prompts import render
 from hycam.errors import HycamError
@@ -41,8 +42,7 @@ def main(arguments: Sequence[str]) -> None:
     quiet_libraries()
     model, tokenizer = run.load()
     prompts = [render(row, recipe.data.prompt, tokenizer) for row in asked]
-    # As in training: the tokenizer's own special tokens in front, nothing behind.
-    ids = tokenizer(prompts)["input_ids"]
+    ids = encode_prompts(prompts, tokenizer, recipe.data.prompt)
     with Reporter() as reporter:
         done = 0
 

@@ -34,11 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         module = importlib.import_module(f"hycam.cli.{verb}")
         module.main(rest)
+        sys.stdout.flush()  # so that a reader that has gone is noticed here
     except HycamError as error:
         from hycam.training.parse import UsageError
 
         print(f"hycam {verb}: {error}", file=sys.stderr)
         return USAGE if isinstance(error, UsageError) else 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read the output has gone
+        return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
             raise
@@ -46,11 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"hycam {verb}: {os.strerror(error.errno)}{where}. What was complete is still there.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"hycam {verb}: stopped. The same command continues from the last checkpoint.", file=sys.stderr)
+        print(f"hycam {verb}: stopped. What was complete is still there.", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read the output has gone
-        return 1
     return 0
 
 

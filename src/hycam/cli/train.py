@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from hycam.console import quiet_libraries
+from hycam.console import Reporter, quiet_libraries
 from hycam.training.parse import parse_recipe
 from hycam.training.recipe import Recipe
 from hycam.training.run import Run
@@ -20,7 +20,8 @@ def main(arguments: Sequence[str]) -> None:
     run = Run(Path(recipe.output))
     if run.summary() is not None:
         print(f"{run.folder} is complete already; nothing is trained again.", file=sys.stderr)
-    summary = train(recipe)
+    with Reporter() as reporter:
+        summary = train(recipe, reporter)
     losses = ", ".join(
         f"{name.removeprefix('eval_loss_')} {loss:.3f}"
         for name, loss in summary["validation"].items()

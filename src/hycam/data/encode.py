@@ -24,6 +24,8 @@ Overlong = Literal["shorten", "drop"]
 
 LEAST_PROMPT = 16  # a prompt shortened to fewer tokens than this would no longer ask anything
 
+# verbose: what is too long is dealt with here, the tokenizer's own warning about it would mislead.
+_PLAIN: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
 _TOKENS = datasets.List(datasets.Value("int32"))
 _FEATURES = datasets.Features(
     {
@@ -101,7 +103,7 @@ def encode(
         encoded = dataset.map(
             _encode_batch,
             batched=True,
-            fn_kwargs={**options, "trailing": _trailing_special_tokens(tokenizer)},
+            fn_kwargs=options,
             remove_columns=dataset.column_names,
             features=_FEATURES,
             keep_in_memory=True,  # a cache on disk would have to notice every change of the tokenizer
@@ -119,26 +121,33 @@ def encode(
     return Encoded(encoded, counts)
 
 
+def encode_prompts(prompts: list[str], tokenizer: PreTrainedTokenizerBase, style: PromptStyle) -> list[list[int]]:
+    """Token ids of rendered prompts, exactly as they are trained on and generated from.
+
+    The tokenizer's own special tokens go before an Alpaca prompt (a chat prompt has them in its text); none goes behind
+    it, where an end token would end the prompt.
+    """
+    if style == "chat":
+        return tokenizer(prompts, add_special_tokens=False, **_PLAIN)["input_ids"]
+    trailing = _trailing_special_tokens(tokenizer)
+    return [ids[: len(ids) - trailing] for ids in tokenizer(prompts, **_PLAIN)["input_ids"]]
+
+
 def _encode_batch(
     batch: dict[str, list[str]],
     tokenizer: PreTrainedTokenizerBase,
     style: PromptStyle,
     max_length: int,
     overlong: Overlong,
-    trailing: int,
 ) -> dict[str, list[Any]]:
     texts = zip(batch["instruction"], batch["input"], strict=True)
     prompts = [render({"instruction": one, "input": two}, style, tokenizer) for one, two in texts]
-    # verbose=False: what is too long is dealt with here, the tokenizer's warning about it would mislead.
-    settings: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-    asked = tokenizer(prompts, add_special_tokens=style != "chat", **settings)["input_ids"]
-    answered = tokenizer(batch["response"], add_special_tokens=False, **settings)["input_ids"]
+    asked = encode_prompts(prompts, tokenizer, style)
+    answered = tokenizer(batch["response"], add_special_tokens=False, **_PLAIN)["input_ids"]
     columns: dict[str, list[Any]] = {name: [] for name in _FEATURES}
     for row, prompt, response, prompt_ids, ids in zip(
         batch["row"], prompts, batch["response"], asked, answered, strict=True
     ):
-        if style != "chat" and trailing:
-            prompt_ids = prompt_ids[:-trailing]
         response_ids = [*ids, tokenizer.eos_token_id]
         room = max_length - len(response_ids)
         shortened = len(prompt_ids) > room

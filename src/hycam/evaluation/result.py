@@ -35,9 +35,9 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Everything but the predictions, as ``metrics.json`` holds it."""
+        """Everything but the predictions, as ``metrics.json`` holds it: None for a figure that is no finite number."""
         names = ("tasks", "macro", "pooled", "bleu_signature", "max_new_tokens")
-        return {name: getattr(self, name) for name in names}
+        return _finite({name: getattr(self, name) for name in names})
 
     def write(self, folder: Path) -> None:
         """Writes ``metrics.json`` and ``predictions.jsonl``, each whole or not at all; the metrics last.
@@ -48,7 +48,7 @@ class Evaluation:
             HycamError: the folder cannot be written or the disk is full; what was there before is still there.
         """
         lines = (json.dumps(_finite(entry), ensure_ascii=False, allow_nan=False) for entry in self.predictions)
-        metrics = json.dumps(_finite(self.metrics), indent=2, ensure_ascii=False, allow_nan=False)
+        metrics = json.dumps(self.metrics, indent=2, ensure_ascii=False, allow_nan=False)
         write_whole(folder / PREDICTIONS_FILE, "".join(f"{line}\n" for line in lines))
         write_whole(folder / METRICS_FILE, f"{metrics}\n")
 

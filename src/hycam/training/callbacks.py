@@ -41,7 +41,8 @@ class JsonLinesCallback(TrainerCallback):
         # A resumed run repeats the steps after its checkpoint, so their lines from before are dropped.
         kept = []
         if self.path.exists():
-            lines = (json.loads(line) for line in self.path.read_text().splitlines())
+            # Whole lines only: an interruption may have cut the last one.
+            lines = (json.loads(line) for line in self.path.read_text().splitlines(keepends=True) if line[-1] == "\n")
             kept = [line for line in lines if line["step"] <= state.global_step and state.global_step > 0]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
 

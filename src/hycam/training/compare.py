@@ -50,7 +50,7 @@ def compare(comparison: Comparison, say: Callable[[str], None]) -> dict[str, dic
         ``peak_memory_bytes``.
 
     Raises:
-        HycamError: nothing to compare, a misspelt method, or what a single run raises.
+        HycamError: nothing to compare, a misspelt method, a folder of another recipe, or what a single run raises.
     """
     if not comparison.methods:
         raise HycamError("The comparison names no method. Name some under `methods:`, such as `lora: {name: lora}`.")
@@ -58,11 +58,14 @@ def compare(comparison: Comparison, say: Callable[[str], None]) -> dict[str, dic
         if candidate.name != BASE:
             method(candidate.name).config(candidate.config)  # a misspelt one is said before the first one trains
     torch_device(comparison.training.device)
+    recipes = {label: _recipe(comparison, label, candidate) for label, candidate in comparison.methods.items()}
+    for recipe in recipes.values():
+        Run(Path(recipe.output)).check(recipe)
     results = {}
-    for position, (label, candidate) in enumerate(comparison.methods.items(), 1):
-        say(f"{label} ({position} of {len(comparison.methods)})")
-        results[label] = _in_a_process_of_its_own(_run_one, _recipe(comparison, label, candidate), label, position == 1)
-        write_whole(Path(comparison.output) / "results.json", json.dumps(results, indent=2) + "\n")
+    for position, (label, recipe) in enumerate(recipes.items(), 1):
+        say(f"{label} ({position} of {len(recipes)})")
+        results[label] = _in_a_process_of_its_own(_run_one, recipe, label, position == 1)
+    write_whole(Path(comparison.output) / "results.json", json.dumps(results, indent=2) + "\n")
     return results
 
 
@@ -73,7 +76,10 @@ def _recipe(comparison: Comparison, label: str, candidate: Candidate) -> Recipe:
         method=MethodRecipe(candidate.name, candidate.config),
         data=comparison.data,
         training=replace(
-            comparison.training, learning_rate=candidate.learning_rate or comparison.training.learning_rate
+            comparison.training,
+            learning_rate=comparison.training.learning_rate
+            if candidate.learning_rate is None
+            else candidate.learning_rate,
         ),
         evaluation=comparison.evaluation,
     )

@@ -6,6 +6,7 @@ from typing import Any
 
 from hycam.console import Reporter
 from hycam.data.prepare import prepare
+from hycam.errors import HycamError
 from hycam.evaluation.evaluate import evaluate
 from hycam.training.recipe import EvaluationRecipe
 from hycam.training.run import Run
@@ -20,10 +21,17 @@ def evaluate_run(run: Run, settings: EvaluationRecipe, reporter: Reporter) -> di
         the metrics: ``tasks``, ``macro``, ``pooled``, ``bleu_signature`` and ``max_new_tokens``.
 
     Raises:
-        HycamError: the folder is no complete run, or the data cannot be had.
+        HycamError: the folder is no complete run, or the data cannot be had or have changed since training.
     """
     model, tokenizer = run.load()
-    rows = getattr(prepare(run.recipe().data, tokenizer), settings.part)
+    data = prepare(run.recipe().data, tokenizer)
+    summary = run.summary()
+    if summary is not None and summary["data"] != data.fingerprint:
+        raise HycamError(
+            f"The data of {run.folder} are not those that it was trained on (a file has changed since), so rows that "
+            "were trained may be among those to evaluate. Bring the old data back, or train again."
+        )
+    rows = getattr(data, settings.part)
     result = evaluate(
         model,
         tokenizer,

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
@@ -33,7 +33,7 @@ def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
 
     Args:
         kind: the dataclass to fill.
-        arguments: the recipe's path, and options such as ``--training.learning_rate 1e-4``, in any order.
+        arguments: the recipe's path, where there is one, and then options such as ``--training.learning_rate 1e-4``.
         kwargs: for the parser, such as ``prog`` and ``description``.
 
     Raises:
@@ -55,12 +55,14 @@ def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
 
 
 def field_names(kind: type, prefix: str = "") -> list[str]:
-    """The names of all fields, nested ones with dots: ``data.fold``."""
+    """The names of all fields, nested ones with dots: ``data.fold``, and ``methods.*.name`` under any label."""
     names = []
     for name, annotation in get_type_hints(kind).items():
         names.append(prefix + name)
         if is_dataclass(annotation):
             names += field_names(annotation, f"{prefix}{name}.")  # type: ignore[arg-type]
+        elif get_origin(annotation) is dict and is_dataclass(get_args(annotation)[1]):
+            names += field_names(get_args(annotation)[1], f"{prefix}{name}.*.")
     return names
 
 
@@ -100,6 +102,10 @@ def _explained(kind: type, message: str) -> HycamError:
     wrong_value = re.search(r'Parser key "([\w.]+)":\s*(.*)', message, re.DOTALL)
     if wrong_value:
         key, rest = wrong_value.groups()
+        unknown_field = re.search(r"[Oo]ption '(\w+)' is not accepted", rest)
+        if unknown_field:
+            known = (name.rpartition(".")[2] for name in field_names(kind) if name.startswith(f"{key}."))
+            return HycamError(f'{key} has an unknown field "{unknown_field[1]}".{nearest(unknown_field[1], known)}')
         expected = re.search(r"Expected an? (?:<class ')?(?:typing\.)?(.+?)(?:'>)?(?:\. Got|\n|$)", rest)
         got = re.search(r"(?:Got value|Given value): (.*)", rest)
         what = f"expected {expected.group(1)}" if expected else rest.splitlines()[0]

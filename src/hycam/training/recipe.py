@@ -99,6 +99,12 @@ class EvaluationRecipe:
     max_new_tokens: int = 256
     generate_rows: int | None = None
 
+    def __post_init__(self) -> None:
+        for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("generate_rows", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise HycamError(f"evaluation.{name} is {value}: at least {least} was expected.")
+
 
 @dataclass
 class Recipe:

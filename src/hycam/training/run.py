@@ -21,7 +21,8 @@ from typing import Any, cast
 import yaml
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hycam import backbones
 from hycam.errors import HycamError
@@ -60,15 +61,15 @@ class Run:
     def evaluation(self, part: str) -> Path:
         return self.folder / "evaluation" / part
 
-    def begin(self, recipe: Recipe) -> None:
-        """Makes the folder for this recipe, or checks that it is the folder of this very recipe.
+    def check(self, recipe: Recipe) -> None:
+        """Checks that the folder is free, or the folder of this very recipe. Writes nothing.
 
         Raises:
-            HycamError: the folder belongs to another recipe (the first difference is named), it holds something else,
-                or it cannot be written.
+            HycamError: it holds work of another recipe (the first difference is named) or something else.
         """
-        path = self.folder / "recipe.yaml"
-        if path.exists():
+        if (self.folder / "recipe.yaml").exists():
+            if not self._holds_work():
+                return
             difference = _first_difference(asdict(self.recipe()), asdict(recipe))
             if difference:
                 name, old, new = difference
@@ -80,7 +81,22 @@ class Run:
             raise HycamError(f"{self.folder} holds something that is not a run. Name another folder with --output.")
         elif self.folder.exists() and not self.folder.is_dir():
             raise HycamError(f"{self.folder} is a file. Name a folder with --output.")
-        write_whole(path, yaml.safe_dump(asdict(recipe), sort_keys=False))
+
+    def _holds_work(self) -> bool:
+        """Whether anything was trained or evaluated here, and not only begun."""
+        kept = (self.adapter, self.folder / "training.json", self.folder / "evaluation")
+        return any(path.exists() for path in kept) or self.last_checkpoint() is not None
+
+    def begin(self, recipe: Recipe) -> None:
+        """Makes the folder for this recipe; a complete run is left as it is.
+
+        Raises:
+            HycamError: as :meth:`check`, or the folder cannot be written.
+        """
+        self.check(recipe)
+        if self.summary() is not None:
+            return
+        write_whole(self.folder / "recipe.yaml", yaml.safe_dump(asdict(recipe), sort_keys=False))
         write_whole(self.folder / "environment.json", json.dumps(describe(), indent=2) + "\n")
 
     def recipe(self) -> Recipe:
@@ -95,7 +111,9 @@ class Run:
         return parse_recipe(Recipe, [str(path)])
 
     def last_checkpoint(self) -> str | None:
-        return get_last_checkpoint(str(self.checkpoints)) if self.checkpoints.is_dir() else None
+        """The newest whole checkpoint. The trainer writes its state last, so one without was interrupted."""
+        whole = [state.parent for state in self.checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
+        return str(max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))) if whole else None
 
     def finish(self, model: PeftModel, summary: dict[str, Any]) -> None:
         """Saves the adapter and then the summary, whose presence says that the run is complete."""

@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_callback import ProgressCallback as TqdmCallback
@@ -15,6 +16,7 @@ from hycam import backbones
 from hycam.console import Reporter
 from hycam.data.prepare import prepare
 from hycam.errors import HycamError, nearest
+from hycam.files import is_disk_full, needs_room
 from hycam.machine import peak_memory_bytes
 from hycam.methods import adapt, count_parameters, method
 from hycam.training.callbacks import JsonLinesCallback, ProgressCallback
@@ -24,11 +26,15 @@ from hycam.training.run import Run
 from hycam.training.trainer import MultiTaskTrainer
 
 
-def train(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
+def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
     """Trains an adapter as the recipe says; continues from the last checkpoint where there is one.
 
     A run that is complete is left as it is. Everything that can be found wrong with the recipe, the data and the
-    folder is found before the backbone is loaded.
+    folder is found before the backbone is loaded, and too little room on the disk before the first step.
+
+    Args:
+        recipe: what to train.
+        reporter: shows how far training and validation have come.
 
     Returns:
         the summary that ``training.json`` holds: ``steps``, ``tokens`` (without padding), ``seconds`` (since training
@@ -56,27 +62,37 @@ def train(recipe: Recipe, reporter: Reporter | None = None) -> dict[str, Any]:
     model = backbones.load(recipe.backbone, torch_dtype(settings.precision, device), device)
     adapted = adapt(model, recipe.method.name, recipe.method.config)
     trainable, total = count_parameters(adapted)
-    with reporter or Reporter() as shown:
-        trainer = MultiTaskTrainer(
-            adapted,
-            arguments,
-            tokenizer,
-            data.train,
-            data.validation,
-            progress=lambda done, rows: shown.update("validation", done, rows),
-        )
-        for unwanted in (PrinterCallback, TqdmCallback):
-            trainer.remove_callback(unwanted)
-        trainer.add_callback(ProgressCallback(shown))
-        trainer.add_callback(JsonLinesCallback(run.metrics))
-        if settings.early_stopping_patience is not None:
-            trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
-        began = time.monotonic()
+    # The adapter in float32; a checkpoint has it too, and AdamW's two moments of it. One more is there for a moment.
+    checkpoints = 0 if arguments.save_strategy == "no" else arguments.save_total_limit + 1
+    needs_room(run.folder, trainable * 4 * (1 + 3 * checkpoints), "the adapter and its checkpoints")
+    trainer = MultiTaskTrainer(
+        adapted,
+        arguments,
+        tokenizer,
+        data.train,
+        data.validation,
+        progress=lambda done, rows: reporter.update("validation", done, rows),
+    )
+    for unwanted in (PrinterCallback, TqdmCallback):
+        trainer.remove_callback(unwanted)
+    trainer.add_callback(ProgressCallback(reporter))
+    trainer.add_callback(JsonLinesCallback(run.metrics))
+    if settings.early_stopping_patience is not None:
+        trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
+    began = time.monotonic()
+    try:
         trainer.train(resume_from_checkpoint=run.last_checkpoint())
-        seconds = time.monotonic() - began
-        # The adapter may be that of an earlier step by now (early stopping goes back to the best one).
-        is_fresh = trainer.validated_at == trainer.state.global_step and settings.early_stopping_patience is None
-        validation = trainer.last_validation if is_fresh else trainer.evaluate()
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not is_disk_full(error):
+            raise
+        raise HycamError(
+            f"The disk of {run.folder} is full, and training stopped at step {trainer.state.global_step}. Make room; "
+            "the same command continues from the last whole checkpoint."
+        ) from error
+    seconds = time.monotonic() - began
+    # The adapter may be that of an earlier step by now (early stopping goes back to the best one).
+    is_fresh = trainer.validated_at == trainer.state.global_step and settings.early_stopping_patience is None
+    validation = trainer.last_validation if is_fresh else trainer.evaluate()
     summary = {
         "steps": trainer.state.global_step,
         "tokens": trainer.state.num_input_tokens_seen,
@@ -96,13 +112,26 @@ def _arguments(recipe: Recipe, run: Run, learning_rate: float, device: str) -> T
     settings = recipe.training
     # The best adapter has to be there to go back to, so early stopping keeps one at every validation.
     save_every = settings.save_every if settings.early_stopping_patience is None else settings.evaluate_every
+    own = _settings(recipe, run, learning_rate, device, save_every)
+    known = [entry.name for entry in fields(TrainingArguments)]
     for name in settings.extra:
-        if name not in (known := [entry.name for entry in fields(TrainingArguments)]):
+        if name not in known:
             raise HycamError(f'training.extra has an unknown setting "{name}".{nearest(name, known)}')
+        if name in own:
+            raise HycamError(
+                f"training.extra cannot set {name}: the recipe has a field for it, or training needs it so."
+            )
+        if name == "label_smoothing_factor":
+            raise HycamError(
+                "training.extra cannot set label_smoothing_factor: the balance loss could not act beside it."
+            )
     try:
-        return TrainingArguments(**_settings(recipe, run, learning_rate, device, save_every))
+        arguments = TrainingArguments(**own, **settings.extra)
     except (TypeError, ValueError) as error:
         raise HycamError(f"The training settings do not work: {error}") from error
+    # The Trainer would split every batch over all GPUs that it sees, and rows and their positions would part.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _settings(recipe: Recipe, run: Run, learning_rate: float, device: str, save_every: int | None) -> dict[str, Any]:
@@ -136,9 +165,9 @@ def _settings(recipe: Recipe, run: Run, learning_rate: float, device: str, save_
         "greater_is_better": False,
         "logging_steps": settings.log_every,
         "include_num_input_tokens_seen": "non_padding",
+        "restore_callback_states_from_checkpoint": True,  # early stopping goes on counting
         "report_to": settings.report_to or "none",
         "seed": settings.seed,
         "remove_unused_columns": False,
         "disable_tqdm": True,
-        **settings.extra,
     }

@@ -253,6 +253,20 @@ def test_accumulation_leaves_the_task_gradient_that_of_the_large_batch(tmp_path)
         torch.testing.assert_close(twice[name], once[name], rtol=1e-4, atol=1e-7, msg=name)
 
 
+def test_a_loss_function_of_the_users_own_warns_that_the_balance_loss_cannot_act(tmp_path) -> None:
+    arguments = TrainingArguments(str(tmp_path), max_steps=1, per_device_train_batch_size=2, report_to="none",
+                                  use_cpu=True, save_strategy="no", disable_tqdm=True,
+                                  remove_unused_columns=False)  # fmt: skip
+
+    def own(outputs, labels, num_items_in_batch):
+        return F.cross_entropy(outputs.logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+
+    trainer = Trainer(attach(), arguments, train_dataset=Dataset.from_list(rows([8, 8])), data_collator=_Padding(),
+                      compute_loss_func=own)  # fmt: skip
+    with pytest.warns(UserWarning, match="compute_loss_func"):
+        trainer.train()
+
+
 def test_label_smoothing_warns_that_the_balance_loss_cannot_act(tmp_path) -> None:
     arguments = TrainingArguments(str(tmp_path), max_steps=1, per_device_train_batch_size=2, report_to="none",
                                   label_smoothing_factor=0.1, use_cpu=True, save_strategy="no", disable_tqdm=True,

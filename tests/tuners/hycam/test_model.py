@@ -44,6 +44,21 @@ def test_layers_can_be_chosen_by_index_by_name_and_by_exclusion() -> None:
         assert adapted_layers(get_peft_model(tiny(), config(**settings))) == kept
 
 
+def test_layer_indices_that_peft_would_ignore_are_refused() -> None:
+    with pytest.raises(ValueError, match="no effect beside a pattern"):
+        config(target_modules=r".*self_attn", layers_to_transform=[1])
+    with pytest.raises(ValueError, match="named in full"):
+        get_peft_model(tiny(), config(target_modules=["model.layers.0.self_attn"], layers_to_transform=[1]))
+
+
+def test_an_attention_module_of_another_width_is_named() -> None:
+    model = get_peft_model(tiny(), config())
+    layer = next(module for module in model.modules() if isinstance(module, HyCAMLayer))
+    layer.base_layer.forward = lambda hidden_states, **_: (torch.cat((hidden_states, hidden_states), -1), None)
+    with pytest.raises(HycamError, match=r"model\.layers\.0\.self_attn takes .* 32 and returns one of 64"):
+        model(input_ids=tokens())
+
+
 def test_a_layer_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(ValueError, match="layers_to_transform"):
         get_peft_model(tiny(), config(layers_to_transform=[7]))
@@ -96,6 +111,8 @@ def test_two_active_adapters_and_an_adapter_for_each_row_are_refused() -> None:
     model.add_adapter("other", config())
     with pytest.raises(ValueError, match="one adapter is active at a time"):
         model.base_model.set_adapter(["default", "other"])
+    with pytest.raises(ValueError, match="one adapter is active at a time"):
+        model.set_adapter(["default", "other"])
     with pytest.raises(ValueError, match="adapter_names"):
         model(input_ids=tokens(), adapter_names=["default", "other"])
     assert model.base_model.active_adapters == ["default"]
@@ -141,6 +158,23 @@ def test_an_adapter_of_another_width_is_refused_with_both_shapes(tmp_path) -> No
     get_peft_model(tiny(), config()).save_pretrained(tmp_path)
     with pytest.raises(HycamError, match=r"\[32, 32\] in the file and \[48, 48\] here"):
         PeftModel.from_pretrained(tiny(hidden_size=48), tmp_path)
+
+
+def test_an_adapter_of_a_deeper_backbone_is_refused(tmp_path) -> None:
+    get_peft_model(tiny(num_hidden_layers=3), config()).save_pretrained(tmp_path)
+    with pytest.raises(HycamError, match=r"no place for.*layers\.2\."):
+        PeftModel.from_pretrained(tiny(), tmp_path)
+
+
+def test_deleting_the_active_one_of_two_activates_the_other() -> None:
+    model = get_peft_model(tiny(), config(init_weights=False)).eval()
+    model.add_adapter("other", config(init_weights=False))
+    model.set_adapter("other")
+    expected = model(input_ids=tokens()).logits
+    model.set_adapter("default")
+    with pytest.warns(UserWarning, match="default was active"):
+        model.delete_adapter("default")
+    assert torch.equal(model(input_ids=tokens()).logits, expected)
 
 
 def test_an_adapter_with_weights_missing_is_refused(tmp_path) -> None:

@@ -10,6 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from hycam.attention import hidden_states_position
+from hycam.errors import HycamError
 from hycam.ops import Dense, LowRank, Modulation, Router, gumbel_noise, modulate
 from hycam.tuners.hycam.config import HyCAMConfig
 from hycam.tuners.hycam.recorder import RoutingRecorder
@@ -118,6 +119,12 @@ class HyCAMLayer(nn.Module, BaseTunerLayer):
         h = kwargs["hidden_states"] if "hidden_states" in kwargs else args[self.hycam_position]
         a, *rest = result if isinstance(result, tuple) else (result,)
         config = self.hycam_config[adapter]
+        d = self.hycam_hidden_size
+        if h.shape[-1] != d or a.shape[-1] != d:
+            raise HycamError(
+                f"{self.hycam_name} takes a hidden state of width {h.shape[-1]} and returns one of {a.shape[-1]}; HyCAM "
+                f"needs both to be the backbone's {d}. Leave it out with exclude_modules."
+            )
         noise = None
         if config.specialized != "none" and (config.noise == "always" or (config.noise == "train" and self.training)):
             noise = gumbel_noise(torch.Size((*h.shape[:-1], config.num_specialized)), h.device)

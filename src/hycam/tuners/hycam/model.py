@@ -34,6 +34,7 @@ class HyCAMModel(BaseTuner):
         if not hasattr(self, "recorder"):
             self.recorder = RoutingRecorder()
             self.last_stats = TrainingStats()
+            self.peft_config = cast("dict[str, PeftConfig]", _Adapters(self.peft_config))
 
     def _prepare_adapter_config(self, peft_config: HyCAMConfig, model_config: dict) -> HyCAMConfig:  # type: ignore[override]
         """Fills in ``target_modules`` where it is None, and refuses anything but attention modules."""
@@ -44,6 +45,12 @@ class HyCAMModel(BaseTuner):
             # also the name of something else (a vision tower), it is lengthened until it is not.
             peft_config.target_modules = _shortest_suffixes(found, names)
             return peft_config
+        in_full = [name for name in peft_config.target_modules if name in names]
+        if peft_config.layers_to_transform is not None and not isinstance(peft_config.target_modules, str) and in_full:
+            raise HycamError(
+                f"layers_to_transform has no effect on a module that is named in full ({in_full[0]}): name the modules "
+                "by their last part, or leave layers_to_transform out."
+            )
         is_all_linear = str(peft_config.target_modules).lower() == "all-linear"
         inside = tuple(f"{name}.base_layer" for name in found)
         matched = [
@@ -86,11 +93,6 @@ class HyCAMModel(BaseTuner):
     def _check_merge_allowed(self) -> None:
         raise ValueError(NOT_MERGEABLE)
 
-    def delete_adapter(self, adapter_name: str) -> None:
-        super().delete_adapter(adapter_name)
-        if not self.peft_config:
-            self.peft_config = self.model.peft_config = cast("dict[str, PeftConfig]", _NoAdapterLeft())
-
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         if not isinstance(adapter_name, str) and len(adapter_name) > 1:
             raise ValueError(ONE_AT_A_TIME.format(list(adapter_name)))
@@ -120,6 +122,12 @@ class HyCAMModel(BaseTuner):
             raise HycamError(
                 f"The adapter has no weights for {missing[0]} ({len(missing)} of {len(own)} are missing). It was made "
                 "for another backbone or with another method."
+            )
+        foreign = sorted(key for key in remapped.keys() - own.keys() if f".{cls.prefix}" in key)
+        if foreign:
+            raise HycamError(
+                f"The adapter has weights that this backbone has no place for: {foreign[0]} ({len(foreign)} in all). It "
+                "was made for a backbone with more layers, or with another configuration."
             )
         for key, value in own.items():
             if remapped[key].shape != value.shape:
@@ -157,14 +165,22 @@ class HyCAMModel(BaseTuner):
         return any(not layer.disable_adapters for layer in self.model.modules() if isinstance(layer, HyCAMLayer))
 
 
-class _NoAdapterLeft(dict[str, HyCAMConfig]):
-    """The configurations of a model whose last adapter was deleted.
+class _Adapters(dict[str, HyCAMConfig]):
+    """The configurations by adapter, for the two look-ups of ``PeftModel`` that no method of the tuner can reach."""
 
-    ``PeftModel.forward`` looks up the configuration of the adapter that it remembers as active, deleted or not. A
-    default one lets the call through, to layers that have no adapter and so are the backbone.
-    """
+    def __contains__(self, name: object) -> bool:
+        """``PeftModel.set_adapter`` begins with this, and a list of names would be an unhashable key."""
+        if isinstance(name, (list, tuple)):
+            raise ValueError(ONE_AT_A_TIME.format(list(name)))
+        return super().__contains__(name)
 
     def __missing__(self, name: str) -> HyCAMConfig:
+        """``PeftModel.forward`` looks up the adapter that it remembers as active, also when the last one is deleted.
+
+        A default configuration lets the call through, to layers that have no adapter and so are the backbone.
+        """
+        if self:
+            raise KeyError(name)
         return HyCAMConfig()
 
 
