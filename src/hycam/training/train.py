@@ -25,6 +25,8 @@ from hycam.training.recipe import Recipe
 from hycam.training.run import Run
 from hycam.training.trainer import MultiTaskTrainer
 
+_KEPT_CHECKPOINTS = 2
+
 
 def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
     """Trains an adapter as the recipe says; continues from the last checkpoint where there is one.
@@ -63,7 +65,7 @@ def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
     adapted = adapt(model, recipe.method.name, recipe.method.config)
     trainable, total = count_parameters(adapted)
     # The adapter in float32; a checkpoint has it too, and AdamW's two moments of it. One more is there for a moment.
-    checkpoints = 0 if arguments.save_strategy == "no" else arguments.save_total_limit + 1
+    checkpoints = 0 if arguments.save_strategy == "no" else _KEPT_CHECKPOINTS + 1
     needs_room(run.folder, trainable * 4 * (1 + 3 * checkpoints), "the adapter and its checkpoints")
     trainer = MultiTaskTrainer(
         adapted,
@@ -159,7 +161,7 @@ def _settings(recipe: Recipe, run: Run, learning_rate: float, device: str, save_
         "eval_steps": settings.evaluate_every,
         "save_strategy": "steps" if save_every else "no",
         "save_steps": save_every or 500,
-        "save_total_limit": 2,
+        "save_total_limit": _KEPT_CHECKPOINTS,
         "load_best_model_at_end": settings.early_stopping_patience is not None,
         "metric_for_best_model": "loss",
         "greater_is_better": False,

@@ -104,8 +104,8 @@ class HyCAMConfig(PeftConfig):
             raise ValueError('shared and specialized are both "none": nothing would be modulated.')
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise ValueError(
-                f"layers_to_transform has no effect beside a pattern (target_modules={self.target_modules!r}): write the "
-                "layers into the pattern, or leave target_modules at None."
+                f"layers_to_transform has no effect beside a pattern (target_modules={self.target_modules!r}): "
+                "write the layers into the pattern, or leave target_modules at None."
             )
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern has no effect without layers_to_transform.")

@@ -122,8 +122,8 @@ class HyCAMLayer(nn.Module, BaseTunerLayer):
         d = self.hycam_hidden_size
         if h.shape[-1] != d or a.shape[-1] != d:
             raise HycamError(
-                f"{self.hycam_name} takes a hidden state of width {h.shape[-1]} and returns one of {a.shape[-1]}; HyCAM "
-                f"needs both to be the backbone's {d}. Leave it out with exclude_modules."
+                f"{self.hycam_name} takes a hidden state of width {h.shape[-1]} and returns one of {a.shape[-1]}; "
+                f"HyCAM needs both to be the backbone's {d}. Leave it out with exclude_modules."
             )
         noise = None
         if config.specialized != "none" and (config.noise == "always" or (config.noise == "train" and self.training)):

@@ -34,7 +34,7 @@ class HyCAMModel(BaseTuner):
         if not hasattr(self, "recorder"):
             self.recorder = RoutingRecorder()
             self.last_stats = TrainingStats()
-            self.peft_config = cast("dict[str, PeftConfig]", _Adapters(self.peft_config))
+            self.peft_config = _Adapters(self.peft_config)
 
     def _prepare_adapter_config(self, peft_config: HyCAMConfig, model_config: dict) -> HyCAMConfig:  # type: ignore[override]
         """Fills in ``target_modules`` where it is None, and refuses anything but attention modules."""
@@ -126,8 +126,8 @@ class HyCAMModel(BaseTuner):
         foreign = sorted(key for key in remapped.keys() - own.keys() if f".{cls.prefix}" in key)
         if foreign:
             raise HycamError(
-                f"The adapter has weights that this backbone has no place for: {foreign[0]} ({len(foreign)} in all). It "
-                "was made for a backbone with more layers, or with another configuration."
+                f"The adapter has weights that this backbone has no place for: {foreign[0]} ({len(foreign)} in all). "
+                "It was made for a backbone with more layers, or with another configuration."
             )
         for key, value in own.items():
             if remapped[key].shape != value.shape:
@@ -165,7 +165,7 @@ class HyCAMModel(BaseTuner):
         return any(not layer.disable_adapters for layer in self.model.modules() if isinstance(layer, HyCAMLayer))
 
 
-class _Adapters(dict[str, HyCAMConfig]):
+class _Adapters(dict[str, PeftConfig]):
     """The configurations by adapter, for the two look-ups of ``PeftModel`` that no method of the tuner can reach."""
 
     def __contains__(self, name: object) -> bool:
