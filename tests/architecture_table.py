@@ -15,11 +15,14 @@ import torch
 import transformers
 
 _outcomes: dict[str, dict[tuple[str, str], bool]] = defaultdict(dict)
+_normalised: dict[str, bool] = {}
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     for key, value in report.user_properties:
-        if key == "contract" and report.when == "call" and not report.skipped:
+        if key == "normalised" and report.when == "call":
+            _normalised[value[0]] = value[1]
+        if key == "contract" and report.when == "call" and not report.skipped and value[1].startswith("hycam"):
             architecture, variant, promise = value
             so_far = _outcomes[architecture].get((variant, promise), True)  # a promise may be tested in several types
             _outcomes[architecture][(variant, promise)] = so_far and report.passed
@@ -45,17 +48,23 @@ def _table() -> str:
         "`make soak` runs every variant on every architecture.",
         "An architecture that is not listed may well work; what was not verified is not claimed.",
         "",
-        "| architecture | verified promises | variants | failed |",
-        "|---|---|---|---|",
+        "| architecture | the attention reads | verified promises | variants | failed |",
+        "|---|---|---|---|---|",
     ]
     for architecture in sorted(_outcomes):
         outcome = _outcomes[architecture]
         failed = sorted({f"{promise} ({variant})" for (variant, promise), passed in outcome.items() if not passed})
         verified = sum(all(ok for (_, name), ok in outcome.items() if name == promise) for promise in promises)
         variants = len({variant for variant, _ in outcome})
-        lines.append(
-            f"| `{architecture}` | {verified} of {len(promises)} | {variants} | {', '.join(failed) or 'none'} |"
+        reads = {True: "a normalised h", False: "the residual stream", None: "not checked"}
+        cells = (
+            f"`{architecture}`",
+            reads[_normalised.get(architecture)],
+            f"{verified} of {len(promises)}",
+            str(variants),
+            ", ".join(failed) or "none",
         )
+        lines.append(f"| {' | '.join(cells)} |")
     lines += [
         "",
         "The promises:",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import nn
 
-from architectures import ARCHITECTURES, REFUSED, tiny
+from architectures import ARCHITECTURES, REFUSED, tiny, tokens
 from hycam.attention import find_attention_modules
 from hycam.errors import HycamError
 from hycam.methods import adapt
@@ -56,3 +57,29 @@ def test_an_architecture_nobody_has_seen_is_found_by_its_shape() -> None:
             self.trunk = nn.ModuleList([Block(), Block()])
 
     assert find_attention_modules(Model()) == ["trunk.0.weight", "trunk.1.weight"]
+
+
+# The block normalises after the attention and not before it, so h is the residual stream itself.
+NOT_NORMALISED = {"olmo2"}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_h_is_the_output_of_a_norm_where_the_block_has_one_before_the_attention(
+    architecture: str, record_property
+) -> None:
+    model = tiny(architecture)
+    normalised, received = [], []
+    for name, module in model.named_modules():
+        if "norm" in type(module).__name__.lower():
+            module.register_forward_hook(lambda module, args, output: normalised.append(output))
+        if name in find_attention_modules(model):
+            module.register_forward_pre_hook(
+                lambda module, args, kwargs: received.append(kwargs.get("hidden_states", args[0] if args else None)),
+                with_kwargs=True,
+            )
+    with torch.no_grad():
+        model(input_ids=tokens())
+    assert len(received) == 2
+    found = {any(h is output for output in normalised) for h in received}
+    record_property("normalised", (architecture, found == {True}))
+    assert found == {architecture not in NOT_NORMALISED}
