@@ -11,7 +11,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import json
+from collections.abc import Iterator
 
+import datasets
 import pytest
 import torch
 import transformers
@@ -36,8 +38,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def _same_draws_in_every_test() -> None:
+def _same_state_in_every_test() -> Iterator[None]:
     torch.manual_seed(0)
+    yield
+    datasets.enable_progress_bars()  # the command line turns them off for its process, which here goes on
 
 
 @pytest.fixture(scope="session")
