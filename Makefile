@@ -21,7 +21,7 @@ quickstart: env
 	$(BIN)/hycam compare recipes/quickstart.yaml $(ARGS)
 
 test: env
-	$(BIN)/python -m pytest --numprocesses 2 --architecture-table docs/architectures.md
+	$(BIN)/python -m pytest --numprocesses 2 --architecture-table=docs/architectures.md
 
 # The whole matrix of variants and architectures.
 soak: env
