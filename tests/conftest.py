@@ -11,6 +11,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import json
+import logging
 from collections.abc import Iterator
 
 import datasets
@@ -41,7 +42,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def _same_state_in_every_test() -> Iterator[None]:
     torch.manual_seed(0)
     yield
-    datasets.enable_progress_bars()  # the command line turns them off for its process, which here goes on
+    # The command line quietens the libraries for its process, which here goes on.
+    datasets.enable_progress_bars()
+    logging.getLogger("hycam").setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

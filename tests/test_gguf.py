@@ -157,6 +157,7 @@ def test_the_second_call_reads_no_gguf(
     backbone: EmbeddedBackbone, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = backbone.folder()
+    caplog.clear()
     monkeypatch.setattr(hycam.gguf, "wheel_member", lambda wheel, member: pytest.fail("fetched again"))
     with caplog.at_level(logging.INFO):
         assert backbone.folder() == folder
