@@ -1,4 +1,4 @@
-"""The one exception that a user is meant to read, and the helper that names the nearest known word."""
+"""The exceptions that a user is meant to read, and the helper that names the nearest known word."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ class HycamError(ValueError):
 
     The command line prints the message without a traceback and exits with status 1.
     """
+
+
+class UsageError(HycamError):
+    """The command line itself is wrong; the exit status is 2."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

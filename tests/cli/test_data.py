@@ -7,8 +7,7 @@ import pytest
 
 import hycam.cli.data
 from hycam.data.tasks import EMBEDDED, TASKS
-from hycam.errors import HycamError
-from hycam.training.parse import UsageError
+from hycam.errors import HycamError, UsageError
 
 
 def hycam_data(*arguments: str) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from hycam.errors import HycamError
-from hycam.training.parse import UsageError, field_names, parse_recipe
+from hycam.errors import HycamError, UsageError
+from hycam.training.parse import field_names, parse_recipe
 from hycam.training.recipe import Comparison, Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"

@@ -6,11 +6,12 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 from rich.console import Console
 from rich.table import Table
 
+from hycam.cli.arguments import parse
 from hycam.console import quiet_libraries
 from hycam.data.catalog import catalog, fetch
 from hycam.data.encode import Overlong
@@ -18,7 +19,6 @@ from hycam.data.preview import preview
 from hycam.data.prompts import PromptStyle
 from hycam.data.recipe import DataRecipe
 from hycam.data.tasks import EMBEDDED, task
-from hycam.training.parse import UsageError
 
 
 def parser() -> ArgumentParser:
@@ -55,10 +55,7 @@ def parser() -> ArgumentParser:
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the arguments and does what they ask for; prints to standard output."""
-    try:
-        parsed = parser().parse_args(list(arguments))
-    except ArgumentError as error:
-        raise UsageError(str(error)) from error
+    parsed = parse(parser(), arguments)
     quiet_libraries()
     chosen = parsed[parsed.action]
     if parsed.action == "list":

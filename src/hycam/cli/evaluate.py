@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentParser
 from rich.console import Console
 
+from hycam.cli.arguments import parse
 from hycam.console import Reporter, quiet_libraries
 from hycam.training.evaluate import evaluate_run
-from hycam.training.parse import UsageError
 from hycam.training.recipe import EvaluationRecipe
 from hycam.training.report import metrics_table
 from hycam.training.run import Run
@@ -27,15 +27,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("run", type=str, help="the run folder")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_class_arguments(EvaluationRecipe, None)
-    try:
-        run = Run(Path(parser.parse_args(list(arguments), defaults=False).get("run") or ""))
-        if run.folder.is_dir():
-            parser.set_defaults(asdict(run.recipe().evaluation))
-        chosen = parser.parse_args(list(arguments))
-    except ArgumentError as error:
-        raise UsageError(str(error)) from error
+    run = Run(Path(parse(parser, arguments).run))
+    parser.set_defaults(asdict(run.recipe().evaluation))
+    chosen = parse(parser, arguments)
     settings = EvaluationRecipe(**{name: chosen[name] for name in asdict(EvaluationRecipe())})
-    run.recipe()  # says so where the folder is no run
     quiet_libraries()
     with Reporter() as reporter:
         metrics = evaluate_run(run, settings, reporter)

@@ -7,16 +7,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
+from hycam.cli.arguments import parse
 from hycam.console import Reporter, quiet_libraries
 from hycam.data.encode import encode_prompts
 from hycam.data.formats import read_rows
 from hycam.data.prompts import render
 from hycam.errors import HycamError
 from hycam.evaluation.generation import generate
-from hycam.training.parse import UsageError
 from hycam.training.run import Run
 
 
@@ -32,10 +32,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--max_new_tokens", type=PositiveInt, default=256, help="most tokens in an answer")
     parser.add_argument("--batch_size", type=PositiveInt, default=8, help="prompts answered at once")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of plain text")
-    try:
-        chosen = parser.parse_args(list(arguments))
-    except ArgumentError as error:
-        raise UsageError(str(error)) from error
+    chosen = parse(parser, arguments)
     run = Run(Path(chosen.run))
     recipe = run.recipe()
     asked = _asked(chosen.prompts, chosen.file)

@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from hycam.errors import HycamError, nearest
+from hycam.errors import HycamError, UsageError, nearest
 
 VERBS = {
     "train": "adapt a backbone as a recipe says; continues where it stopped",
@@ -36,8 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module.main(rest)
         sys.stdout.flush()  # so that a reader that has gone is noticed here
     except HycamError as error:
-        from hycam.training.parse import UsageError
-
         print(f"hycam {verb}: {error}", file=sys.stderr)
         return USAGE if isinstance(error, UsageError) else 1
     except BrokenPipeError:

@@ -6,14 +6,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from jsonargparse import ArgumentError, ArgumentParser
+from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
 from hycam.budget import budgets
+from hycam.cli.arguments import parse
 from hycam.console import quiet_libraries
 from hycam.methods import METHODS
-from hycam.training.parse import UsageError
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -25,10 +25,7 @@ def main(arguments: Sequence[str]) -> None:
     )  # fmt: skip
     parser.add_argument("--backbone", type=str, default="smollm2-135m", help="short name, folder or hub id")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    try:
-        chosen = parser.parse_args(list(arguments))
-    except ArgumentError as error:
-        raise UsageError(str(error)) from error
+    chosen = parse(parser, arguments)
     quiet_libraries()
     entries = budgets(chosen.backbone)
     if chosen.json:

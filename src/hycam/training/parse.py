@@ -11,13 +11,9 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
-from hycam.errors import HycamError, nearest
+from hycam.errors import HycamError, UsageError, nearest
 
 T = TypeVar("T")
-
-
-class UsageError(HycamError):
-    """The command line itself is wrong; the exit status is 2."""
 
 
 def recipe_parser(kind: type, **kwargs: Any) -> ArgumentParser:

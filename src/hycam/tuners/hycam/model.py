@@ -186,7 +186,8 @@ class _Adapters(dict[str, PeftConfig]):
 
 def _shortest_suffixes(wanted: list[str], names: list[str]) -> list[str]:
     """The fewest trailing parts of the wanted names that match no other name, ``a.b.c`` being matched by ``b.c``."""
-    others = [name for name in names if name not in set(wanted)]
+    kept = set(wanted)
+    others = [name for name in names if name not in kept]
     suffixes = []
     for name in wanted:
         parts = name.split(".")
