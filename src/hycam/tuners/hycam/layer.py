@@ -6,12 +6,12 @@ import math
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from hycam.attention import hidden_states_position
 from hycam.errors import HycamError
 from hycam.ops import Dense, LowRank, Modulation, Router, gumbel_noise, modulate
+from hycam.tuners.base import AdapterLayer
 from hycam.tuners.hycam.config import HyCAMConfig
 from hycam.tuners.hycam.recorder import RoutingRecorder
 
@@ -19,10 +19,9 @@ NOT_MERGEABLE = (
     "A HyCAM adapter cannot be merged: its modulation depends on the input, so it cannot be folded into the backbone's "
     "weights. Use the adapter as it is, or `unload()` to get the backbone back."
 )
-ONE_AT_A_TIME = "HyCAM modulations do not add up: one adapter is active at a time, not {}."
 
 
-class HyCAMLayer(nn.Module, BaseTunerLayer):
+class HyCAMLayer(AdapterLayer):
     r"""An attention module whose output is scaled by a factor computed from its input.
 
     .. math::
@@ -51,8 +50,7 @@ class HyCAMLayer(nn.Module, BaseTunerLayer):
     other_param_names = ("hycam_config",)
 
     def __init__(self, base_layer: nn.Module, hidden_size: int, name: str, recorder: RoutingRecorder) -> None:
-        super().__init__()
-        self.base_layer = base_layer
+        super().__init__(base_layer)
         self.hycam_hidden_size = hidden_size
         self.hycam_name = name
         self.hycam_recorder = recorder
@@ -157,20 +155,6 @@ class HyCAMLayer(nn.Module, BaseTunerLayer):
         scale = 1.0 if config.alpha is None else config.alpha / config.r
         A, N, B = (getattr(self, prefix + letter)[adapter] for letter in "ANB")
         return LowRank(A, N, B, of("A_bias"), of("N_bias"), of("B_bias"), scale)
-
-    def adapter_parameters(self, adapter: str) -> dict[str, nn.Parameter]:
-        """The weights of one adapter by their name in this module, such as ``hycam_A.default``."""
-        return {
-            f"{attribute}.{name}": parameter
-            for attribute in self.adapter_layer_names
-            for name, parameter in getattr(self, attribute).named_parameters()
-            if name == adapter or name.startswith(f"{adapter}.")
-        }
-
-    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
-        if not isinstance(adapter_names, str) and len(adapter_names) > 1:
-            raise ValueError(ONE_AT_A_TIME.format(list(adapter_names)))
-        super().set_adapter(adapter_names, inference_mode=inference_mode)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         raise ValueError(NOT_MERGEABLE)

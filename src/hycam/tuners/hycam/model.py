@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
 from peft.config import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
+from peft.tuners.tuners_utils import check_target_module_exists
 from torch import Tensor, nn
 
 from hycam.attention import find_attention_modules
 from hycam.errors import HycamError
+from hycam.tuners.base import Tuner
 from hycam.tuners.hycam.balance import NO_LABELS, TrainingStats, add_balance_term, routing_statistics
 from hycam.tuners.hycam.config import HyCAMConfig
-from hycam.tuners.hycam.layer import NOT_MERGEABLE, ONE_AT_A_TIME, HyCAMLayer
+from hycam.tuners.hycam.layer import NOT_MERGEABLE, HyCAMLayer
 from hycam.tuners.hycam.recorder import RoutingRecorder
 
 
-class HyCAMModel(BaseTuner):
+class HyCAMModel(Tuner):
     """Adapts a frozen backbone with HyCAM: every attention module is wrapped in a :class:`HyCAMLayer`.
 
     In training with ``labels`` the objective is the task loss plus ``balance_weight`` times the load-balancing loss
@@ -28,13 +27,13 @@ class HyCAMModel(BaseTuner):
 
     prefix = "hycam_"
     tuner_layer_cls = HyCAMLayer
-    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  # declared so by PEFT
+    config_class = HyCAMConfig
 
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+        super()._pre_injection_hook(model, config, adapter_name)
         if not hasattr(self, "recorder"):
             self.recorder = RoutingRecorder()
             self.last_stats = TrainingStats()
-            self.peft_config = _Adapters(self.peft_config)
 
     def _prepare_adapter_config(self, peft_config: HyCAMConfig, model_config: dict) -> HyCAMConfig:  # type: ignore[override]
         """Fills in ``target_modules`` where it is None, and refuses anything but attention modules."""
@@ -93,50 +92,6 @@ class HyCAMModel(BaseTuner):
     def _check_merge_allowed(self) -> None:
         raise ValueError(NOT_MERGEABLE)
 
-    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
-        if not isinstance(adapter_name, str) and len(adapter_name) > 1:
-            raise ValueError(ONE_AT_A_TIME.format(list(adapter_name)))
-        super().set_adapter(adapter_name, inference_mode=inference_mode)
-
-    @contextmanager
-    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """PEFT calls this around a forward; ``adapter_names`` would be an adapter for each row of the batch."""
-        if kwargs.get("adapter_names") is not None:
-            raise ValueError(ONE_AT_A_TIME.format(kwargs["adapter_names"]) + " `adapter_names` is not supported.")
-        yield
-
-    @classmethod
-    def _remap_adapter_state_dict_for_load(
-        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
-    ) -> dict[str, Tensor]:
-        """Refuses weights that do not fit before any of them is copied; PEFT would skip a missing one in silence."""
-        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
-        own = {
-            f"{name}.{key}": value
-            for name, layer in model.named_modules()
-            if isinstance(layer, HyCAMLayer)
-            for key, value in layer.adapter_parameters(adapter_name).items()
-        }
-        missing = sorted(own.keys() - remapped.keys())
-        if missing:
-            raise HycamError(
-                f"The adapter has no weights for {missing[0]} ({len(missing)} of {len(own)} are missing). It was made "
-                "for another backbone or with another method."
-            )
-        foreign = sorted(key for key in remapped.keys() - own.keys() if f".{cls.prefix}" in key)
-        if foreign:
-            raise HycamError(
-                f"The adapter has weights that this backbone has no place for: {foreign[0]} ({len(foreign)} in all). "
-                "It was made for a backbone with more layers, or with another configuration."
-            )
-        for key, value in own.items():
-            if remapped[key].shape != value.shape:
-                raise HycamError(
-                    f"The adapter does not fit this backbone: {key} has the shape {list(remapped[key].shape)} in the "
-                    f"file and {list(value.shape)} here. It was made for another hidden size or configuration."
-                )
-        return remapped
-
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         if not (self.training and torch.is_grad_enabled() and self._has_active_adapter()):
             return self.model(*args, **kwargs)
@@ -163,25 +118,6 @@ class HyCAMModel(BaseTuner):
         if not self.active_adapters:
             return False
         return any(not layer.disable_adapters for layer in self.model.modules() if isinstance(layer, HyCAMLayer))
-
-
-class _Adapters(dict[str, PeftConfig]):
-    """The configurations by adapter, for the two look-ups of ``PeftModel`` that no method of the tuner can reach."""
-
-    def __contains__(self, name: object) -> bool:
-        """``PeftModel.set_adapter`` begins with this, and a list of names would be an unhashable key."""
-        if isinstance(name, (list, tuple)):
-            raise ValueError(ONE_AT_A_TIME.format(list(name)))
-        return super().__contains__(name)
-
-    def __missing__(self, name: str) -> HyCAMConfig:
-        """``PeftModel.forward`` looks up the adapter that it remembers as active, also when the last one is deleted.
-
-        A default configuration lets the call through, to layers that have no adapter and so are the backbone.
-        """
-        if self:
-            raise KeyError(name)
-        return HyCAMConfig()
 
 
 def _shortest_suffixes(wanted: list[str], names: list[str]) -> list[str]:

@@ -1,0 +1,124 @@
+"""What every adapter of this project promises beyond PEFT's own base classes.
+
+One adapter is active at a time; an adapter whose weights do not fit is refused before any of them is copied; and a model
+whose last adapter was deleted is the backbone again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from peft.config import PeftConfig
+from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from torch import Tensor, nn
+
+from hycam.errors import HycamError
+
+ONE_AT_A_TIME = "One adapter of this kind is active at a time, not {}."
+
+
+class AdapterLayer(nn.Module, BaseTunerLayer):
+    """A module of the backbone with the weights of any number of adapters beside it.
+
+    Args:
+        base_layer: the module of the backbone.
+    """
+
+    def __init__(self, base_layer: nn.Module) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.merged_adapters = []
+
+    def adapter_parameters(self, adapter: str) -> dict[str, nn.Parameter]:
+        """The weights of one adapter by their name in this module, such as ``hycam_A.default``."""
+        return {
+            f"{attribute}.{name}": parameter
+            for attribute in self.adapter_layer_names
+            for name, parameter in getattr(self, attribute).named_parameters()
+            if name == adapter or name.startswith(f"{adapter}.")
+        }
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        if not isinstance(adapter_names, str) and len(adapter_names) > 1:
+            raise ValueError(ONE_AT_A_TIME.format(list(adapter_names)))
+        super().set_adapter(adapter_names, inference_mode=inference_mode)
+
+
+class Tuner(BaseTuner):
+    """Puts the wrappers of one method into a backbone and takes them out again."""
+
+    config_class: type[PeftConfig]
+    target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  # declared so by PEFT
+
+    def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+        if not isinstance(self.peft_config, _Adapters):
+            self.peft_config = _Adapters(self.peft_config, self.config_class)
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        if not isinstance(adapter_name, str) and len(adapter_name) > 1:
+            raise ValueError(ONE_AT_A_TIME.format(list(adapter_name)))
+        super().set_adapter(adapter_name, inference_mode=inference_mode)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT calls this around a forward; ``adapter_names`` would be an adapter for each row of the batch."""
+        if kwargs.get("adapter_names") is not None:
+            raise ValueError(ONE_AT_A_TIME.format(kwargs["adapter_names"]) + " `adapter_names` is not supported.")
+        yield
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(
+        cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Refuses weights that do not fit before any of them is copied; PEFT would skip a missing one in silence."""
+        remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+        own = {
+            f"{name}.{key}": value
+            for name, layer in model.named_modules()
+            if isinstance(layer, cls.tuner_layer_cls)
+            for key, value in layer.adapter_parameters(adapter_name).items()
+        }
+        missing = sorted(own.keys() - remapped.keys())
+        if missing:
+            raise HycamError(
+                f"The adapter has no weights for {missing[0]} ({len(missing)} of {len(own)} are missing). It was made "
+                "for another backbone or with another method."
+            )
+        foreign = sorted(key for key in remapped.keys() - own.keys() if f".{cls.prefix}" in key)
+        if foreign:
+            raise HycamError(
+                f"The adapter has weights that this backbone has no place for: {foreign[0]} ({len(foreign)} in all). "
+                "It was made for a backbone with more layers, or with another configuration."
+            )
+        for key, value in own.items():
+            if remapped[key].shape != value.shape:
+                raise HycamError(
+                    f"The adapter does not fit this backbone: {key} has the shape {list(remapped[key].shape)} in the "
+                    f"file and {list(value.shape)} here. It was made for another hidden size or configuration."
+                )
+        return remapped
+
+
+class _Adapters(dict[str, PeftConfig]):
+    """The configurations by adapter, for the two look-ups of ``PeftModel`` that no method of the tuner can reach."""
+
+    def __init__(self, adapters: dict[str, PeftConfig], config_class: type[PeftConfig]) -> None:
+        super().__init__(adapters)
+        self.config_class = config_class
+
+    def __contains__(self, name: object) -> bool:
+        """``PeftModel.set_adapter`` begins with this, and a list of names would be an unhashable key."""
+        if isinstance(name, (list, tuple)):
+            raise ValueError(ONE_AT_A_TIME.format(list(name)))
+        return super().__contains__(name)
+
+    def __missing__(self, name: str) -> PeftConfig:
+        """``PeftModel.forward`` looks up the adapter that it remembers as active, also when the last one is deleted.
+
+        A default configuration lets the call through, to layers that have no adapter and so are the backbone.
+        """
+        if self:
+            raise KeyError(name)
+        return self.config_class()
