@@ -109,9 +109,9 @@ def _forward_through_weight(self, hidden_states, **kwargs):
 def test_two_active_adapters_and_an_adapter_for_each_row_are_refused() -> None:
     model = get_peft_model(tiny(), config())
     model.add_adapter("other", config())
-    with pytest.raises(ValueError, match="one adapter is active at a time"):
+    with pytest.raises(ValueError, match="One adapter of this kind is active at a time"):
         model.base_model.set_adapter(["default", "other"])
-    with pytest.raises(ValueError, match="one adapter is active at a time"):
+    with pytest.raises(ValueError, match="One adapter of this kind is active at a time"):
         model.set_adapter(["default", "other"])
     with pytest.raises(ValueError, match="adapter_names"):
         model(input_ids=tokens(), adapter_names=["default", "other"])
