@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from architectures import ARCHITECTURES, REFUSED, tiny, tokens
+from hycam.adapt import adapt
 from hycam.attention import find_attention_modules
 from hycam.errors import HycamError
-from hycam.methods import adapt
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

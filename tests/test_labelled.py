@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from architectures import ARCHITECTURES, tiny, tokens
+from hycam.adapt import adapt
 from hycam.labelled import head_at, labelled_positions
-from hycam.methods import adapt
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

@@ -9,6 +9,18 @@ from hycam.tuners.registration import register
 register()
 
 from hycam.tuners.hycam import HyCAMConfig, HyCAMModel, TrainingStats, last_stats  # noqa: E402
+from hycam.tuners.moelora import MoeLoraConfig, MoeLoraModel  # noqa: E402
+from hycam.tuners.multilora import MultiLoraConfig, MultiLoraModel  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["HyCAMConfig", "HyCAMModel", "TrainingStats", "__version__", "last_stats"]
+__all__ = [
+    "HyCAMConfig",
+    "HyCAMModel",
+    "MoeLoraConfig",
+    "MoeLoraModel",
+    "MultiLoraConfig",
+    "MultiLoraModel",
+    "TrainingStats",
+    "__version__",
+    "last_stats",
+]

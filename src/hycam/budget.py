@@ -4,22 +4,32 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-
-import torch
-from transformers import AutoModelForCausalLM
+from typing import Any, cast
 
 from hycam import backbones
-from hycam.methods import METHODS, adapt, count_parameters
+from hycam.adapt import adapt, empty_backbone, trainable_parameters
+from hycam.methods import METHODS
 
 
 @dataclass(frozen=True)
 class Budget:
-    """``share`` is trainable over total parameters, the total being the backbone's own."""
+    """What one method trains.
+
+    Attributes:
+        name: the method's.
+        trainable_parameters: how many are trained.
+        total_parameters: the backbone's own, adapter left out.
+        share: trainable over total.
+        rank: that of an equal-budget baseline; None for the others.
+        deviation: of an equal-budget baseline, its trainable parameters over HyCAM's, minus 1; None for the others.
+    """
 
     name: str
     trainable_parameters: int
     total_parameters: int
     share: float
+    rank: int | None
+    deviation: float | None
 
 
 def budgets(backbone: str | os.PathLike[str]) -> list[Budget]:
@@ -29,10 +39,15 @@ def budgets(backbone: str | os.PathLike[str]) -> list[Budget]:
         HycamError: there is no such backbone, or a method cannot adapt it.
     """
     config = backbones.config(backbone)
-    found = []
-    for name in METHODS:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config)
-        trainable, total = count_parameters(adapt(model, name, empty=True))
-        found.append(Budget(name, trainable, total, trainable / total))
-    return found
+    found: dict[str, Budget] = {}
+    for name, entry in METHODS.items():
+        model = empty_backbone(config)
+        total = model.num_parameters()
+        adapted = adapt(model, name, empty=True)
+        trainable = trainable_parameters(adapted)
+        rank = deviation = None
+        if entry.matches_hycam:
+            rank = cast(Any, adapted.peft_config["default"]).r
+            deviation = trainable / found["hycam"].trainable_parameters - 1
+        found[name] = Budget(name, trainable, total, trainable / total, rank, deviation)
+    return list(found.values())

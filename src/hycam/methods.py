@@ -1,106 +1,236 @@
-"""The table of methods: a name, how to adapt a backbone with it, and its default learning rate.
+"""The table of methods: a name, the adapter, the optimizer and its groups, the learning rate, and the source.
 
-This is the single place where a method is added; recipes, the command line and the contract tests all take their
-methods from here.
+This is the single place where a method is added; recipes, the command line, the budgets and the contract tests all take
+their methods from here. :mod:`hycam.adapt` puts one of them on a backbone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
 from typing import Any
 
-from peft import LoraConfig, PeftConfig, PeftModel, TaskType, get_peft_model
-from transformers import PreTrainedModel
+from peft import LoraConfig, PeftConfig, TaskType
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+from peft.utils import PeftType
 
 from hycam.errors import HycamError, nearest, unknown
+from hycam.optim.groups import OptimizerSettings
+from hycam.optim.riemannian import FACTORS
 from hycam.tuners.hycam import HyCAMConfig
+from hycam.tuners.moelora import MoeLoraConfig
+from hycam.tuners.multilora import MultiLoraConfig
 
 
 @dataclass(frozen=True)
 class Method:
-    """One way to adapt a frozen backbone.
+    """One way to adapt a backbone.
 
     Attributes:
         name: what recipes and the command line call it.
-        summary: one line on what is trained, with its source.
-        config_class: the PEFT configuration.
+        summary: one line on what is trained.
+        source: where it is described.
+        config_class: the PEFT configuration; None where there is no adapter (``full``) or the settings name it
+            (``peft``).
         settings: what this method sets in it; a recipe's own settings go on top.
-        learning_rate: what a recipe without a learning rate uses.
+        learning_rate: what a recipe without a learning rate uses; None where no one value would do.
+        optimizer: what its optimizer has beyond AdamW.
+        matches_hycam: whether its rank is the one whose trainable parameters come nearest to HyCAM's on the backbone.
+        alpha_follows_rank: the setting that is kept equal to a rank found that way, so that the factor stays 1.
     """
 
     name: str
     summary: str
-    config_class: type[PeftConfig]
-    learning_rate: float
+    source: str
+    config_class: type[PeftConfig] | None
+    learning_rate: float | None
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
+    matches_hycam: bool = False
+    alpha_follows_rank: str | None = None
 
-    def config(self, settings: Mapping[str, Any] | None = None) -> PeftConfig:
-        """The PEFT configuration, with ``settings`` over the method's own.
+    @property
+    def trains_backbone(self) -> bool:
+        """Whether the backbone's own weights are trained, with no adapter beside them."""
+        return self.name == FULL
+
+    def config(self, settings: Mapping[str, Any] | None = None) -> PeftConfig | None:
+        """The PEFT configuration, with ``settings`` over the method's own; None for full fine-tuning.
 
         Raises:
             HycamError: a setting that the method does not have (the nearest is named), or a value it refuses.
         """
-        known = {entry.name for entry in fields(self.config_class)}
-        for name in settings or {}:
+        given = dict(settings or {})
+        if self.trains_backbone:
+            if given:
+                raise HycamError(
+                    f'The method {self.name} has no settings: it trains every weight. Drop "{next(iter(given))}".'
+                )
+            return None
+        config_class = self.config_class or _config_class(given)
+        given = given if self.config_class else {key: value for key, value in given.items() if key != "peft_type"}
+        known = {entry.name for entry in fields(config_class) if entry.init}
+        for name in given:
             if name not in known:
                 raise HycamError(f'The method {self.name} has no setting "{name}".{nearest(name, known)}')
+        if self.matches_hycam and "r" in given:
+            raise HycamError(
+                f"The method {self.name} finds its rank itself; with an r of your own it is "
+                f"{self.name.removesuffix('-matched')}."
+            )
+        chosen = {**self.settings, **given}
+        if chosen.get("r", 1) is not None and chosen.get("r", 1) < 1:  # PEFT's own would notice in the middle
+            raise HycamError(
+                f"The settings of the method {self.name} do not work: r must be at least 1, not {chosen['r']}."
+            )
         try:
-            return self.config_class(task_type=TaskType.CAUSAL_LM, **{**self.settings, **(settings or {})})
+            return config_class(task_type=TaskType.CAUSAL_LM, **chosen)
         except (TypeError, ValueError) as error:
             raise HycamError(f"The settings of the method {self.name} do not work: {error}") from error
 
+    def optimizer_settings(
+        self,
+        settings: Mapping[str, Any] | None = None,
+        *,
+        name: str | None = None,
+        damping: float | None = None,
+        multipliers: Mapping[str, float] | None = None,
+    ) -> OptimizerSettings:
+        """The method's optimizer, with a recipe's wishes over it.
 
+        Args:
+            settings: the recipe's settings of the adapter.
+            name: ``"adamw"`` or ``"riemannian"``; None for the method's own.
+            damping: of the Riemannian preconditioner.
+            multipliers: learning rates over that of the other weights, by the name of an adapter's weight.
+
+        Raises:
+            HycamError: preconditioning for a method without factors, a damping without preconditioning, or a
+                multiplier for a weight that the method does not have.
+        """
+        config = self.config(settings)
+        weights = _weights(config)
+        preconditioned = self.optimizer.preconditioned if name is None else name == "riemannian"
+        if preconditioned and not set(FACTORS) & set(weights):
+            raise HycamError(
+                f"The method {self.name} has no factors for the riemannian optimizer: it preconditions the A and B of "
+                "a product B A, which lora, moe-lora and riemoe-lora have. Leave method.optimizer.name at adamw."
+            )
+        if damping is not None and not preconditioned:
+            raise HycamError("method.optimizer.damping belongs to the riemannian optimizer; adamw has none.")
+        if damping is not None and not damping >= 0:
+            raise HycamError(f"method.optimizer.damping is {damping}: it must not be negative.")
+        for weight, value in (multipliers or {}).items():
+            if weight not in weights:
+                raise HycamError(
+                    f'The method {self.name} has no weights called "{weight}" to give a learning rate of their own.'
+                    f"{nearest(weight, weights)}"
+                )
+            if not value > 0:
+                raise HycamError(f"method.optimizer.multipliers.{weight} is {value}: a number above 0 was expected.")
+        return replace(
+            self.optimizer,
+            preconditioned=preconditioned,
+            damping=self.optimizer.damping if damping is None else damping,
+            multipliers={**self.optimizer.multipliers, **(multipliers or {})},
+        )
+
+
+def _peft_types() -> list[str]:
+    """The methods of PEFT that ``name: peft`` takes: those that put layers into the backbone.
+
+    Prompt learning is left out, since it moves the positions that the trainer reads.
+    """
+    return [
+        str(kind.value)
+        for kind in PEFT_TYPE_TO_CONFIG_MAPPING
+        if hasattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "tuner_layer_cls") and kind.value not in _OWN
+    ]
+
+
+def _config_class(settings: Mapping[str, Any]) -> type[PeftConfig]:
+    """The class of ``name: peft, config: {peft_type: ...}``."""
+    known = _peft_types()
+    if "peft_type" not in settings:
+        raise HycamError(
+            f"The method peft needs to know which one: set method.config.peft_type, one of {', '.join(known)}."
+        )
+    name = str(settings["peft_type"]).upper()
+    if name not in known:
+        raise HycamError(f'There is no PEFT method "{name}" that adapts layers.{nearest(name, known)}')
+    return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(name)]
+
+
+def _weights(config: PeftConfig | None) -> tuple[str, ...]:
+    """The names of the weights that an adapter of this configuration has in a layer."""
+    if config is None:
+        return ()
+    return PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)].tuner_layer_cls.adapter_layer_names
+
+
+FULL = "full"
+PEFT = "peft"
+_OWN = ("HYCAM", "MULTILORA", "MOELORA")
 _HYCAM = "HyCAM (CIKM 2025)"
-# The learning rates of lora and hycam come from `hycam compare recipes/quickstart-lr.yaml` (validation part); the
-# ablations take that of hycam until each has been swept.
+_RIEMOE = "RieMoE-LoRA (arXiv 2502.15828)"
+_SCALING = OptimizerSettings(multipliers={"multilora_scaling": 10.0}, no_decay=("multilora_scaling",))
+_LORA = {"r": 64, "lora_alpha": 64, "target_modules": "all-linear"}
+_RELEASED = {
+    "modulation_target": "residual_stream",
+    "routing": "hard",
+    "noise": "always",
+    "train_router": False,
+    "router_bias": True,
+    "train_norms": True,
+    "use_bias": True,
+    "alpha": 32,
+    "balance_weight": 0.0,
+}
+# The learning rates come from `hycam compare recipes/sweep-lr.yaml` (validation part).
 _ALL = [
-    Method("lora", "LoRA, rank 64 on every linear layer (PEFT)", LoraConfig, 1e-3,
-           {"r": 64, "lora_alpha": 64, "target_modules": "all-linear"}),
-    Method("hycam", f"{_HYCAM}: a full shared module and five of rank 64 behind a router", HyCAMConfig, 1e-3),
-    Method("hycam-shared-only", f"{_HYCAM}, ablation Shared-CAM-Only: the shared module alone", HyCAMConfig, 1e-3,
+    Method(FULL, "full fine-tuning: every weight of the backbone", "AdamW", None, 1e-4),
+    Method("lora", "LoRA, rank 64 on every linear layer", "LoRA (ICLR 2022), PEFT", LoraConfig, 1e-3, _LORA),
+    Method("multilora", "MultiLoRA: five parallel branches of rank 64 on every linear layer",
+           "MultiLoRA (arXiv 2311.11501)", MultiLoraConfig, 1e-3, optimizer=_SCALING),
+    Method("moe-lora", "MoE-LoRA: five experts of rank 64 behind a gate on every linear layer", _RIEMOE,
+           MoeLoraConfig, 1e-3),
+    Method("riemoe-lora", "RieMoE-LoRA: the same with rescaled gates and preconditioned gradients", _RIEMOE,
+           MoeLoraConfig, 1e-3, {"rescale_gate": True}, OptimizerSettings(preconditioned=True)),
+    Method("hycam", "HyCAM: a full shared module and five of rank 64 behind a router", _HYCAM, HyCAMConfig, 1e-3),
+    Method("hycam-shared-only", "ablation Shared-CAM-Only: the shared module alone", _HYCAM, HyCAMConfig, 1e-3,
            {"specialized": "none"}),
-    Method("hycam-fullspec", f"{_HYCAM}, ablation FullSpec: five full specialised modules", HyCAMConfig, 1e-3,
+    Method("hycam-fullspec", "ablation FullSpec: five full specialised modules", _HYCAM, HyCAMConfig, 1e-3,
            {"specialized": "full"}),
-    Method("hycam-speconly", f"{_HYCAM}, ablation SpecOnly: no shared module", HyCAMConfig, 1e-3, {"shared": "none"}),
-    Method("hycam-inverse-peft", f"{_HYCAM}, ablation InversePEFT: low-rank shared, full special", HyCAMConfig, 1e-3,
-           {"shared": "low_rank", "specialized": "full"}),
+    Method("hycam-speconly", "ablation SpecOnly: no shared module", _HYCAM, HyCAMConfig, 1e-3, {"shared": "none"}),
+    Method("hycam-inverse-peft", "ablation InversePEFT: a low-rank shared module, full specialised ones", _HYCAM,
+           HyCAMConfig, 1e-3, {"shared": "low_rank", "specialized": "full"}),
+    Method("hycam-released", "what the released code computes: the residual stream modulated, random hard routing",
+           "the code released with HyCAM", HyCAMConfig, 1e-3, _RELEASED),
 ]  # fmt: skip
+
+
+def _matched(entry: Method) -> Method:
+    """The same baseline at HyCAM's number of trainable parameters, which the published comparison does not have."""
+    return replace(
+        entry,
+        name=f"{entry.name}-matched",
+        summary=f"{entry.name} at the rank whose size is nearest to HyCAM's",
+        settings={key: value for key, value in entry.settings.items() if key not in ("r", "lora_alpha")},
+        matches_hycam=True,
+        alpha_follows_rank="lora_alpha" if entry.config_class is LoraConfig else None,
+    )
+
+
+_ALL += [_matched(entry) for entry in _ALL if entry.name in ("lora", "multilora", "moe-lora", "riemoe-lora")]
 METHODS: dict[str, Method] = {entry.name: entry for entry in _ALL}
+_ANY_PEFT = Method(PEFT, "any other method of PEFT, by its configuration", "PEFT", None, None)
 
 
 def method(name: str) -> Method:
     """The method of that name; a misspelt one is an error that names the nearest."""
+    if name == PEFT:
+        return _ANY_PEFT
     if name not in METHODS:
-        raise unknown("method", name, METHODS)
+        raise unknown("method", name, [*METHODS, PEFT])
     return METHODS[name]
-
-
-def adapt(
-    model: PreTrainedModel, name: str, settings: Mapping[str, Any] | None = None, *, empty: bool = False
-) -> PeftModel:
-    """Wraps ``model`` (in place, as PEFT does) with a freshly initialised adapter.
-
-    Args:
-        model: the backbone.
-        name: a name in :data:`METHODS`.
-        settings: fields of the method's configuration.
-        empty: leave the adapter's weights on the meta device, for counting parameters.
-
-    Raises:
-        HycamError: the method or a setting is unknown, or does not work on this backbone.
-    """
-    config = method(name).config(settings)
-    try:
-        return get_peft_model(model, config, low_cpu_mem_usage=empty)
-    except HycamError:
-        raise
-    except ValueError as error:  # PEFT's, such as layers that the backbone has not
-        raise HycamError(f"The method {name} cannot adapt {type(model).__name__}: {error}") from error
-
-
-def count_parameters(model: PeftModel) -> tuple[int, int]:
-    """``(trainable, total)`` parameters, the total being those of the backbone (its share is what papers report)."""
-    trainable, everything = model.get_nb_trainable_parameters()
-    return trainable, everything - trainable

@@ -9,7 +9,8 @@ from peft import PeftModel
 from torch import Tensor
 
 from architectures import ARCHITECTURES, tiny, tokens
-from hycam.methods import METHODS, adapt
+from hycam.adapt import adapt
+from hycam.methods import METHODS
 
 # Every method of the table, and the variants of HyCAM that change how it computes, of a rank that suits width 32.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {

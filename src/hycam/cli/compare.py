@@ -13,6 +13,7 @@ from hycam.training.compare import compare
 from hycam.training.parse import parse_recipe
 from hycam.training.recipe import Comparison
 from hycam.training.report import loss_curves, print_report
+from hycam.training.run import Run
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str]) -> None:
         print(f"Loss curves: {figure}")
     print(f"Results: {folder / 'results.json'}")
     for label in results:
-        adapter = folder / label / "adapter"
-        if adapter.exists():
-            print(f"Adapter of {label}: {adapter}")
-            print(f'  model = AutoPeftModelForCausalLM.from_pretrained("{adapter}")  # after `import hycam`')
+        run = Run(folder / label)
+        if run.adapter.exists():
+            print(f"Adapter of {label}: {run.adapter}")
+            print(f'  model = AutoPeftModelForCausalLM.from_pretrained("{run.adapter}")  # after `import hycam`')
+        elif run.model.exists():
+            print(f"Model of {label}: {run.model}")

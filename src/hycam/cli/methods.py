@@ -34,8 +34,14 @@ def main(arguments: Sequence[str]) -> None:
     table = Table("method", "trainable", "share", "what is trained", box=None, padding=(0, 2, 0, 0))
     table.columns[1].justify = table.columns[2].justify = "right"
     for entry in entries:
-        share = f"{entry.share:.2%}"
-        table.add_row(entry.name, f"{entry.trainable_parameters:,}", share, METHODS[entry.name].summary)
+        summary = METHODS[entry.name].summary
+        if entry.deviation is not None:
+            summary += f": {entry.rank} ({entry.deviation:+.1%})"
+        table.add_row(entry.name, f"{entry.trainable_parameters:,}", f"{entry.share:.2%}", summary)
     console = Console()
     console.print(table)
-    console.print(f"{chosen.backbone} has {entries[0].total_parameters:,} parameters.", highlight=False)
+    console.print(
+        f"{chosen.backbone} has {entries[0].total_parameters:,} parameters. Any other method of PEFT is "
+        "`name: peft, config: {peft_type: ...}` in a recipe.",
+        highlight=False,
+    )

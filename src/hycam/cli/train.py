@@ -29,4 +29,4 @@ def main(arguments: Sequence[str]) -> None:
     )
     print(f"Validation loss per token: {summary['validation']['eval_loss']:.3f} (mean over tasks; {losses})")
     print(f"{summary['steps']} steps, {summary['tokens']:,} tokens, {summary['seconds']:.0f} s")
-    print(f"Adapter: {run.adapter}")
+    print(f"Adapter: {run.adapter}" if run.adapter.exists() else f"Model: {run.model}")

@@ -17,7 +17,6 @@ from hycam.console import Reporter, quiet_libraries
 from hycam.errors import HycamError
 from hycam.files import write_whole
 from hycam.machine import peak_memory_bytes
-from hycam.methods import method
 from hycam.training.device import torch_device
 from hycam.training.evaluate import evaluate_run
 from hycam.training.recipe import Candidate, Comparison, MethodRecipe, Recipe
@@ -56,7 +55,8 @@ def compare(comparison: Comparison, say: Callable[[str], None]) -> dict[str, dic
         raise HycamError("The comparison names no method. Name some under `methods:`, such as `lora: {name: lora}`.")
     for candidate in comparison.methods.values():
         if candidate.name != BASE:
-            method(candidate.name).config(candidate.config)  # a misspelt one is said before the first one trains
+            # A misspelt one is said before the first one trains.
+            MethodRecipe(candidate.name, candidate.config, candidate.optimizer).settings()
     torch_device(comparison.training.device)
     recipes = {label: _recipe(comparison, label, candidate) for label, candidate in comparison.methods.items()}
     for recipe in recipes.values():
@@ -73,7 +73,7 @@ def _recipe(comparison: Comparison, label: str, candidate: Candidate) -> Recipe:
     return Recipe(
         backbone=comparison.backbone,
         output=str(Path(comparison.output) / label),
-        method=MethodRecipe(candidate.name, candidate.config),
+        method=MethodRecipe(candidate.name, candidate.config, candidate.optimizer),
         data=comparison.data,
         training=replace(
             comparison.training,

@@ -7,19 +7,45 @@ from typing import Any, Literal
 
 from hycam.data.recipe import DataRecipe
 from hycam.errors import HycamError
+from hycam.methods import method
+from hycam.optim import OptimizerSettings
+
+
+@dataclass
+class OptimizerRecipe:
+    """How the weights are stepped, where it is not the method's own way.
+
+    Args:
+        name: ``adamw``, or ``riemannian`` for AdamW on preconditioned gradients (low-rank products only); null takes
+            the method's own.
+        damping: Of the riemannian optimizer.
+        multipliers: Learning rates over that of the other weights, by the name of the adapter's weight, such as
+            ``{multilora_scaling: 10}`` or ``{moelora_gate: 0.1}``.
+    """
+
+    name: Literal["adamw", "riemannian"] | None = None
+    damping: float | None = None
+    multipliers: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class MethodRecipe:
-    """Which adapter is trained.
+    """What is trained.
 
     Args:
-        name: A method's name; ``hycam methods`` lists them.
-        config: Fields of the method's PEFT configuration, over the method's own settings.
+        name: A method's name; ``hycam methods`` lists them. ``peft`` is any other method of PEFT.
+        config: Fields of the method's PEFT configuration, over the method's own settings; with ``peft`` its
+            ``peft_type`` too.
+        optimizer: How its weights are stepped.
     """
 
     name: str = "hycam"
     config: dict[str, Any] = field(default_factory=dict)
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+
+    def settings(self) -> OptimizerSettings:
+        """The optimizer, resolved; raises HycamError for a method, a setting or an optimizer that does not work."""
+        return method(self.name).optimizer_settings(self.config, **vars(self.optimizer))
 
 
 @dataclass
@@ -37,7 +63,7 @@ class TrainingRecipe:
         warmup_ratio: Share of the steps over which the learning rate rises from zero.
         max_grad_norm: Gradients are clipped to this norm.
         precision: Type of the frozen backbone; the adapter is float32 in any case. ``auto`` is bfloat16 on a GPU that
-            has it and float32 elsewhere.
+            has it and float32 elsewhere. Full fine-tuning keeps its weights in float32 and computes in this type.
         device: Where to train; ``auto`` takes a GPU where there is one.
         gradient_checkpointing: Recompute activations in the backward pass, for less memory.
         evaluate_every: Steps between two passes over the validation parts; null validates at the end only.
@@ -134,11 +160,13 @@ class Candidate:
     Args:
         name: A method's name, or ``base`` for the backbone as it is.
         config: Fields of the method's PEFT configuration.
+        optimizer: How its weights are stepped.
         learning_rate: Peak learning rate; null takes the comparison's, or the method's own.
     """
 
     name: str
     config: dict[str, Any] = field(default_factory=dict)
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     learning_rate: float | None = None
 
 

@@ -7,6 +7,7 @@
     RUN/metrics.jsonl       one line each time something was logged
     RUN/checkpoints/        the trainer's checkpoints, where the recipe keeps any
     RUN/adapter/            the adapter, as PEFT saves it
+    RUN/model/              in its place after full fine-tuning: the model and its tokenizer
     RUN/training.json       what training took and gave; it is there when training is complete
     RUN/evaluation/PART/    metrics.json and predictions.jsonl of `hycam evaluate`
 """
@@ -51,6 +52,10 @@ class Run:
         return self.folder / "adapter"
 
     @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+    @property
     def checkpoints(self) -> Path:
         return self.folder / "checkpoints"
 
@@ -84,7 +89,7 @@ class Run:
 
     def _holds_work(self) -> bool:
         """Whether anything was trained or evaluated here, and not only begun."""
-        kept = (self.adapter, self.folder / "training.json", self.folder / "evaluation")
+        kept = (self.adapter, self.model, self.folder / "training.json", self.folder / "evaluation")
         return any(path.exists() for path in kept) or self.last_checkpoint() is not None
 
     def begin(self, recipe: Recipe) -> None:
@@ -115,10 +120,17 @@ class Run:
         whole = [state.parent for state in self.checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
         return str(max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))) if whole else None
 
-    def finish(self, model: PeftModel, summary: dict[str, Any]) -> None:
-        """Saves the adapter and then the summary, whose presence says that the run is complete."""
-        with whole_folder(self.adapter) as folder:
-            model.save_pretrained(str(folder))
+    def finish(
+        self, model: PeftModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase, summary: dict[str, Any]
+    ) -> None:
+        """Saves what was trained and then the summary, whose presence says that the run is complete."""
+        if isinstance(model, PeftModel):
+            with whole_folder(self.adapter) as folder:
+                model.save_pretrained(str(folder))
+        else:
+            with whole_folder(self.model) as folder:
+                model.save_pretrained(str(folder))
+                tokenizer.save_pretrained(str(folder))
         write_whole(self.folder / "training.json", json.dumps(summary, indent=2) + "\n")
 
     def summary(self) -> dict[str, Any] | None:
@@ -127,10 +139,10 @@ class Run:
         return json.loads(path.read_text()) if path.exists() else None
 
     def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-        """The adapted backbone in evaluation mode, and its tokenizer.
+        """The adapted (or fully fine-tuned) backbone in evaluation mode, and its tokenizer.
 
         Raises:
-            HycamError: the run has no adapter yet, or one of another method.
+            HycamError: the run is not finished, or holds an adapter of another method.
         """
         recipe = self.recipe()
         device = torch_device(recipe.training.device)
@@ -138,9 +150,13 @@ class Run:
         tokenizer = backbones.load_tokenizer(recipe.backbone)
         if recipe.method.name == BASE:
             return backbones.load(recipe.backbone, dtype, device), tokenizer
-        if not (self.adapter / "adapter_config.json").exists():
-            raise HycamError(f"{self.folder} has no adapter yet; `hycam train` with its recipe finishes it.")
-        expected = method(recipe.method.name).config(recipe.method.config).peft_type
+        config = method(recipe.method.name).config(recipe.method.config)
+        if not (self.model / "config.json" if config is None else self.adapter / "adapter_config.json").exists():
+            kind = "model" if config is None else "adapter"
+            raise HycamError(f"{self.folder} has no {kind} yet; `hycam train` with its recipe finishes it.")
+        if config is None:
+            return backbones.load(str(self.model), dtype, device), tokenizer
+        expected = config.peft_type
         found = PeftConfig.from_pretrained(str(self.adapter)).peft_type
         if found != expected:
             raise HycamError(f"{self.adapter} is an adapter of {found}, but the recipe beside it trains {expected}.")

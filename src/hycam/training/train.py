@@ -7,18 +7,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
 from hycam import backbones
+from hycam.adapt import adapt, trainable_parameters
 from hycam.console import Reporter
 from hycam.data.prepare import prepare
 from hycam.errors import HycamError, nearest
 from hycam.files import is_disk_full, needs_room
 from hycam.machine import peak_memory_bytes
-from hycam.methods import adapt, count_parameters, method
+from hycam.methods import method
 from hycam.training.callbacks import JsonLinesCallback, ProgressCallback
 from hycam.training.device import torch_device, torch_dtype
 from hycam.training.recipe import Recipe
@@ -49,9 +51,13 @@ def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
     run = Run(Path(recipe.output))
     settings = recipe.training
     device = torch_device(settings.device)
-    rate = settings.learning_rate or method(recipe.method.name).learning_rate
-    method(recipe.method.name).config(recipe.method.config)  # a misspelt setting is said before anything is loaded
-    arguments = _arguments(recipe, run, rate, device.type)
+    entry = method(recipe.method.name)
+    optimizer = recipe.method.settings()  # a misspelt setting is said before anything is loaded
+    rate = settings.learning_rate or entry.learning_rate
+    if rate is None:
+        raise HycamError(f"The method {entry.name} has no learning rate of its own: set training.learning_rate.")
+    dtype = torch_dtype(settings.precision, device)
+    arguments = _arguments(recipe, run, rate, device.type, autocast=entry.trains_backbone and dtype == torch.bfloat16)
     tokenizer = backbones.load_tokenizer(recipe.backbone)
     tokenizer.padding_side = "right"
     data = prepare(recipe.data, tokenizer)
@@ -61,18 +67,21 @@ def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
         return complete
 
     set_seed(settings.seed)
-    model = backbones.load(recipe.backbone, torch_dtype(settings.precision, device), device)
-    adapted = adapt(model, recipe.method.name, recipe.method.config)
-    trainable, total = count_parameters(adapted)
-    # The adapter in float32; a checkpoint has it too, and AdamW's two moments of it. One more is there for a moment.
+    # Weights that are trained are kept in float32: a step of a learning rate is less than bfloat16 can tell.
+    model = backbones.load(recipe.backbone, torch.float32 if entry.trains_backbone else dtype, device)
+    total = model.num_parameters()
+    adapted = adapt(model, entry.name, recipe.method.config)
+    trainable = trainable_parameters(adapted)
+    # What is trained, in float32; a checkpoint has it too, with AdamW's two moments. One more is there for a moment.
     checkpoints = 0 if arguments.save_strategy == "no" else _KEPT_CHECKPOINTS + 1
-    needs_room(run.folder, trainable * 4 * (1 + 3 * checkpoints), "the adapter and its checkpoints")
+    needs_room(run.folder, trainable * 4 * (1 + 3 * checkpoints), "what is trained and its checkpoints")
     trainer = MultiTaskTrainer(
         adapted,
         arguments,
         tokenizer,
         data.train,
         data.validation,
+        optimizer,
         progress=lambda done, rows: reporter.update("validation", done, rows),
     )
     for unwanted in (PrinterCallback, TqdmCallback):
@@ -106,15 +115,15 @@ def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
         "data": data.fingerprint,
         "validation": validation,
     }
-    run.finish(adapted, summary)
+    run.finish(adapted, tokenizer, summary)
     return summary
 
 
-def _arguments(recipe: Recipe, run: Run, learning_rate: float, device: str) -> TrainingArguments:
+def _arguments(recipe: Recipe, run: Run, learning_rate: float, device: str, autocast: bool) -> TrainingArguments:
     settings = recipe.training
     # The best adapter has to be there to go back to, so early stopping keeps one at every validation.
     save_every = settings.save_every if settings.early_stopping_patience is None else settings.evaluate_every
-    own = _settings(recipe, run, learning_rate, device, save_every)
+    own = _settings(recipe, run, learning_rate, device, save_every, autocast)
     known = [entry.name for entry in fields(TrainingArguments)]
     for name in settings.extra:
         if name not in known:
@@ -136,7 +145,9 @@ def _arguments(recipe: Recipe, run: Run, learning_rate: float, device: str) -> T
     return arguments
 
 
-def _settings(recipe: Recipe, run: Run, learning_rate: float, device: str, save_every: int | None) -> dict[str, Any]:
+def _settings(
+    recipe: Recipe, run: Run, learning_rate: float, device: str, save_every: int | None, autocast: bool
+) -> dict[str, Any]:
     settings = recipe.training
     return {
         "output_dir": str(run.checkpoints),
@@ -154,8 +165,8 @@ def _settings(recipe: Recipe, run: Run, learning_rate: float, device: str, save_
         "gradient_checkpointing": settings.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False} if settings.gradient_checkpointing else None,
         "use_cpu": device == "cpu",
-        # The backbone has its type already and the adapter stays in float32, so there is nothing to autocast.
-        "bf16": False,
+        # A frozen backbone has its type already and the adapter stays in float32, so there is nothing to autocast.
+        "bf16": autocast,
         "fp16": False,
         "eval_strategy": "steps" if settings.evaluate_every else "no",
         "eval_steps": settings.evaluate_every,

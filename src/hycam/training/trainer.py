@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import datasets
@@ -19,6 +20,7 @@ from transformers import (
 
 from hycam.evaluation.perplexity import across_tasks, response_nll
 from hycam.labelled import head_at, labelled_positions
+from hycam.optim import OptimizerSettings, RiemannianAdamW, factor_pairs, parameter_groups
 from hycam.tuners.hycam import HyCAMModel
 
 
@@ -38,6 +40,7 @@ class MultiTaskTrainer(Trainer):
         tokenizer: pads the batches.
         train: the training rows of each task, with the columns ``input_ids`` and ``labels``.
         validation: the validation rows of each task, as :func:`hycam.evaluation.perplexity.response_nll` takes them.
+        optimizer: what the method's optimizer has beyond AdamW.
         progress: called during validation with rows done and rows in all.
     """
 
@@ -48,9 +51,11 @@ class MultiTaskTrainer(Trainer):
         tokenizer: PreTrainedTokenizerBase,
         train: dict[str, datasets.Dataset],
         validation: dict[str, datasets.Dataset],
+        optimizer: OptimizerSettings,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         self.tasks = list(train)
+        self.optimizer_settings = optimizer
         self.progress = progress
         self.last_validation: dict[str, float] = {}
         self.validated_at = -1
@@ -65,6 +70,20 @@ class MultiTaskTrainer(Trainer):
             processing_class=tokenizer,
         )
         self.tuner = next((module for module in model.modules() if isinstance(module, HyCAMModel)), None)
+
+    def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
+        """The Trainer's own, with the groups of the method, and preconditioned where the method asks for it."""
+        if self.optimizer is None:
+            model = cast(PreTrainedModel, self.model if model is None else model)
+            settings, arguments = self.optimizer_settings, self.args
+            kind, options = self.get_optimizer_cls_and_kwargs(arguments, model)
+            if settings.preconditioned:
+                options = {key: options[key] for key in ("lr", "betas", "eps")}
+                kind = partial(RiemannianAdamW, pairs=factor_pairs(model), damping=settings.damping)
+            decaying = self.get_decay_parameter_names(model)
+            groups = parameter_groups(model, settings, arguments.learning_rate, arguments.weight_decay, decaying)
+            self.optimizer = kind(groups, **options)
+        return self.optimizer
 
     def compute_loss(
         self,

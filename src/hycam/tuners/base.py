@@ -1,7 +1,7 @@
 """What every adapter of this project promises beyond PEFT's own base classes.
 
-One adapter is active at a time; an adapter whose weights do not fit is refused before any of them is copied; and a model
-whose last adapter was deleted is the backbone again.
+One adapter is active at a time; an adapter whose weights do not fit is refused before any of them is copied; and a
+model whose last adapter was deleted is the backbone again.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from hycam.errors import HycamError
@@ -50,6 +51,7 @@ class Tuner(BaseTuner):
     """Puts the wrappers of one method into a backbone and takes them out again."""
 
     config_class: type[PeftConfig]
+    tuner_layer_cls: type[AdapterLayer]
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  # declared so by PEFT
 
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
@@ -60,6 +62,20 @@ class Tuner(BaseTuner):
         if not isinstance(adapter_name, str) and len(adapter_name) > 1:
             raise ValueError(ONE_AT_A_TIME.format(list(adapter_name)))
         super().set_adapter(adapter_name, inference_mode=inference_mode)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        was_active = adapter_name in self.active_adapters
+        super().delete_adapter(adapter_name)
+        if was_active and self.active_adapters:
+            # The adapter that takes over may have modules_to_save that the deleted one had not; PEFT leaves those off.
+            self.set_adapter(self.active_adapters)
+
+    def unload(self) -> nn.Module:
+        """The backbone as it was. PEFT's own version would leave trained ``modules_to_save`` in it."""
+        for module in self.model.modules():
+            if isinstance(module, ModulesToSaveWrapper):
+                module.set_adapter([])
+        return super().unload()
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:

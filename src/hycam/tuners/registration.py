@@ -21,8 +21,16 @@ def _add_peft_type(name: str) -> None:
 
 def register() -> None:
     """Registers every method of this package; a second call does nothing."""
-    _add_peft_type("HYCAM")
+    for name in ("HYCAM", "MULTILORA", "MOELORA"):
+        _add_peft_type(name)
     from hycam.tuners.hycam import HyCAMConfig, HyCAMModel
+    from hycam.tuners.moelora import MoeLoraConfig, MoeLoraModel
+    from hycam.tuners.multilora import MultiLoraConfig, MultiLoraModel
 
-    if PeftType("HYCAM") not in PEFT_TYPE_TO_CONFIG_MAPPING:
-        register_peft_method(name="hycam", config_cls=HyCAMConfig, model_cls=HyCAMModel)
+    for name, config_class, tuner in (
+        ("hycam", HyCAMConfig, HyCAMModel),
+        ("multilora", MultiLoraConfig, MultiLoraModel),
+        ("moelora", MoeLoraConfig, MoeLoraModel),
+    ):
+        if PeftType(name.upper()) not in PEFT_TYPE_TO_CONFIG_MAPPING:
+            register_peft_method(name=name, config_cls=config_class, model_cls=tuner)

@@ -1,0 +1,90 @@
+"""Puts a method of the table on a backbone, and counts what it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from peft import PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from hycam.errors import HycamError
+from hycam.methods import Method, method
+from hycam.tuners.targets import check_targets
+
+
+def adapt(
+    model: PreTrainedModel, name: str, settings: Mapping[str, Any] | None = None, *, empty: bool = False
+) -> PeftModel | PreTrainedModel:
+    """Wraps ``model`` (in place, as PEFT does) with a freshly initialised adapter.
+
+    Args:
+        model: the backbone.
+        name: a method's name.
+        settings: fields of the method's configuration.
+        empty: leave the adapter's weights on the meta device, for counting parameters.
+
+    Returns:
+        the adapted model; for full fine-tuning the backbone itself, all of it trainable.
+
+    Raises:
+        HycamError: the method or a setting is unknown, or does not work on this backbone.
+    """
+    entry = method(name)
+    if entry.matches_hycam:
+        settings = {**(settings or {}), **matched_settings(entry, settings, model.config)}
+        entry = method(name.removesuffix("-matched"))
+    config = entry.config(settings)
+    if config is None:
+        return model.requires_grad_(True)
+    check_targets(config, model)
+    try:
+        return get_peft_model(model, config, low_cpu_mem_usage=empty)
+    except HycamError:
+        raise
+    except ValueError as error:  # PEFT's, such as layers that the backbone has not
+        raise HycamError(f"The method {name} cannot adapt {type(model).__name__}: {error}") from error
+
+
+def trainable_parameters(model: nn.Module) -> int:
+    """How many parameters of an adapted model are trained."""
+    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+
+
+def empty_backbone(config: PreTrainedConfig) -> PreTrainedModel:
+    """The backbone of a configuration, on the meta device: shapes without weights."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
+
+
+def matched_settings(entry: Method, settings: Mapping[str, Any] | None, config: PreTrainedConfig) -> dict[str, Any]:
+    """The rank at which a low-rank method trains as many parameters as HyCAM does on a backbone, as nearly as it can.
+
+    The count is linear in the rank, so two ranks give it for all.
+
+    Args:
+        entry: the method, one that ``matches_hycam``.
+        settings: the recipe's settings of its adapter.
+        config: the backbone's configuration; no weights are made.
+
+    Raises:
+        HycamError: HyCAM does not work on this backbone, or trains less there than the method at rank one.
+    """
+    entry.config(settings)
+
+    def count(name: str, chosen: Mapping[str, Any]) -> int:
+        return trainable_parameters(adapt(empty_backbone(config), name, chosen, empty=True))
+
+    plain = entry.name.removesuffix("-matched")
+    budget = count("hycam", {})
+    first, second = (count(plain, {**(settings or {}), "r": rank}) for rank in (1, 2))
+    if budget < first:
+        raise HycamError(
+            f"HyCAM trains {budget:,} parameters on this backbone and {plain} at rank one already {first:,}: no rank "
+            f"matches it. Use {plain} with fewer target_modules."
+        )
+    rank = 1 + round((budget - first) / (second - first))
+    follows = {entry.alpha_follows_rank: rank} if entry.alpha_follows_rank else {}
+    return {"r": rank, **follows, **(settings or {})}

@@ -1,0 +1,122 @@
+"""AdamW on gradients that are preconditioned by the factors of a low-rank product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hycam.errors import HycamError
+
+Pair = tuple[nn.Parameter, nn.Parameter]
+"""The factors of a product B A: A ``[..., r, in]`` and B ``[..., out, r]``, the same leading dimensions."""
+
+FACTORS = {"lora_A": "lora_B", "moelora_A": "moelora_B"}
+"""The names under which LoRA (PEFT's) and MoE-LoRA hold A, with the name of its B."""
+
+
+def factor_pairs(model: nn.Module) -> list[Pair]:
+    """The trainable factors A and B of every low-rank product in a model, matched by name.
+
+    Raises:
+        HycamError: there is none.
+    """
+    parameters = dict(model.named_parameters())
+    pairs = []
+    for name, A in parameters.items():
+        for a, b in FACTORS.items():
+            B = parameters.get(name.replace(f".{a}.", f".{b}."))
+            if f".{a}." in name and B is not None and A.requires_grad and B.requires_grad and A.dim() >= 2:
+                pairs.append((A, B))
+    if not pairs:
+        raise HycamError(
+            "There are no factors to precondition: the Riemannian optimizer works on the A and B of a product B A, "
+            "which LoRA and MoE-LoRA have."
+        )
+    return pairs
+
+
+@torch.no_grad()
+def precondition(A: Tensor, B: Tensor, grad_A: Tensor, grad_B: Tensor, damping: float) -> tuple[Tensor, Tensor]:
+    r"""The Riemannian gradients of the factors of ``B A``, for every leading index (expert) at once.
+
+    .. math::
+        \tilde G_A = (B^\top B + \delta I)^{-1} G_A, \qquad \tilde G_B = G_B (A A^\top + \delta I)^{-1}
+
+    RieMoE-LoRA (arXiv 2502.15828), after Zhang and Pilanci (ICML 2024). To first order a step along them changes the
+    product ``B A`` by the same amount however its scale is shared out between A and B.
+
+    Args:
+        A: ``[..., r, in]``.
+        B: ``[..., out, r]``.
+        grad_A: the gradient of A, of its shape.
+        grad_B: the gradient of B, of its shape.
+        damping: delta, which keeps the inverse finite while a factor is (nearly) singular, as B is at the start.
+
+    Returns:
+        both preconditioned gradients in at least float32, in which all of it is computed.
+    """
+    A, B, grad_A, grad_B = (
+        tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in (A, B, grad_A, grad_B)
+    )
+    eye = torch.eye(A.shape[-2], dtype=A.dtype, device=A.device)
+    left = _solve(B.mT @ B + damping * eye, grad_A)
+    right = _solve(A @ A.mT + damping * eye, grad_B.mT).mT
+    return left, right
+
+
+def _solve(gram: Tensor, rhs: Tensor) -> Tensor:
+    """``gram^-1 rhs`` for symmetric positive definite matrices, batched.
+
+    Cholesky, and where rounding has made a matrix indefinite in its last digits (a factor of low rank under a damping
+    below the type's resolution) the pseudo-inverse, which leaves out the directions that the factor does not have.
+    """
+    lower, info = torch.linalg.cholesky_ex(gram)
+    if not info.any():
+        return torch.cholesky_solve(rhs, lower)
+    return torch.linalg.pinv(gram, hermitian=True) @ rhs
+
+
+class RiemannianAdamW(torch.optim.AdamW):
+    """AdamW whose moments are fed with preconditioned gradients (the optimizer of RieMoE-LoRA).
+
+    At each step the gradients of every pair of factors are replaced by those of :func:`precondition`, both from the
+    factors before the step; everything else, and all other parameters, is ``torch.optim.AdamW``. Gradients are clipped
+    by the trainer before the step, so before they are preconditioned.
+
+    Args:
+        params: parameters or groups, as for AdamW; those of the pairs must be among them.
+        pairs: the factors, such as :func:`factor_pairs` finds.
+        damping: delta of :func:`precondition`.
+        kwargs: AdamW's own: ``lr``, ``betas``, ``eps``, ``weight_decay``.
+
+    Raises:
+        ValueError: the damping is negative, or there is no pair.
+    """
+
+    def __init__(self, params: Any, pairs: Iterable[Pair], damping: float = 1e-6, **kwargs: Any) -> None:
+        self.pairs = list(pairs)
+        self.damping = damping
+        if not self.pairs:
+            raise ValueError("There are no factors to precondition.")
+        if not damping >= 0:
+            raise ValueError(f"damping must not be negative, not {damping!r}.")
+        super().__init__(params, **kwargs)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> Any:
+        """One step.
+
+        Raises:
+            ValueError: a closure was given: it would compute the gradients anew after they were preconditioned.
+        """
+        if closure is not None:
+            raise ValueError("RiemannianAdamW takes no closure: it would undo the preconditioning.")
+        for A, B in self.pairs:
+            if A.grad is not None and B.grad is not None:
+                grad_A, grad_B = precondition(A, B, A.grad, B.grad, self.damping)
+                A.grad.copy_(grad_A)
+                B.grad.copy_(grad_B)
+        return super().step()

@@ -1,0 +1,45 @@
+"""The configuration of a MultiLoRA adapter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from peft.utils import PeftType
+
+from hycam.tuners.linear import StackedConfig
+
+
+@dataclass
+class MultiLoraConfig(StackedConfig):
+    """MultiLoRA (arXiv 2311.11501): n parallel LoRA branches on a linear layer, each with a learned scaling vector,
+    ``y = W x + alpha/r * sum_i s_i * (B_i A_i x)``.
+
+    A and B start at random and the scaling vectors at zero, so that no branch is dominated by the few directions that
+    a B at zero would learn first. All branches are always active; there is no branch for each task.
+
+    The scaling vectors are what moves first, and by about one learning rate a step: give them a larger one (the method
+    table has a multiplier of its own for them) and no weight decay, which would pull the whole update to zero.
+
+    Args:
+        num_branches: n. The HyCAM paper's comparison has 5.
+        r: rank of a branch. Its cost is ``num_branches * (r * (in + out) + out)`` parameters a layer.
+        alpha: None for the factor 1, or a number: the sum is multiplied by ``alpha / r``.
+        dropout: dropout of what the branches read, in training; one mask for all branches.
+        target_modules: linear layers to adapt; None (or ``"all-linear"``) takes all but the output layer.
+        exclude_modules: modules to leave out, as in PEFT.
+        layers_to_transform: indices of the layers to adapt; all by default.
+        layers_pattern: name of the list of layers, where it is not one that PEFT knows.
+        modules_to_save: further modules to train and save with the adapter.
+        init_weights: True starts as the backbone itself. False draws the scaling vectors at random too, which is of use
+            in tests only.
+
+    Raises:
+        ValueError: a value outside its range, with the value.
+    """
+
+    num_branches: int = field(default=5, metadata={"help": "n, the number of parallel branches."})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PeftType("MULTILORA")
+        self.check_positive("num_branches")

@@ -1,0 +1,77 @@
+"""Which modules an adapter is put on, by the names that PEFT matches."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from peft.config import PeftConfig
+from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from hycam.errors import HycamError
+
+ALL_LINEAR = "all-linear"
+
+
+def linear_layers(model: nn.Module) -> list[str]:
+    """Names of the linear layers of a backbone, in its order, without the output layer and the inside of adapters."""
+    output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    wrapped = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
+    inside = tuple(f"{name}." for name in wrapped)
+    return [
+        name
+        for name, module in model.named_modules()
+        if module is not output and not name.startswith(inside) and isinstance(_unwrapped(module), (nn.Linear, Conv1D))
+    ]
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    return BaseTunerLayer.get_base_layer(module) if isinstance(module, BaseTunerLayer) else module
+
+
+def check_targets(config: PeftConfig, model: nn.Module) -> None:
+    """Refuses targets that match nothing, with a list of what there is, before the backbone is touched.
+
+    PEFT finds that out too, but only says which targets it was given.
+
+    Raises:
+        HycamError: no module of ``model`` has such a name.
+    """
+    targets: Any = getattr(config, "target_modules", None)
+    if not targets or (isinstance(targets, str) and targets.lower() == ALL_LINEAR):
+        return
+    if any(check_target_module_exists(config, name) for name, _ in model.named_modules() if name):
+        return
+    shown = targets if isinstance(targets, str) else sorted(targets)
+    layers = getattr(config, "layers_to_transform", None)
+    within = "" if layers is None else f" in the layers {layers}"
+    raise HycamError(
+        f"target_modules={shown!r} matches nothing{within} in {type(model).__name__}. Its linear layers are "
+        f"{', '.join(last_parts(linear_layers(model)))}."
+    )
+
+
+def last_parts(names: Iterable[str]) -> list[str]:
+    """The last parts of module names, each once, in order: ``q_proj`` of ``model.layers.0.self_attn.q_proj``."""
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in names))
+
+
+def shortest_suffixes(wanted: list[str], names: list[str]) -> list[str]:
+    """The fewest trailing parts of the wanted names that match no other name, ``a.b.c`` being matched by ``b.c``.
+
+    Suffixes and not full names, because PEFT ignores ``layers_to_transform`` for full names.
+    """
+    kept = set(wanted)
+    others = [name for name in names if name not in kept]
+    suffixes = []
+    for name in wanted:
+        parts = name.split(".")
+        for length in range(1, len(parts) + 1):
+            suffix = ".".join(parts[-length:])
+            if not any(other == suffix or other.endswith(f".{suffix}") for other in others):
+                break
+        suffixes.append(suffix)
+    return list(dict.fromkeys(suffixes))
