@@ -8,7 +8,7 @@ from torch import nn
 
 from architectures import ARCHITECTURES, REFUSED, tiny, tokens
 from hycam.adapt import adapt
-from hycam.attention import find_attention_modules
+from hycam.attention import find_attention_modules, find_block_norms
 from hycam.errors import HycamError
 
 
@@ -24,6 +24,18 @@ def test_the_modules_are_found_again_when_they_are_already_adapted() -> None:
     model = tiny("gpt_neo")
     found = find_attention_modules(model)
     assert find_attention_modules(adapt(model, "hycam", {"r": 2}).base_model.model) == found
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_norms_that_the_blocks_hold_are_found_and_no_others(architecture: str) -> None:
+    model = tiny(architecture)
+    attention = find_attention_modules(model)
+    found = find_block_norms(model, attention)
+    assert found == find_block_norms(model, attention[:1]) + find_block_norms(model, attention[1:])
+    depth = {"opt": 4}.get(architecture, 3)  # such as model.layers.0, before the norm's own name
+    norms = [name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()]
+    assert found == [name for name in norms if len(name.split(".")) == depth + 1]
+    assert len(found) >= 2
 
 
 @pytest.mark.parametrize("architecture", REFUSED)

@@ -1,4 +1,4 @@
-"""Where the attention modules of a backbone are, found by structure and not by a list of architectures.
+"""Where the attention modules of a backbone and the norms around them are, found by structure and not by a list.
 
 An attention module is a module inside a block of the backbone whose ``forward`` takes ``hidden_states``, a mask and a
 key-value cache. The cache is what tells it from a feed-forward network, from a vision or audio tower and from a
@@ -30,8 +30,7 @@ def find_attention_modules(model: nn.Module) -> list[str]:
             (Bloom, BERT), so that their output cannot be scaled apart from it.
     """
     modules = dict(model.named_modules())
-    blocks = {f"{name}.{index}" for name, module in modules.items() if isinstance(module, nn.ModuleList)
-              for index in range(len(module))}  # fmt: skip
+    blocks = _blocks(modules)
     takes_cache = {
         name.removesuffix(".base_layer")
         for name, module in modules.items()
@@ -60,9 +59,37 @@ def find_attention_modules(model: nn.Module) -> list[str]:
     return found
 
 
+def find_block_norms(model: nn.Module, attention: list[str]) -> list[str]:
+    """Names of the norms that have weights in the blocks of these attention modules, in the order of the blocks.
+
+    They are those that a block holds itself: neither the norms inside its attention or feed-forward module nor the
+    final norm of the backbone.
+    """
+    modules = dict(model.named_modules())
+    blocks = _blocks(modules)
+    innermost = [name for module in attention for name in [name for name in _prefixes(module) if name in blocks][-1:]]
+    return [
+        f"{block}.{name}"
+        for block in dict.fromkeys(innermost)
+        for name, child in modules[block].named_children()
+        if _is_norm(child)
+    ]
+
+
 def hidden_states_position(module: nn.Module) -> int:
     """At which position ``module.forward`` takes ``hidden_states`` when it is passed without its name."""
     return list(_parameters(module)).index("hidden_states")
+
+
+def _blocks(modules: dict[str, nn.Module]) -> set[str]:
+    lists = {name: module for name, module in modules.items() if isinstance(module, nn.ModuleList)}
+    return {f"{name}.{index}" for name, module in lists.items() for index in range(len(module))}
+
+
+def _is_norm(module: nn.Module) -> bool:
+    module = getattr(module, "original_module", module)  # where PEFT keeps it beside the copies that adapters train
+    is_leaf = next(module.children(), None) is None
+    return is_leaf and "norm" in type(module).__name__.lower() and next(module.parameters(), None) is not None
 
 
 def _looks_like_attention(module: nn.Module) -> bool:

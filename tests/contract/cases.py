@@ -9,19 +9,33 @@ from peft import PeftModel
 from torch import Tensor
 
 from architectures import ARCHITECTURES, tiny, tokens
-from hycam.adapt import adapt
-from hycam.methods import METHODS
+from hycam.adapt import adapt, matched_settings
+from hycam.methods import FULL, METHODS, method
 
-# Every method of the table, and the variants of HyCAM that change how it computes, of a rank that suits width 32.
+# The method's own rank does not suit width 32, and these two find or have none.
+_OWN_RANK = [name for name, entry in METHODS.items() if entry.matches_hycam or entry.trains_backbone]
+
+# Every method of the table, and the variants that change how one computes.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, {"r": 4}) for name in METHODS},
+    **{name: (name, {} if name in _OWN_RANK else {"r": 4}) for name in METHODS},
     "hycam, hard routing": ("hycam", {"r": 4, "routing": "hard"}),
     "hycam, without noise": ("hycam", {"r": 4, "noise": "never"}),
     "hycam, biases": ("hycam", {"r": 4, "use_bias": True, "router_bias": True}),
     "hycam, low-rank shared, alpha": ("hycam", {"r": 4, "shared": "low_rank", "alpha": 8, "use_bias": True}),
     "hycam, pooled balance": ("hycam", {"r": 4, "balance_scope": "pooled"}),
     "hycam, one layer": ("hycam", {"r": 4, "layers_to_transform": [1]}),
+    "hycam, frozen router": ("hycam", {"r": 4, "train_router": False, "router_bias": True}),
+    "hycam, trained norms": ("hycam", {"r": 4, "train_norms": True}),
+    "hycam, residual stream": ("hycam", {"r": 4, "modulation_target": "residual_stream"}),
+    "multilora, alpha, one layer": ("multilora", {"r": 4, "alpha": 8, "layers_to_transform": [1]}),
+    "moe-lora, one expert a token": ("moe-lora", {"r": 4, "num_experts": 3, "top_k": 1}),
+    "riemoe-lora, all experts": ("riemoe-lora", {"r": 4, "top_k": 5, "alpha": 8}),
 }
+
+# The residual stream is modulated in the sequential pre-norm blocks of these only; all others are refused.
+SEQUENTIAL = ("llama", "mistral", "qwen2")
+# With one expert a token its renormalised gate is 1, whatever the gate's weights are.
+UNTRAINED = {"moe-lora, one expert a token": "moelora_gate"}
 
 
 class Case(NamedTuple):
@@ -36,29 +50,63 @@ class Case(NamedTuple):
     def is_hycam(self) -> bool:
         return self.variant.startswith("hycam")
 
+    @property
+    def is_adapter(self) -> bool:
+        """Whether there is an adapter beside the backbone; full fine-tuning trains the backbone itself."""
+        return self.variant != FULL
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        method_name, settings = VARIANTS[self.variant]
+        return {**METHODS[method_name].settings, **settings}
+
+    @property
+    def exists(self) -> bool:
+        residual = self.settings.get("modulation_target") == "residual_stream"
+        return not residual or self.architecture in SEQUENTIAL
+
+    def trains(self, name: str) -> bool:
+        """Whether the parameter of that name is trained."""
+        if not self.is_adapter:
+            return True
+        if "hycam_router" in name:
+            return self.settings.get("train_router", True)
+        return any(part in name for part in ("hycam_", "lora_", "modules_to_save"))
+
     def base(self, **changes: Any) -> torch.nn.Module:
         return tiny(self.architecture, **changes)
 
-    def attach(self, base: torch.nn.Module, adapter: str = "default", trained_seed: int | None = None) -> PeftModel:
-        """A fresh adapter on ``base``; with ``trained_seed`` all its weights are random, as if it had been trained."""
-        method, settings = VARIANTS[self.variant]
+    def attach(
+        self, base: torch.nn.Module, adapter: str = "default", trained_seed: int | None = None, quiet: bool = False
+    ) -> PeftModel:
+        """A fresh adapter on ``base``; with ``trained_seed`` all its weights are random, as if it had been trained.
+
+        ``quiet`` takes the noise out of a variant that has it in evaluation too, for what it would hide.
+        """
+        name, settings = VARIANTS[self.variant]
+        if quiet and self.is_hycam:
+            settings = {**settings, "noise": "never"}
         torch.manual_seed(7)
         if isinstance(base, PeftModel):
-            from hycam.methods import method as of
-
-            base.add_adapter(adapter, of(method).config(settings))
+            if METHODS[name].matches_hycam:
+                settings = matched_settings(METHODS[name], settings, base.config)
+            base.add_adapter(adapter, method(name.removesuffix("-matched")).config(settings))
             model = base
         else:
-            model = adapt(base, method, settings)
+            model = adapt(base, name, settings)
         if trained_seed is not None:
             train_by_chance(model, trained_seed, adapter)
         return model.eval()
 
 
-# Pairwise for `make test`: every architecture with the paper's method, every variant on the paper's first family.
-CASES = [Case("hycam", architecture) for architecture in ARCHITECTURES]
-CASES += [Case(variant, "llama") for variant in VARIANTS if variant != "hycam"]
+# Pairwise for `make test`: every architecture with each of the project's own adapters, every variant on the paper's
+# first family.
+_BROAD = ("hycam", "multilora", "riemoe-lora")
+CASES = [Case(variant, architecture) for variant in _BROAD for architecture in ARCHITECTURES]
+CASES += [Case(variant, "llama") for variant in VARIANTS if variant not in _BROAD]
+CASES += [Case("hycam-released", architecture) for architecture in SEQUENTIAL if architecture != "llama"]
 ALL_CASES = [Case(variant, architecture) for variant in VARIANTS for architecture in ARCHITECTURES]
+ALL_CASES = [case for case in ALL_CASES if case.exists]
 
 
 @torch.no_grad()
@@ -66,10 +114,16 @@ def train_by_chance(model: PeftModel, seed: int, adapter: str = "default") -> No
     """Random values for every weight of an adapter, large enough to change the logits visibly."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
-        if f".{adapter}" in name and ("hycam_" in name or "lora_" in name):
+        if not isinstance(model, PeftModel):
+            parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
+        elif f".modules_to_save.{adapter}" in name:
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        elif f".{adapter}" in name and ("hycam_" in name or "lora_" in name):
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
 
 
 @torch.no_grad()
 def logits(model: torch.nn.Module, ids: Tensor | None = None, **kwargs: Any) -> Tensor:
+    """The logits; noise that a variant draws in evaluation too is the same in every call."""
+    torch.manual_seed(13)
     return model(input_ids=tokens() if ids is None else ids, **kwargs).logits

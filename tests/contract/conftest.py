@@ -8,15 +8,16 @@ from .cases import ALL_CASES, CASES, Case
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "case" in metafunc.fixturenames:
-        in_test = set(CASES)
+    """``case`` is every method; ``adapter_case`` those with an adapter, for what full fine-tuning cannot promise."""
+    in_test = set(CASES)
+    for fixture in {"case", "adapter_case"} & set(metafunc.fixturenames):
         params = [pytest.param(case, id=case.name, marks=() if case in in_test else pytest.mark.soak)
-                  for case in ALL_CASES]  # fmt: skip
-        metafunc.parametrize("case", params)
+                  for case in ALL_CASES if fixture == "case" or case.is_adapter]  # fmt: skip
+        metafunc.parametrize(fixture, params)
 
 
 @pytest.fixture(autouse=True)
 def _remember(request: pytest.FixtureRequest, record_property) -> None:
-    if "case" in request.fixturenames:
-        case: Case = request.getfixturevalue("case")
+    for fixture in {"case", "adapter_case"} & set(request.fixturenames):
+        case: Case = request.getfixturevalue(fixture)
         record_property("contract", (case.architecture, case.variant, request.node.originalname))

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
 
 import hycam
 from architectures import tokens
 
-from .cases import Case, logits, train_by_chance
+from .cases import UNTRAINED, Case, logits, train_by_chance
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -36,22 +36,24 @@ def test_a_trained_adapter_changes_the_logits(case: Case) -> None:
     assert (logits(case.attach(base, trained_seed=3)) - expected).abs().max() > 1e-3
 
 
-def test_only_the_adapter_is_trainable_and_all_of_it_gets_a_gradient(case: Case) -> None:
+def test_what_the_method_trains_is_trainable_and_all_of_it_gets_a_gradient(case: Case) -> None:
     model = case.attach(case.base(), trained_seed=3).train()
     model(input_ids=tokens(), labels=tokens()).loss.backward()
     for name, parameter in model.named_parameters():
-        is_adapter = "hycam_" in name or "lora_" in name
-        assert parameter.requires_grad == is_adapter, name
-        if is_adapter:
+        assert parameter.requires_grad == case.trains(name), name
+        if parameter.requires_grad:
             assert parameter.grad is not None, name
-            assert parameter.grad.abs().sum() > 0, name
+            if UNTRAINED.get(case.variant, "nothing") in name:
+                assert parameter.grad.abs().max() == 0, name
+            else:
+                assert parameter.grad.abs().sum() > 0, name
 
 
-def test_disabling_and_unloading_give_the_backbone_back(case: Case) -> None:
-    base = case.base()
+def test_disabling_and_unloading_give_the_backbone_back(adapter_case: Case) -> None:
+    base = adapter_case.base()
     expected = logits(base)
     kind = {name: type(module) for name, module in base.named_modules()}
-    model = case.attach(base, trained_seed=3)
+    model = adapter_case.attach(base, trained_seed=3)
     with model.disable_adapter():
         assert torch.equal(logits(model), expected)
     assert not torch.equal(logits(model), expected)
@@ -60,24 +62,26 @@ def test_disabling_and_unloading_give_the_backbone_back(case: Case) -> None:
     assert {name: type(module) for name, module in unloaded.named_modules()} == kind
 
 
-def test_a_saved_adapter_loads_into_a_fresh_backbone_with_the_same_logits(case: Case, tmp_path: Path) -> None:
-    model = case.attach(case.base(), trained_seed=3)
+def test_a_saved_adapter_loads_into_a_fresh_backbone_with_the_same_logits(adapter_case: Case, tmp_path: Path) -> None:
+    model = adapter_case.attach(adapter_case.base(), trained_seed=3)
     model.save_pretrained(tmp_path)
-    # Nothing but the adapter's own weights, such as `...hycam_A` or `...lora_A.weight`.
+    # Nothing but the adapter's own weights, such as `...hycam_A` or `...lora_A.weight`, and norms that it trains.
+    norms = r"|norm\.(weight|bias)$" if adapter_case.settings.get("train_norms") else ""
     for key in load_file(tmp_path / "adapter_model.safetensors"):
-        assert re.search(r"\.(hycam|lora)_\w+(\.(weight|bias))?$", key), key
+        assert re.search(rf"\.(hycam|multilora|moelora|lora)_\w+(\.(weight|bias))?$|\.ln_\d\.\w+${norms}", key), key
     for low_cpu_mem_usage in (False, True):
-        loaded = PeftModel.from_pretrained(case.base(), tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
-        assert torch.equal(logits(loaded), logits(model))
+        loaded = PeftModel.from_pretrained(adapter_case.base(), tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
+        # Loaded into empty weights they lie where the file has them, and a product may round by the alignment.
+        torch.testing.assert_close(logits(loaded), logits(model), rtol=0, atol=1e-6 if low_cpu_mem_usage else 0)
 
 
-def test_two_adapters_can_be_switched_and_deleted_the_last_one_included(case: Case) -> None:
-    base = case.base()
+def test_two_adapters_can_be_switched_and_deleted_the_last_one_included(adapter_case: Case) -> None:
+    base = adapter_case.base()
     plain = logits(base)
-    first = logits(case.attach(copy.deepcopy(base), trained_seed=3))
-    second = logits(case.attach(copy.deepcopy(base), trained_seed=4))
-    model = case.attach(base, trained_seed=3)
-    case.attach(model, "other", trained_seed=4)
+    first = logits(adapter_case.attach(copy.deepcopy(base), trained_seed=3))
+    second = logits(adapter_case.attach(copy.deepcopy(base), trained_seed=4))
+    model = adapter_case.attach(base, trained_seed=3)
+    adapter_case.attach(model, "other", trained_seed=4)
     assert torch.equal(logits(model), first)
     model.set_adapter("other")
     assert torch.equal(logits(model), second)
@@ -85,13 +89,13 @@ def test_two_adapters_can_be_switched_and_deleted_the_last_one_included(case: Ca
     assert torch.equal(logits(model), first)
     model.delete_adapter("other")
     assert torch.equal(logits(model), first)
-    if case.is_hycam:  # PEFT's own methods leave a model behind that cannot be called
+    if not adapter_case.variant.startswith("lora"):  # PEFT's own methods leave a model behind that cannot be called
         model.delete_adapter("default")
         assert torch.equal(logits(model), plain)
 
 
 def test_evaluation_does_not_depend_on_padding_or_on_the_other_rows(case: Case) -> None:
-    model = case.attach(case.base(), trained_seed=3)
+    model = case.attach(case.base(), trained_seed=3, quiet=True)
     row = tokens(1, 6, seed=5)
     alone = logits(model, row)
     assert torch.equal(alone, logits(model, row))
@@ -112,7 +116,7 @@ MASK_ONLY = {"opt", "mpt"}
 
 
 def test_generation_with_a_cache_gives_what_a_full_forward_gives(case: Case) -> None:
-    model = case.attach(case.base(), trained_seed=3)
+    model = case.attach(case.base(), trained_seed=3, quiet=True)
     ids = tokens(2, 8)
     full = logits(model, ids)
     first = model(input_ids=ids[:, :5], use_cache=True)
@@ -141,17 +145,11 @@ def test_gradient_checkpointing_changes_no_gradient(case: Case) -> None:
         torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-7, msg=name)
 
 
-def test_a_bfloat16_backbone_takes_adapters_in_float32_and_in_bfloat16(case: Case) -> None:
+def test_a_bfloat16_backbone_takes_adapters_in_float32_and_in_bfloat16(adapter_case: Case) -> None:
     for autocast, adapter_dtype in ((True, torch.float32), (False, torch.bfloat16)):
-        from peft import get_peft_model
-
-        from hycam.methods import method
-
-        from .cases import VARIANTS
-
-        name, settings = VARIANTS[case.variant]
-        base = case.base(dtype=torch.bfloat16)
-        model = get_peft_model(base, method(name).config(settings), autocast_adapter_dtype=autocast)
+        base = adapter_case.base(dtype=torch.bfloat16)
+        config = adapter_case.attach(adapter_case.base(dtype=torch.bfloat16)).peft_config["default"]
+        model = get_peft_model(base, config, autocast_adapter_dtype=autocast)
         train_by_chance(model, 3)
         trainable = {p.dtype for p in model.parameters() if p.requires_grad}
         assert trainable == {adapter_dtype}

@@ -50,12 +50,24 @@ def modulation(shared: str, specialized: str, hard: bool, biases: bool, d: int, 
 
 @pytest.mark.parametrize(("shared", "specialized", "hard", "biases"), VARIANTS)
 @pytest.mark.parametrize(("batch", "seq", "d", "r", "experts"), [(1, 1, 5, 1, 1), (2, 7, 12, 4, 5), (3, 2, 9, 16, 8)])
+@pytest.mark.parametrize("of_stream", [False, True], ids=["attention output", "residual stream"])
 def test_output_and_gradients_equal_the_papers_formula(
-    shared: str, specialized: str, hard: bool, biases: bool, batch: int, seq: int, d: int, r: int, experts: int
+    shared: str,
+    specialized: str,
+    hard: bool,
+    biases: bool,
+    batch: int,
+    seq: int,
+    d: int,
+    r: int,
+    experts: int,
+    of_stream: bool,
 ) -> None:
     torch.manual_seed(0)
     weights = modulation(shared, specialized, hard, biases, d, r, experts)
     h, a = draw(batch, seq, d).requires_grad_(), draw(batch, seq, d).requires_grad_()
+    residual = draw(batch, seq, d).requires_grad_() if of_stream else None
+    inputs = [h, a] if residual is None else [h, a, residual]
     tensors = [tensor for part in (weights.shared, weights.specialized, weights.router) if part is not None
                for tensor in vars(part).values() if isinstance(tensor, Tensor)]  # fmt: skip
     for tensor in tensors:
@@ -63,11 +75,11 @@ def test_output_and_gradients_equal_the_papers_formula(
     noise = gumbel_noise(torch.Size((batch, seq, experts)), h.device, torch.float64)
     probe, results = draw(batch, seq, d), []
     for form in (reference.modulate, modulate):
-        output, routing = form(h, a, weights, noise)
+        output, routing = form(h, a, weights, noise, residual)
         loss = (output * probe).sum()
         if routing is not None:
             loss = loss + routing[0].square().sum() + routing[1].sum()
-        results.append((output, torch.autograd.grad(loss, [h, a, *tensors])))
+        results.append((output, torch.autograd.grad(loss, [*inputs, *tensors])))
     torch.testing.assert_close(results[1][0], results[0][0], rtol=1e-12, atol=1e-12)
     for got, expected in zip(results[1][1], results[0][1], strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-12)
@@ -87,6 +99,16 @@ def test_the_formula_by_hand_on_one_token() -> None:
     fused = [silu(x) + 0.5 * silu(x) + 0.5 * silu(2 * x) for x in (2.0, -1.0)]
     expected = torch.tensor([[[3.0 * (1 + fused[0]), 5.0 * (1 + fused[1])]]])
     torch.testing.assert_close(modulate(h, a, weights)[0], expected)
+
+
+@pytest.mark.parametrize("form", [reference.modulate, modulate], ids=["reference", "eager"])
+def test_with_the_residual_added_the_whole_stream_is_scaled(form) -> None:
+    torch.manual_seed(0)
+    weights = modulation("full", "low_rank", False, True, 12, 4, 5)
+    h, a, residual = draw(2, 7, 12), draw(2, 7, 12), draw(2, 7, 12)
+    factor = form(h, torch.ones_like(a), weights)[0]
+    stream = residual + form(h, a, weights, residual=residual)[0]
+    torch.testing.assert_close(stream, (residual + a) * factor, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("adapter", [torch.float32, torch.bfloat16])
@@ -123,6 +145,7 @@ def test_zero_weights_keep_infinite_attention_outputs_infinite() -> None:
     weights = Modulation(Dense(torch.zeros(3, 3)), None, None)
     a = torch.tensor([[[float("inf"), float("-inf"), 1.0]]])
     assert torch.equal(modulate(torch.randn(1, 1, 3), a, weights)[0], a)
+    assert torch.equal(modulate(torch.randn(1, 1, 3), a, weights, residual=torch.randn(1, 1, 3))[0], a)
 
 
 def test_nothing_is_scaled_below_what_the_silu_allows() -> None:

@@ -16,12 +16,12 @@ from hycam.ops.weights import Dense, LowRank, Modulation
 
 
 def modulate(
-    h: Tensor, a: Tensor, weights: Modulation, noise: Tensor | None = None
+    h: Tensor, a: Tensor, weights: Modulation, noise: Tensor | None = None, residual: Tensor | None = None
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """``a * (1 + A_shared + sum_k p_k A_k)``; arguments and result as in :func:`hycam.ops.reference.modulate`.
+    """``a * (1 + m)``, or ``a * (1 + m) + m * residual``; m, arguments, result: :func:`hycam.ops.reference.modulate`.
 
-    ``h`` is cast to the weights' type (PEFT keeps adapters in float32 on a bfloat16 backbone); the sum and the final
-    product are taken in at least float32, and the result has the type of ``a``. Written ``a * (1 + m)`` and not
+    ``h`` is cast to the weights' type (PEFT keeps adapters in float32 on a bfloat16 backbone); the sums and the final
+    products are taken in at least float32, and the result has the type of ``a``. Written ``a * (1 + m)`` and not
     ``a + a * m``, so that an infinite ``a`` under an untrained adapter (m = 0) stays infinite instead of becoming NaN.
     """
     parts: list[Tensor] = []
@@ -34,7 +34,10 @@ def modulate(
         parts.append(_specialized(h, p, weights.specialized))
         routing = (p, logits)
     m = parts[0] if len(parts) == 1 else parts[0] + parts[1]
-    return (a * (1 + m)).to(a.dtype), routing
+    output = a * (1 + m)
+    if residual is not None:
+        output = output + m * residual
+    return output.to(a.dtype), routing
 
 
 def _shared(h: Tensor, weights: Dense | LowRank) -> Tensor:

@@ -14,15 +14,20 @@ from hycam.ops.weights import Dense, LowRank, Modulation
 
 
 def modulate(
-    h: Tensor, a: Tensor, weights: Modulation, noise: Tensor | None = None
+    h: Tensor, a: Tensor, weights: Modulation, noise: Tensor | None = None, residual: Tensor | None = None
 ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
-    """``h_out = h_att * (1 + A_shared + sum_k p_k A_k)`` (Eq. 4, 11 and 12).
+    """``h_out = h_att * (1 + m)`` with ``m = A_shared + sum_k p_k A_k`` (Eq. 4, 11 and 12).
+
+    With ``residual`` it is ``h_out = h_att * (1 + m) + m * residual``, to which the block adds the residual: then its
+    residual stream is ``(residual + h_att) * (1 + m)``, as in the code released with the paper.
 
     Args:
         h: the block's normalised input, ``(batch, seq, d)``.
         a: the attention output, ``(batch, seq, d)``.
         weights: the modulation's weights.
         noise: Gumbel noise ``(batch, seq, K)``, or None for none.
+        residual: what the block will add to the result, ``(batch, seq, d)``; None to modulate the attention output
+            alone.
 
     Returns:
         the modulated attention output ``(batch, seq, d)``, and ``(p, logits)``, each ``(batch, seq, K)``, or None
@@ -38,7 +43,10 @@ def modulate(
         for k in range(p.shape[-1]):
             fused = fused + p[..., k : k + 1] * F.silu(_pre_activation(h, weights.specialized, k))  # Eq. 6, 7, 11
         routing = (p, logits)
-    return a * (1 + fused), routing  # Eq. 12
+    output = a * (1 + fused)  # Eq. 12
+    if residual is not None:
+        output = output + fused * residual
+    return output, routing
 
 
 def _pre_activation(h: Tensor, weights: Dense | LowRank, k: int | None) -> Tensor:

@@ -71,12 +71,15 @@ def _solve(gram: Tensor, rhs: Tensor) -> Tensor:
     """``gram^-1 rhs`` for symmetric positive definite matrices, batched.
 
     Cholesky, and where rounding has made a matrix indefinite in its last digits (a factor of low rank under a damping
-    below the type's resolution) the pseudo-inverse, which leaves out the directions that the factor does not have.
+    below the type's resolution) the pseudo-inverse, which leaves out the directions that the factor does not have. Only
+    there: in the others of the batch it would cut small directions that Cholesky still solves for.
     """
     lower, info = torch.linalg.cholesky_ex(gram)
-    if not info.any():
-        return torch.cholesky_solve(rhs, lower)
-    return torch.linalg.pinv(gram, hermitian=True) @ rhs
+    solution = torch.cholesky_solve(rhs, lower)
+    failed = info > 0
+    if failed.any():
+        solution[failed] = torch.linalg.pinv(gram[failed], hermitian=True) @ rhs[failed]
+    return solution
 
 
 class RiemannianAdamW(torch.optim.AdamW):

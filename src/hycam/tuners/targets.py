@@ -60,9 +60,10 @@ def last_parts(names: Iterable[str]) -> list[str]:
 
 
 def shortest_suffixes(wanted: list[str], names: list[str]) -> list[str]:
-    """The fewest trailing parts of the wanted names that match no other name, ``a.b.c`` being matched by ``b.c``.
+    """The fewest trailing parts of the wanted names that no other name ends with, such as ``b.c`` of ``a.b.c``.
 
-    Suffixes and not full names, because PEFT ignores ``layers_to_transform`` for full names.
+    Suffixes and not full names, because PEFT ignores ``layers_to_transform`` for full names. Ends with as a string
+    does: PEFT matches ``modules_to_save`` so, and takes ``xb.c`` for ``b.c``.
     """
     kept = set(wanted)
     others = [name for name in names if name not in kept]
@@ -71,7 +72,7 @@ def shortest_suffixes(wanted: list[str], names: list[str]) -> list[str]:
         parts = name.split(".")
         for length in range(1, len(parts) + 1):
             suffix = ".".join(parts[-length:])
-            if not any(other == suffix or other.endswith(f".{suffix}") for other in others):
+            if not any(other.endswith(suffix) for other in others):
                 break
         suffixes.append(suffix)
     return list(dict.fromkeys(suffixes))

@@ -11,6 +11,7 @@ def test_the_defaults_are_the_papers_settings() -> None:
     config = HyCAMConfig()
     assert (config.num_specialized, config.r, config.temperature, config.balance_weight) == (5, 64, 0.5, 0.1)
     assert (config.shared, config.specialized, config.routing, config.noise) == ("full", "low_rank", "soft", "train")
+    assert (config.modulation_target, config.train_router, config.train_norms) == ("attention_output", True, False)
     assert config.alpha is None
     assert not config.use_bias
     assert config.peft_type == "HYCAM"
@@ -20,7 +21,7 @@ def test_the_defaults_are_the_papers_settings() -> None:
     ("field", "value"),
     [("r", 0), ("num_specialized", 0), ("temperature", 0.0), ("temperature", float("nan")), ("balance_weight", -0.1),
      ("shared", "half"), ("specialized", "lowrank"), ("routing", "top"), ("noise", "off"), ("balance_scope", "global"),
-     ("modulation_target", "residual_stream"), ("train_router", False), ("train_norms", True)],
+     ("modulation_target", "residual")],
 )  # fmt: skip
 def test_an_impossible_value_is_named_in_the_error(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"{field}.*{value}"):

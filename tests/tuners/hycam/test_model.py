@@ -8,6 +8,7 @@ import pytest
 import torch
 from peft import AutoPeftModelForCausalLM, PeftModel, get_peft_model
 from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
 
 import hycam
 from architectures import tiny, tokens
@@ -152,6 +153,43 @@ def test_modules_to_save_are_trained_and_saved_with_the_adapter(tmp_path) -> Non
     model.eval().save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(tiny(), tmp_path)
     assert torch.equal(loaded(input_ids=tokens()).logits, model(input_ids=tokens()).logits)
+
+
+RELEASED = {"modulation_target": "residual_stream", "train_router": False, "train_norms": True, "routing": "hard",
+            "noise": "always", "alpha": 32, "use_bias": True, "router_bias": True, "balance_weight": 0.0}  # fmt: skip
+
+
+@pytest.mark.parametrize(("d", "layers", "trained", "frozen"), [(576, 30, 21_784_320, 86_550), (32, 2, None, None)])
+def test_the_released_codes_form_has_as_many_weights_as_its_formula_says(
+    d: int, layers: int, trained: int | None, frozen: int | None
+) -> None:
+    settings = {"vocab_size": 96, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    backbone = AutoConfig.for_model("llama", hidden_size=d, num_hidden_layers=layers, **settings)
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(backbone)
+    model = get_peft_model(base, config(r=64, num_specialized=5, **RELEASED), low_cpu_mem_usage=True)
+    counted = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    routers = [p for name, p in model.named_parameters() if "hycam_router" in name]
+    module = 2 * d * 64 + 64**2 + 2 * 64 + d  # A, N, B and their biases
+    assert counted == layers * (d**2 + d + 5 * module + 2 * d)
+    assert sum(p.numel() for p in routers) == layers * (5 * d + 5)
+    assert not any(p.requires_grad for p in routers)
+    if trained is not None:
+        assert (counted, sum(p.numel() for p in routers)) == (trained, frozen)
+
+
+def test_the_released_codes_form_learns_through_a_stock_optimiser() -> None:
+    torch.manual_seed(0)
+    model = get_peft_model(tiny(), config(**RELEASED)).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2)
+    losses = []
+    for _ in range(20):
+        loss = model(input_ids=tokens(), labels=tokens()).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_an_adapter_of_another_width_is_refused_with_both_shapes(tmp_path) -> None:

@@ -25,7 +25,9 @@ class HyCAMConfig(PeftConfig):
 
     The defaults are the paper's settings. The four ablations of the paper are values of ``shared`` and
     ``specialized``: Shared-CAM-Only (``full``, ``none``), FullSpec (``full``, ``full``), SpecOnly (``none``,
-    ``low_rank``), InversePEFT (``low_rank``, ``full``).
+    ``low_rank``), InversePEFT (``low_rank``, ``full``). The code released with the paper computes something else:
+    ``modulation_target="residual_stream"``, ``train_router=False`` and ``train_norms=True``, with ``routing="hard"``,
+    ``noise="always"``, ``alpha=32``, both kinds of biases and ``balance_weight=0``.
 
     Args:
         num_specialized: N_s, how many specialised modules the router chooses among. The paper's 5 matches its five
@@ -38,14 +40,22 @@ class HyCAMConfig(PeftConfig):
         noise: when Gumbel noise is drawn: ``"train"``, ``"always"`` (evaluation becomes random, as in the authors'
             code) or ``"never"``.
         balance_weight: weight of the load-balancing loss (Eq. 10) that training with ``labels`` adds to the task loss.
+            The released code adds none. Beside ``train_router=False`` it only acts through what the layers below make
+            of the router's input, so 0 is the sensible value there; the loss is reported all the same.
         balance_scope: ``"layer"`` averages Eq. 10 over layers; ``"pooled"`` pools the tokens of all layers first.
         alpha: None for the paper's factor 1, or a number: low-rank modules are multiplied by ``alpha / r`` inside
             their SiLU.
         use_bias: biases on the shared map and on A, N and B.
         router_bias: a bias on the router.
-        modulation_target: ``"attention_output"`` (the paper).
-        train_router: whether the router is trained.
-        train_norms: whether the backbone's norms are trained too.
+        modulation_target: ``"attention_output"`` (the paper, Eq. 12), or ``"residual_stream"`` (the released code): the
+            factor scales the sum of the residual stream and the attention output. The latter is for the families of the
+            released code, Llama, Mistral and Qwen2; others are refused.
+        train_router: True (the paper) trains the router. False (the released code) leaves it as it is drawn, its
+            weights normal with the backbone's ``initializer_range`` and its bias zero, and saves it with the adapter.
+            Without specialised modules there is no router, and this has no effect.
+        train_norms: True (the released code) also trains a copy of each norm of the adapted blocks, the final norm left
+            out, and saves it with the adapter; the names are added to ``modules_to_save``. False (the paper) trains
+            none.
         target_modules: attention modules to adapt; None finds them all. HyCAM adapts attention modules and nothing
             else, so ``"all-linear"`` or the name of a linear layer is refused.
         exclude_modules: modules to leave out, as in PEFT.
@@ -71,9 +81,14 @@ class HyCAMConfig(PeftConfig):
     alpha: float | None = field(default=None, metadata={"help": "None: factor 1; a number: alpha / r in the SiLU."})
     use_bias: bool = field(default=False, metadata={"help": "Biases on the shared map and on A, N, B."})
     router_bias: bool = field(default=False, metadata={"help": "A bias on the router."})
-    modulation_target: str = field(default="attention_output", metadata={"help": "What is modulated."})
-    train_router: bool = field(default=True, metadata={"help": "Whether the router is trained."})
-    train_norms: bool = field(default=False, metadata={"help": "Whether the backbone's norms are trained."})
+    modulation_target: str = field(
+        default="attention_output",
+        metadata={"help": "'attention_output' (paper) or 'residual_stream' (released code)."},
+    )
+    train_router: bool = field(
+        default=True, metadata={"help": "Train the router (paper), or leave it random (released code)."}
+    )
+    train_norms: bool = field(default=False, metadata={"help": "Train the blocks' norms too (released code)."})
     target_modules: list[str] | str | None = field(
         default=None, metadata={"help": "Attention modules to adapt; None finds them."}
     )
@@ -109,13 +124,3 @@ class HyCAMConfig(PeftConfig):
             )
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern has no effect without layers_to_transform.")
-        for name, built in {
-            "modulation_target": "attention_output",
-            "train_router": True,
-            "train_norms": False,
-        }.items():
-            if getattr(self, name) != built:
-                raise ValueError(
-                    f"{name}={getattr(self, name)!r} belongs to the released-code form of HyCAM, which is not there "
-                    f"yet; leave {name} at {built!r}."
-                )

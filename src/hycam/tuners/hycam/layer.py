@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from hycam.attention import hidden_states_position
 from hycam.errors import HycamError
@@ -31,9 +32,13 @@ class HyCAMLayer(AdapterLayer):
     HyCAM, Eq. 4 to 12, with ``h = hidden_states`` as the attention module receives it and ``h_att`` the first element
     of what it returns, both ``(batch, seq, d)``. All else passes through: arguments, further outputs, attributes.
 
+    With ``modulation_target="residual_stream"`` the factor ``1 + m`` scales the residual stream and ``h_att`` together.
+    The block adds the residual after this module, so what is added to it here is ``m`` times the residual.
+
     Args:
         base_layer: the attention module.
         hidden_size: d.
+        initializer_range: standard deviation of the weights of a router that is not trained.
         name: the module's name in the backbone, under which its routing is recorded.
         recorder: where the routing of a training step is collected for the balance loss.
     """
@@ -49,13 +54,19 @@ class HyCAMLayer(AdapterLayer):
     )  # fmt: skip
     other_param_names = ("hycam_config",)
 
-    def __init__(self, base_layer: nn.Module, hidden_size: int, name: str, recorder: RoutingRecorder) -> None:
+    def __init__(
+        self, base_layer: nn.Module, hidden_size: int, initializer_range: float, name: str, recorder: RoutingRecorder
+    ) -> None:
         super().__init__(base_layer)
         self.hycam_hidden_size = hidden_size
+        self.hycam_initializer_range = initializer_range
         self.hycam_name = name
         self.hycam_recorder = recorder
         self.hycam_position = hidden_states_position(base_layer)
         self.hycam_config: dict[str, HyCAMConfig] = {}
+        self.hycam_residual: Tensor | None = None
+        self.hycam_residual_hook: RemovableHandle | None = None
+        self.frozen_peft_weight_names = {}
         for attribute in self.adapter_layer_names:
             is_module = attribute in ("hycam_shared", "hycam_router")
             setattr(self, attribute, nn.ModuleDict() if is_module else nn.ParameterDict())
@@ -73,6 +84,8 @@ class HyCAMLayer(AdapterLayer):
             self.hycam_specialized[adapter_name] = nn.Parameter(torch.empty(experts, d, d))
         if config.specialized != "none":
             self.hycam_router[adapter_name] = nn.Linear(d, experts, bias=config.router_bias)
+            if not config.train_router:
+                self.frozen_peft_weight_names[adapter_name] = ("hycam_router",)
         self.hycam_config[adapter_name] = config
         self.reset_adapter_parameters(adapter_name, config.init_weights)
         self._move_adapter_to_device_of_base_layer(adapter_name)
@@ -90,6 +103,9 @@ class HyCAMLayer(AdapterLayer):
 
         ``identity``: the shared map, B and all biases start at zero, so the modulation is exactly 1. N has to be random
         as well: with N at zero, B would never get a gradient. Otherwise those are drawn like A and N.
+
+        A router that is not trained has normal weights with the standard deviation of the backbone's initialisation, as
+        in the released code, where it was left as the library draws a linear layer.
         """
         for attribute in self.adapter_layer_names:
             holder = getattr(self, attribute)
@@ -106,8 +122,32 @@ class HyCAMLayer(AdapterLayer):
                     # Biases are drawn with the bound of the map they belong to; any small range would do in a test.
                     fan_in = self.hycam_hidden_size if parameter.dim() == 1 else parameter.shape[-1]
                     parameter.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
+        if adapter_name in self.frozen_peft_weight_names:
+            self.hycam_router[adapter_name].weight.normal_(std=self.hycam_initializer_range)
+
+    @property
+    def needs_residual(self) -> bool:
+        """Whether one of its adapters modulates the residual stream."""
+        return any(config.modulation_target == "residual_stream" for config in self.hycam_config.values())
+
+    def watch_residual(self, norm: nn.Module) -> None:
+        """From now on keeps the residual stream that goes into ``norm``, the block's norm before the attention.
+
+        The norm and not the block, because gradient checkpointing runs only the inside of a block again.
+        """
+        self.hycam_residual_hook = norm.register_forward_pre_hook(self._keep_residual)
+
+    def unwatch_residual(self) -> None:
+        if self.hycam_residual_hook is not None:
+            self.hycam_residual_hook.remove()
+        self.hycam_residual_hook = self.hycam_residual = None
+
+    def _keep_residual(self, norm: nn.Module, args: tuple[Tensor, ...]) -> None:
+        self.hycam_residual = args[0]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        # Taken over, whether it is needed or not: kept in the module it would outlive the forward.
+        residual, self.hycam_residual = self.hycam_residual, None
         result = self.base_layer(*args, **kwargs)
         if self.disable_adapters or not self.active_adapters:
             return result
@@ -123,10 +163,17 @@ class HyCAMLayer(AdapterLayer):
                 f"{self.hycam_name} takes a hidden state of width {h.shape[-1]} and returns one of {a.shape[-1]}; "
                 f"HyCAM needs both to be the backbone's {d}. Leave it out with exclude_modules."
             )
+        if config.modulation_target == "attention_output":
+            residual = None
+        elif residual is None:
+            raise HycamError(
+                f"{self.hycam_name} is called outside its block, so there is no residual stream to modulate. Call the "
+                'block or the model, or use modulation_target="attention_output".'
+            )
         noise = None
         if config.specialized != "none" and (config.noise == "always" or (config.noise == "train" and self.training)):
             noise = gumbel_noise(torch.Size((*h.shape[:-1], config.num_specialized)), h.device)
-        output, routing = modulate(h, a, self._modulation(adapter, config), noise)
+        output, routing = modulate(h, a, self._modulation(adapter, config), noise, residual)
         if self.training:
             self.hycam_recorder.add(self.hycam_name, routing, config.balance_weight)
         return (output, *rest) if isinstance(result, tuple) else output

@@ -7,15 +7,24 @@ from typing import Any, cast
 import torch
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import check_target_module_exists
+from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from hycam.attention import find_attention_modules
+from hycam.attention import find_attention_modules, find_block_norms
 from hycam.errors import HycamError
 from hycam.tuners.base import Tuner
 from hycam.tuners.hycam.balance import NO_LABELS, TrainingStats, add_balance_term, routing_statistics
 from hycam.tuners.hycam.config import HyCAMConfig
 from hycam.tuners.hycam.layer import NOT_MERGEABLE, HyCAMLayer
+from hycam.tuners.hycam.norms import TrainedNorm
 from hycam.tuners.hycam.recorder import RoutingRecorder
+from hycam.tuners.targets import shortest_suffixes
+
+# The families of the released code. Their blocks are sequential and normalise first, with the norm of this name, so
+# what goes into it is what the block adds to the attention output.
+RESIDUAL_STREAM = ("llama", "mistral", "qwen2")
+INPUT_NORM = "input_layernorm"
+HALVES = (torch.float16, torch.bfloat16)
 
 
 class HyCAMModel(Tuner):
@@ -36,15 +45,33 @@ class HyCAMModel(Tuner):
             self.last_stats = TrainingStats()
 
     def _prepare_adapter_config(self, peft_config: HyCAMConfig, model_config: dict) -> HyCAMConfig:  # type: ignore[override]
-        """Fills in ``target_modules`` where it is None, and refuses anything but attention modules."""
+        """Fills in ``target_modules`` where it is None and the norms to train; refuses what cannot be adapted."""
+        kind = model_config.get("model_type")
+        if peft_config.modulation_target == "residual_stream" and kind not in RESIDUAL_STREAM:
+            raise HycamError(
+                f'modulation_target="residual_stream" is for blocks like those of {", ".join(RESIDUAL_STREAM)}, the '
+                f'families of the released code, and not for {kind}. Use modulation_target="attention_output".'
+            )
         found = find_attention_modules(self.model)
         names = [name for name, _ in self.model.named_modules()]
         if peft_config.target_modules is None:
-            # Suffixes and not full names, because PEFT ignores `layers_to_transform` for full names. Where a suffix is
-            # also the name of something else (a vision tower), it is lengthened until it is not.
-            peft_config.target_modules = _shortest_suffixes(found, names)
-            return peft_config
-        in_full = [name for name in peft_config.target_modules if name in names]
+            peft_config.target_modules = shortest_suffixes(found, names)
+        else:
+            self._check_targets(peft_config, found, names)
+        if peft_config.train_norms:
+            adapted = [name for name in found if check_target_module_exists(peft_config, name)]
+            norms = find_block_norms(self.model, adapted)
+            if adapted and not norms:
+                raise HycamError(
+                    f"train_norms=True has nothing to train: the blocks of {type(self.model).__name__} hold no norm "
+                    "with weights. Leave train_norms at False."
+                )
+            given = peft_config.modules_to_save or []
+            peft_config.modules_to_save = list(dict.fromkeys([*given, *shortest_suffixes(norms, names)]))
+        return peft_config
+
+    def _check_targets(self, peft_config: HyCAMConfig, found: list[str], names: list[str]) -> None:
+        in_full = [name for name in peft_config.target_modules or () if name in names]
         if peft_config.layers_to_transform is not None and not isinstance(peft_config.target_modules, str) and in_full:
             raise HycamError(
                 f"layers_to_transform has no effect on a module that is named in full ({in_full[0]}): name the modules "
@@ -64,7 +91,56 @@ class HyCAMModel(Tuner):
                 "HyCAM adapts attention modules as a whole, not linear layers: leave target_modules at None, or name "
                 f"one of {', '.join(sorted({name.rpartition('.')[2] for name in found}))}."
             )
-        return peft_config
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        # PEFT copies the norms that it trains, and a copy must not carry the hook that keeps the residual.
+        self._unwatch_residuals()
+        try:
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+        finally:
+            self._watch_residuals()
+        for wrapper in self._norms_trained_by(adapter_name):
+            norm = wrapper.modules_to_save[adapter_name]
+            wrapper.modules_to_save[adapter_name] = TrainedNorm(norm, wrapper.original_module)
+
+    def _norms_trained_by(self, adapter_name: str) -> list[ModulesToSaveWrapper]:
+        """The blocks' norms of which an adapter with ``train_norms`` has copies."""
+        if not cast(HyCAMConfig, self.peft_config[adapter_name]).train_norms:
+            return []
+        names = find_block_norms(self.model, find_attention_modules(self.model))
+        norms = [self.model.get_submodule(name) for name in names]
+        return [
+            norm for norm in norms if isinstance(norm, ModulesToSaveWrapper) and adapter_name in norm.modules_to_save
+        ]
+
+    def _watch_residuals(self) -> None:
+        for name, layer in self.model.named_modules():
+            if isinstance(layer, HyCAMLayer) and layer.needs_residual:
+                layer.watch_residual(self.model.get_submodule(f"{name.rpartition('.')[0]}.{INPUT_NORM}"))
+
+    def _unwatch_residuals(self) -> None:
+        for layer in self.model.modules():
+            if isinstance(layer, HyCAMLayer):
+                layer.unwatch_residual()
+
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        if not autocast_adapter_dtype:
+            return
+        for wrapper in self._norms_trained_by(adapter_name):
+            norm = wrapper.modules_to_save[adapter_name]
+            for name, weight in list(norm.named_parameters()):
+                if weight.dtype in HALVES:
+                    setattr(norm, name, nn.Parameter(weight.detach().float(), requires_grad=weight.requires_grad))
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        super().delete_adapter(adapter_name)
+        self._unwatch_residuals()
+        self._watch_residuals()
+
+    def unload(self) -> nn.Module:
+        self._unwatch_residuals()
+        return super().unload()
 
     def _create_and_replace(  # type: ignore[override]
         self,
@@ -77,8 +153,9 @@ class HyCAMModel(Tuner):
         **_: Any,
     ) -> None:
         if not isinstance(target, HyCAMLayer):
-            hidden_size = self.model.config.get_text_config().hidden_size
-            layer = HyCAMLayer(target, hidden_size, current_key, self.recorder)
+            sizes = self.model.config.get_text_config()
+            initializer_range = getattr(sizes, "initializer_range", 0.02)
+            layer = HyCAMLayer(target, sizes.hidden_size, initializer_range, current_key, self.recorder)
             self._replace_module(parent, target_name, layer, target)
             target = layer
         target.update_layer(adapter_name, hycam_config)
@@ -118,18 +195,3 @@ class HyCAMModel(Tuner):
         if not self.active_adapters:
             return False
         return any(not layer.disable_adapters for layer in self.model.modules() if isinstance(layer, HyCAMLayer))
-
-
-def _shortest_suffixes(wanted: list[str], names: list[str]) -> list[str]:
-    """The fewest trailing parts of the wanted names that match no other name, ``a.b.c`` being matched by ``b.c``."""
-    kept = set(wanted)
-    others = [name for name in names if name not in kept]
-    suffixes = []
-    for name in wanted:
-        parts = name.split(".")
-        for length in range(1, len(parts) + 1):
-            suffix = ".".join(parts[-length:])
-            if not any(other == suffix or other.endswith(f".{suffix}") for other in others):
-                break
-        suffixes.append(suffix)
-    return list(dict.fromkeys(suffixes))

@@ -68,11 +68,10 @@ class MoeLoraLayer(StackedLayer):
 
 def gates(logits: Tensor, top_k: int) -> Tensor:
     """``softmax(logits)`` cut to the ``top_k`` largest of each token and renormalised to sum to 1, ``(..., N)``."""
-    p = logits.softmax(dim=-1)
-    if top_k == p.shape[-1]:
-        return p
-    kept, which = p.topk(top_k, dim=-1)
-    return torch.zeros_like(p).scatter(-1, which, kept / kept.sum(dim=-1, keepdim=True))
+    kept, which = logits.topk(top_k, dim=-1)
+    # The softmax of the kept logits is just that, and its gradient is exactly 0 where it is 1 (top_k = 1): a quotient
+    # would leave the rounding's noise, of which Adam makes full steps.
+    return torch.zeros_like(logits).scatter(-1, which, kept.softmax(dim=-1))
 
 
 class _GatedUp(torch.autograd.Function):

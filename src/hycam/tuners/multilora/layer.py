@@ -89,7 +89,8 @@ class MultiLoraLayer(StackedLayer):
 
     def unmerge(self) -> None:
         if self._weight_before_merge is not None:
-            cast(nn.Linear, self.get_base_layer()).weight.data = self._weight_before_merge
+            weight = cast(nn.Linear, self.get_base_layer()).weight
+            weight.data = self._weight_before_merge.to(weight)  # the layer may have been moved since
             self._weight_before_merge = None
         self.merged_adapters.clear()
 
