@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 from peft import PeftModel, get_peft_model
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.utils import PeftType
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from hycam.errors import HycamError
 from hycam.methods import Method, method
-from hycam.tuners.targets import check_targets
+from hycam.tuners.base import Tuner
+from hycam.tuners.targets import check_targets, linear_layers
 
 
 def adapt(
@@ -39,7 +42,8 @@ def adapt(
     config = entry.config(settings)
     if config is None:
         return model.requires_grad_(True)
-    check_targets(config, model)
+    if not issubclass(PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)], Tuner):  # our own look for themselves
+        check_targets(config, model, "linear layers", linear_layers(model))
     try:
         return get_peft_model(model, config, low_cpu_mem_usage=empty)
     except HycamError:

@@ -86,7 +86,7 @@ class Method:
             )
         try:
             return config_class(task_type=TaskType.CAUSAL_LM, **chosen)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, ImportError) as error:
             raise HycamError(f"The settings of the method {self.name} do not work: {error}") from error
 
     def optimizer_settings(
@@ -140,12 +140,14 @@ class Method:
 def _peft_types() -> list[str]:
     """The methods of PEFT that ``name: peft`` takes: those that put layers into the backbone.
 
-    Prompt learning is left out, since it moves the positions that the trainer reads.
+    Prompt learning moves the positions that the trainer reads, Poly and Shadow want a forward of their own, and
+    trainable tokens have tokens to be named.
     """
+    left_out = {"HYCAM", "MULTILORA", "MOELORA", "POLY", "SHADOW", "TRAINABLE_TOKENS"}
     return [
         str(kind.value)
         for kind in PEFT_TYPE_TO_CONFIG_MAPPING
-        if hasattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "tuner_layer_cls") and kind.value not in _OWN
+        if hasattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "tuner_layer_cls") and kind.value not in left_out
     ]
 
 
@@ -158,7 +160,7 @@ def _config_class(settings: Mapping[str, Any]) -> type[PeftConfig]:
         )
     name = str(settings["peft_type"]).upper()
     if name not in known:
-        raise HycamError(f'There is no PEFT method "{name}" that adapts layers.{nearest(name, known)}')
+        raise HycamError(f'"{name}" is not a method of PEFT that can be trained here.{nearest(name, known)}')
     return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(name)]
 
 
@@ -171,7 +173,6 @@ def _weights(config: PeftConfig | None) -> tuple[str, ...]:
 
 FULL = "full"
 PEFT = "peft"
-_OWN = ("HYCAM", "MULTILORA", "MOELORA")
 _HYCAM = "HyCAM (CIKM 2025)"
 _RIEMOE = "RieMoE-LoRA (arXiv 2502.15828)"
 _SCALING = OptimizerSettings(multipliers={"multilora_scaling": 10.0}, no_decay=("multilora_scaling",))

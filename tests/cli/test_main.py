@@ -13,6 +13,7 @@ import pytest
 
 import hycam.cli.train
 from hycam.cli.main import VERBS, main
+from hycam.methods import METHODS
 
 
 @pytest.fixture
@@ -57,7 +58,10 @@ def test_methods_lists_every_method_as_a_table_and_as_json(backbone: str, capsys
     assert "hycam-inverse-peft" in capsys.readouterr().out
     assert main(["methods", "--backbone", backbone, "--json"]) == 0
     entries = json.loads(capsys.readouterr().out)
-    assert set(entries[0]) == {"name", "trainable_parameters", "total_parameters", "share"}
+    always = {"name", "trainable_parameters", "total_parameters", "share"}
+    assert [entry["name"] for entry in entries] == list(METHODS)
+    for entry in entries:
+        assert set(entry) == always | ({"rank", "deviation"} if entry["name"].endswith("-matched") else set())
 
 
 @pytest.mark.parametrize(

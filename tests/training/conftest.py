@@ -10,7 +10,11 @@ from typing import Any
 import pytest
 
 from hycam.data.recipe import DataRecipe
+from hycam.methods import METHODS
 from hycam.training.recipe import EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
+
+# These have no rank, or find it themselves.
+OWN_RANK = [name for name, entry in METHODS.items() if entry.trains_backbone or entry.matches_hycam]
 
 
 @pytest.fixture
@@ -20,7 +24,7 @@ def recipe(backbone: str, tasks: list[str], tmp_path: Path) -> Callable[..., Rec
         return Recipe(
             backbone=backbone,
             output=str(tmp_path / "run"),
-            method=MethodRecipe(method, {"r": 4}),
+            method=MethodRecipe(method, {} if method in OWN_RANK else {"r": 4}),
             data=DataRecipe(tasks=tasks, max_length=300),
             training=replace(TrainingRecipe(), **settings),
             evaluation=EvaluationRecipe(max_new_tokens=4, generate_rows=1),

@@ -35,14 +35,22 @@ def lines(run: Run) -> list[dict]:
     return [json.loads(line) for line in run.metrics.read_text().splitlines()]
 
 
+def weights(recipe: Recipe) -> dict[str, torch.Tensor]:
+    """What a run saved: its adapter, or the model after full fine-tuning."""
+    run = Run(Path(recipe.output))
+    is_adapter = run.adapter.exists()
+    return load_file(run.adapter / "adapter_model.safetensors" if is_adapter else run.model / "model.safetensors")
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_through_the_same_recipe(recipe, method: str) -> None:
-    chosen = recipe(method, max_steps=12)
+    chosen = recipe(method, max_steps=12, learning_rate=1e-3 if method == "full" else 1e-2)
     summary = train(chosen)
     assert summary["steps"] == 12
     run = Run(Path(chosen.output))
     assert run.summary() == summary
     before = backbones.load(chosen.backbone)
+    assert summary["total_parameters"] == before.num_parameters()
     tokenizer = backbones.load_tokenizer(chosen.backbone)
     rows = prepare(chosen.data, tokenizer).validation
     base = np.mean([response_nll(before, tokenizer, part, 8).per_token for part in rows.values()])
@@ -89,21 +97,20 @@ def test_the_logged_loss_is_task_loss_plus_weighted_balance_loss(recipe) -> None
 
 
 def test_the_same_recipe_gives_the_same_adapter(recipe, tmp_path: Path) -> None:
-    weights = []
-    for name in ("one", "two"):
-        chosen = replace(recipe(), output=str(tmp_path / name))
-        train(chosen)
-        weights.append(load_file(Run(Path(chosen.output)).adapter / "adapter_model.safetensors"))
-    assert weights[0].keys() == weights[1].keys()
-    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+    one, two = (replace(recipe(), output=str(tmp_path / name)) for name in ("one", "two"))
+    train(one)
+    train(two)
+    assert weights(one).keys() == weights(two).keys()
+    assert all(torch.equal(weights(one)[key], value) for key, value in weights(two).items())
 
 
-def test_an_interrupted_run_continues_from_its_last_whole_checkpoint_to_the_same_adapter(
-    recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", METHODS)
+def test_an_interrupted_run_continues_from_its_last_whole_checkpoint_to_the_same_weights(
+    recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
-    whole = replace(recipe(save_every=2, max_steps=6), output=str(tmp_path / "whole"))
+    whole = replace(recipe(method, save_every=2, max_steps=6), output=str(tmp_path / "whole"))
     train(whole)
-    chosen = recipe(save_every=2, max_steps=6)
+    chosen = recipe(method, save_every=2, max_steps=6)
     trained: list[int] = []
     stop_at = 5
 
@@ -128,7 +135,8 @@ def test_an_interrupted_run_continues_from_its_last_whole_checkpoint_to_the_same
     assert summary["steps"] == 6
     assert summary["tokens"] == Run(Path(whole.output)).summary()["tokens"]
     assert [line["step"] for line in lines(run) if "loss" in line] == [2, 4, 6]
-    again, once = (load_file(Run(Path(one.output)).adapter / "adapter_model.safetensors") for one in (chosen, whole))
+    again, once = weights(chosen), weights(whole)
+    assert again.keys() == once.keys()
     assert all(torch.equal(again[key], once[key]) for key in once)
 
 
@@ -214,7 +222,7 @@ def test_gradient_checkpointing_trains_the_same_adapter(recipe, tmp_path: Path) 
 def test_a_bfloat16_backbone_trains_float32_adapters(recipe) -> None:
     chosen = recipe(precision="bfloat16")
     assert np.isfinite(train(chosen)["validation"]["eval_loss"])
-    saved = load_file(Run(Path(chosen.output)).adapter / "adapter_model.safetensors")
+    saved = weights(chosen)
     assert {tensor.dtype for tensor in saved.values()} == {torch.float32}
 
 

@@ -29,11 +29,15 @@ def main(arguments: Sequence[str]) -> None:
     quiet_libraries()
     entries = budgets(chosen.backbone)
     if chosen.json:
-        print(json.dumps([asdict(entry) for entry in entries], indent=2))
+        found = [{key: value for key, value in asdict(entry).items() if value is not None} for entry in entries]
+        print(json.dumps(found, indent=2))
         return
     table = Table("method", "trainable", "share", "what is trained", box=None, padding=(0, 2, 0, 0))
     table.columns[1].justify = table.columns[2].justify = "right"
     for entry in entries:
+        if entry.refused is not None:
+            table.add_row(entry.name, "-", "-", entry.refused)
+            continue
         summary = METHODS[entry.name].summary
         if entry.deviation is not None:
             summary += f": {entry.rank} ({entry.deviation:+.1%})"

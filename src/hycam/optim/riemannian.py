@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -96,7 +96,8 @@ class RiemannianAdamW(torch.optim.AdamW):
         kwargs: AdamW's own: ``lr``, ``betas``, ``eps``, ``weight_decay``.
 
     Raises:
-        ValueError: the damping is negative, or there is no pair.
+        ValueError: the damping is negative, there is no pair, or a step is given a closure, which would compute the
+            gradients anew after they were preconditioned.
     """
 
     def __init__(self, params: Any, pairs: Iterable[Pair], damping: float = 1e-6, **kwargs: Any) -> None:
@@ -107,19 +108,15 @@ class RiemannianAdamW(torch.optim.AdamW):
         if not damping >= 0:
             raise ValueError(f"damping must not be negative, not {damping!r}.")
         super().__init__(params, **kwargs)
+        # A hook and not a `step` of its own: torch wraps the step of every class, and hooks would run twice.
+        self.register_step_pre_hook(_precondition_gradients)
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> Any:
-        """One step.
 
-        Raises:
-            ValueError: a closure was given: it would compute the gradients anew after they were preconditioned.
-        """
-        if closure is not None:
-            raise ValueError("RiemannianAdamW takes no closure: it would undo the preconditioning.")
-        for A, B in self.pairs:
-            if A.grad is not None and B.grad is not None:
-                grad_A, grad_B = precondition(A, B, A.grad, B.grad, self.damping)
-                A.grad.copy_(grad_A)
-                B.grad.copy_(grad_B)
-        return super().step()
+def _precondition_gradients(optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if any(argument is not None for argument in (*args[1:], *kwargs.values())):
+        raise ValueError("RiemannianAdamW takes no closure: it would undo the preconditioning.")
+    for A, B in optimizer.pairs:
+        if A.grad is not None and B.grad is not None:
+            grad_A, grad_B = precondition(A, B, A.grad, B.grad, optimizer.damping)
+            A.grad.copy_(grad_A)
+            B.grad.copy_(grad_B)

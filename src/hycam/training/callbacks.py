@@ -52,3 +52,12 @@ class JsonLinesCallback(TrainerCallback):
         line = {"step": state.global_step, "elapsed": round(time.monotonic() - self.began, 3), **logs}
         with self.path.open("a") as handle:
             handle.write(json.dumps(line) + "\n")
+
+
+class RankAllocationCallback(TrainerCallback):
+    """Lets a method of PEFT that moves its rank between layers (AdaLoRA) do so after each step, as it asks for."""
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+    ) -> None:
+        model.base_model.update_and_allocate(state.global_step)

@@ -76,18 +76,18 @@ def _check_file(kind: type, path: Path) -> None:
         raise HycamError(f"{where} is not YAML: {getattr(error, 'problem', error)}.") from error
     if not isinstance(content, dict):
         raise HycamError(f"{path} holds no recipe: fields such as `backbone:` and `data:` were expected.")
-    known = set(field_names(kind))
-    sections = {name.rpartition(".")[0] for name in known}
-    _check_fields(content, "", known, sections, path)
+    _check_fields(content, "", "", set(field_names(kind)), path)
 
 
-def _check_fields(content: dict[Any, Any], prefix: str, known: set[str], sections: set[str], path: Path) -> None:
+def _check_fields(content: dict[Any, Any], prefix: str, pattern: str, known: set[str], path: Path) -> None:
+    """``prefix`` is where ``content`` stands in the file; ``pattern`` the same with a star for every free label."""
+    is_labelled = any(name.startswith(f"{pattern}*.") for name in known)
     for key, value in content.items():
-        name = f"{prefix}{key}"
-        if name not in known:
-            raise HycamError(f'{path} has an unknown field "{name}".{nearest(name, known)}')
-        if name in sections and isinstance(value, dict):
-            _check_fields(value, f"{name}.", known, sections, path)
+        name, as_known = f"{prefix}{key}", f"{pattern}{'*' if is_labelled else key}"
+        if as_known not in known and not is_labelled:
+            raise HycamError(f'{path} has an unknown field "{name}".{nearest(as_known, known)}')
+        if isinstance(value, dict) and any(entry.startswith(f"{as_known}.") for entry in known):
+            _check_fields(value, f"{name}.", f"{as_known}.", known, path)
 
 
 def _explained(kind: type, message: str) -> HycamError:

@@ -160,14 +160,14 @@ class Candidate:
     Args:
         name: A method's name, or ``base`` for the backbone as it is.
         config: Fields of the method's PEFT configuration.
-        optimizer: How its weights are stepped.
         learning_rate: Peak learning rate; null takes the comparison's, or the method's own.
+        optimizer: How its weights are stepped.
     """
 
     name: str
     config: dict[str, Any] = field(default_factory=dict)
-    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     learning_rate: float | None = None
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
 
 
 @dataclass

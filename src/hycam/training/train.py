@@ -21,7 +21,7 @@ from hycam.errors import HycamError, nearest
 from hycam.files import is_disk_full, needs_room
 from hycam.machine import peak_memory_bytes
 from hycam.methods import method
-from hycam.training.callbacks import JsonLinesCallback, ProgressCallback
+from hycam.training.callbacks import JsonLinesCallback, ProgressCallback, RankAllocationCallback
 from hycam.training.device import torch_device, torch_dtype
 from hycam.training.recipe import Recipe
 from hycam.training.run import Run
@@ -72,9 +72,10 @@ def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
     total = model.num_parameters()
     adapted = adapt(model, entry.name, recipe.method.config)
     trainable = trainable_parameters(adapted)
+    kind = "model" if entry.trains_backbone else "adapter"
     # What is trained, in float32; a checkpoint has it too, with AdamW's two moments. One more is there for a moment.
     checkpoints = 0 if arguments.save_strategy == "no" else _KEPT_CHECKPOINTS + 1
-    needs_room(run.folder, trainable * 4 * (1 + 3 * checkpoints), "what is trained and its checkpoints")
+    needs_room(run.folder, trainable * 4 * (1 + 3 * checkpoints), f"the {kind} and its checkpoints")
     trainer = MultiTaskTrainer(
         adapted,
         arguments,
@@ -88,6 +89,8 @@ def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
         trainer.remove_callback(unwanted)
     trainer.add_callback(ProgressCallback(reporter))
     trainer.add_callback(JsonLinesCallback(run.metrics))
+    if hasattr(adapted.base_model, "update_and_allocate"):
+        trainer.add_callback(RankAllocationCallback())
     if settings.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
     began = time.monotonic()

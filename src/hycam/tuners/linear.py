@@ -152,7 +152,7 @@ class StackedTuner(Tuner):
                 raise HycamError(f"{type(self.model).__name__} has no linear layer to adapt.")
             peft_config.target_modules = shortest_suffixes(linear, names)
             return peft_config
-        check_targets(peft_config, self.model)
+        check_targets(peft_config, self.model, "linear layers", linear)
         in_full = [name for name in targets if name in names]
         if peft_config.layers_to_transform is not None and not isinstance(targets, str) and in_full:
             raise HycamError(

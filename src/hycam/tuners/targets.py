@@ -7,6 +7,7 @@ from typing import Any
 
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
+from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -17,10 +18,10 @@ ALL_LINEAR = "all-linear"
 
 
 def linear_layers(model: nn.Module) -> list[str]:
-    """Names of the linear layers of a backbone, in its order, without the output layer and the inside of adapters."""
+    """Names of the linear layers of a backbone, in its order, without the output layer and what PEFT put in."""
     output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
-    wrapped = {name: module for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)}
-    inside = tuple(f"{name}." for name in wrapped)
+    wrappers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
+    inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, wrappers))
     return [
         name
         for name, module in model.named_modules()
@@ -32,10 +33,16 @@ def _unwrapped(module: nn.Module) -> nn.Module:
     return BaseTunerLayer.get_base_layer(module) if isinstance(module, BaseTunerLayer) else module
 
 
-def check_targets(config: PeftConfig, model: nn.Module) -> None:
+def check_targets(config: PeftConfig, model: nn.Module, kind: str, there: list[str]) -> None:
     """Refuses targets that match nothing, with a list of what there is, before the backbone is touched.
 
     PEFT finds that out too, but only says which targets it was given.
+
+    Args:
+        config: the adapter's configuration.
+        model: the backbone.
+        kind: what the method adapts, in the plural.
+        there: the names of those.
 
     Raises:
         HycamError: no module of ``model`` has such a name.
@@ -49,8 +56,8 @@ def check_targets(config: PeftConfig, model: nn.Module) -> None:
     layers = getattr(config, "layers_to_transform", None)
     within = "" if layers is None else f" in the layers {layers}"
     raise HycamError(
-        f"target_modules={shown!r} matches nothing{within} in {type(model).__name__}. Its linear layers are "
-        f"{', '.join(last_parts(linear_layers(model)))}."
+        f"target_modules={shown!r} matches nothing{within} in {type(model).__name__}. Its {kind} are "
+        f"{', '.join(last_parts(there))}."
     )
 
 

@@ -18,7 +18,7 @@ from hycam.tuners.hycam.config import HyCAMConfig
 from hycam.tuners.hycam.layer import NOT_MERGEABLE, HyCAMLayer
 from hycam.tuners.hycam.norms import TrainedNorm
 from hycam.tuners.hycam.recorder import RoutingRecorder
-from hycam.tuners.targets import shortest_suffixes
+from hycam.tuners.targets import check_targets, shortest_suffixes
 
 # The families of the released code. Their blocks are sequential and normalise first, with the norm of this name, so
 # what goes into it is what the block adds to the attention output.
@@ -71,6 +71,7 @@ class HyCAMModel(Tuner):
         return peft_config
 
     def _check_targets(self, peft_config: HyCAMConfig, found: list[str], names: list[str]) -> None:
+        check_targets(peft_config, self.model, "attention modules", found)
         in_full = [name for name in peft_config.target_modules or () if name in names]
         if peft_config.layers_to_transform is not None and not isinstance(peft_config.target_modules, str) and in_full:
             raise HycamError(

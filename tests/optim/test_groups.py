@@ -1,0 +1,109 @@
+"""The groups of an optimizer: which weight has which learning rate and decay."""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+
+import pytest
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from architectures import tiny
+from hycam import MoeLoraConfig, MultiLoraConfig
+from hycam.optim import OptimizerSettings, parameter_groups
+
+RATE, DECAY = 1e-3, 0.1
+
+
+def by_name(model: nn.Module, settings: OptimizerSettings, decaying: set[str]) -> dict[str, tuple[float, float]]:
+    """Learning rate and decay of every parameter in the groups, each of which is there once."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, settings, RATE, DECAY, decaying)
+    members = [(names[id(p)], (group["lr"], group["weight_decay"])) for group in groups for p in group["params"]]
+    assert len(dict(members)) == len(members)
+    return dict(members)
+
+
+def trainable(model: nn.Module) -> set[str]:
+    return {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [MultiLoraConfig(r=2), MoeLoraConfig(r=2, modules_to_save=["lm_head"]), LoraConfig(r=2)],
+    ids=["multilora", "moelora, head", "lora"],
+)
+def test_every_trainable_parameter_is_in_one_group_and_no_frozen_one(config) -> None:
+    model = get_peft_model(tiny(), config)
+    settings = OptimizerSettings(multipliers={"multilora_scaling": 10.0, "moelora_gate": 0.1})
+    assert set(by_name(model, settings, trainable(model))) == trainable(model)
+    some = set(sorted(trainable(model))[::2])
+    assert set(by_name(model, settings, some)) == trainable(model)
+
+
+def test_a_multiplier_acts_on_the_weights_of_its_name_alone() -> None:
+    model = get_peft_model(tiny(), MultiLoraConfig(r=2))
+    settings = OptimizerSettings(multipliers={"multilora_scaling": 10.0, "multilora_B": 0.5})
+    for name, (rate, decay) in by_name(model, settings, trainable(model)).items():
+        factor = 10 if "multilora_scaling" in name else 0.5 if "multilora_B" in name else 1
+        assert rate == pytest.approx(RATE * factor), name
+        assert decay == DECAY
+
+
+def test_weights_without_decay_are_those_of_the_trainer_and_those_of_the_method() -> None:
+    model = get_peft_model(tiny(), MultiLoraConfig(r=2, modules_to_save=["model.norm"]))
+    decaying = {name for name in trainable(model) if "norm" not in name}
+    assert trainable(model) - decaying  # there is a norm in it
+    settings = OptimizerSettings(no_decay=("multilora_scaling",))
+    for name, (rate, decay) in by_name(model, settings, decaying).items():
+        assert decay == (0 if "norm" in name or "multilora_scaling" in name else DECAY), name
+        assert rate == RATE
+
+
+def test_nothing_decays_where_there_is_no_decay_or_nothing_is_said_to() -> None:
+    model = get_peft_model(tiny(), MultiLoraConfig(r=2))
+    assert {decay for _, decay in by_name(model, OptimizerSettings(), set()).values()} == {0.0}
+    groups = parameter_groups(model, OptimizerSettings(), RATE, 0.0, trainable(model))
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [(RATE, 0.0)]
+
+
+class _Named(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(2, 2)
+        self.gates = nn.Linear(2, 2)
+        self.inner = nn.ModuleDict({"gate": nn.ModuleDict({"default": nn.Linear(2, 2, bias=False)})})
+        self.frozen = nn.Linear(2, 2).requires_grad_(False)
+
+
+def test_a_name_is_matched_as_a_whole_part() -> None:
+    model = _Named()
+    settings = OptimizerSettings(multipliers={"gate": 3.0}, no_decay=("gates", "inn"))
+    found = by_name(model, settings, {"gate.weight", "gates.weight", "inner.gate.default.weight", "frozen.weight"})
+    three = pytest.approx(3 * RATE)
+    assert found == {
+        "gate.weight": (three, DECAY),
+        "gate.bias": (three, 0.0),
+        "gates.weight": (RATE, 0.0),
+        "gates.bias": (RATE, 0.0),
+        "inner.gate.default.weight": (three, DECAY),
+    }
+
+
+def test_a_parameter_that_two_modules_share_is_stepped_once() -> None:
+    model = nn.ModuleDict({"one": nn.Linear(2, 2, bias=False), "two": nn.Linear(2, 2, bias=False)})
+    model["two"].weight = model["one"].weight
+    assert set(by_name(model, OptimizerSettings(), {"one.weight"})) == {"one.weight"}
+
+
+def test_settings_that_differ_in_nothing_share_a_group() -> None:
+    model = _Named()
+    groups = parameter_groups(model, OptimizerSettings(), RATE, DECAY, {"gate.weight", "gates.weight"})
+    assert sorted((len(group["params"]), group["weight_decay"]) for group in groups) == [(2, DECAY), (3, 0.0)]
+
+
+def test_the_settings_of_a_method_are_adamw_with_one_learning_rate_unless_told_otherwise() -> None:
+    settings = OptimizerSettings()
+    assert (settings.preconditioned, settings.damping, dict(settings.multipliers), settings.no_decay) == (
+        False, 1e-6, {}, ())  # fmt: skip
+    assert isinstance(settings.multipliers, MappingProxyType)  # a default that is shared must not be changed

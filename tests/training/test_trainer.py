@@ -1,0 +1,147 @@
+"""The optimizer that a recipe gets, in training as it really runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hycam import backbones
+from hycam.console import Reporter
+from hycam.errors import HycamError
+from hycam.optim import RiemannianAdamW
+from hycam.training import callbacks
+from hycam.training.recipe import MethodRecipe, OptimizerRecipe, Recipe
+from hycam.training.run import Run
+from hycam.training.train import train
+
+
+@pytest.fixture
+def optimizer_of(monkeypatch: pytest.MonkeyPatch):
+    """Trains a recipe and gives back the optimizer that stepped it."""
+    seen: list[torch.optim.Optimizer] = []
+
+    def step(self, args, state, control, optimizer=None, **_):
+        seen.append(getattr(optimizer, "optimizer", optimizer))
+
+    def run(recipe: Recipe) -> torch.optim.Optimizer:
+        monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", step)
+        train(recipe, Reporter())
+        return seen[-1]
+
+    return run
+
+
+def rates(optimizer: torch.optim.Optimizer) -> dict[tuple[float, float], int]:
+    """The number of values that have an initial learning rate and a weight decay."""
+    return {
+        (group["initial_lr"], group["weight_decay"]): sum(parameter.numel() for parameter in group["params"])
+        for group in optimizer.param_groups
+    }
+
+
+def test_a_method_without_wishes_is_stepped_by_adamw_with_one_rate(recipe, optimizer_of) -> None:
+    chosen = recipe("lora", max_steps=1, learning_rate=1e-3, weight_decay=0.1)
+    optimizer = optimizer_of(chosen)
+    assert type(optimizer) is torch.optim.AdamW
+    assert list(rates(optimizer)) == [(1e-3, 0.1)]
+
+
+def test_the_scaling_vectors_of_multilora_have_ten_times_the_rate_and_no_decay(recipe, optimizer_of) -> None:
+    optimizer = optimizer_of(recipe("multilora", max_steps=1, learning_rate=1e-3, weight_decay=0.1))
+    model = AutoModelForCausalLM.from_pretrained(recipe().backbone)
+    outputs = sum(m.out_features for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head")
+    assert rates(optimizer)[1e-2, 0.0] == 5 * outputs
+    assert set(rates(optimizer)) == {(1e-3, 0.1), (1e-2, 0.0)}
+
+
+def test_riemoe_lora_is_stepped_by_the_preconditioned_adamw_on_every_expert(recipe, optimizer_of) -> None:
+    chosen = recipe("riemoe-lora", max_steps=1)
+    chosen.method.optimizer = OptimizerRecipe(damping=1e-3, multipliers={"moelora_gate": 0.5})
+    optimizer = optimizer_of(chosen)
+    assert isinstance(optimizer, RiemannianAdamW)
+    assert optimizer.damping == 1e-3
+    assert len(optimizer.pairs) == 14  # seven linear layers in each of two blocks
+    assert all(A.shape[:2] == (5, 4) and B.shape[::2] == (5, 4) for A, B in optimizer.pairs)
+    assert {rate for rate, _ in rates(optimizer)} == {1e-2, 5e-3}
+
+
+def test_a_recipe_can_ask_for_preconditioning_of_lora_and_of_dora(recipe, optimizer_of, tmp_path: Path) -> None:
+    for name, config in (("lora", {"r": 4}), ("peft", {"peft_type": "LORA", "use_dora": True, "r": 4})):
+        method = MethodRecipe(name, config, OptimizerRecipe(name="riemannian"))
+        optimizer = optimizer_of(replace(recipe(max_steps=1), method=method, output=str(tmp_path / name)))
+        assert isinstance(optimizer, RiemannianAdamW)
+
+
+def test_an_optimizer_for_a_method_without_factors_is_refused_before_the_backbone_is_loaded(
+    recipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chosen = recipe("hycam")
+    chosen.method.optimizer = OptimizerRecipe(name="riemannian")
+    monkeypatch.setattr(backbones, "load", lambda *_: pytest.fail("the backbone was loaded"))
+    with pytest.raises(HycamError, match="hycam has no factors"):
+        train(chosen, Reporter())
+    assert not Path(chosen.output).exists()
+
+
+def test_full_fine_tuning_leaves_a_model_that_any_script_can_load(recipe) -> None:
+    chosen = recipe("full", max_steps=2, learning_rate=1e-3)
+    train(chosen, Reporter())
+    run = Run(Path(chosen.output))
+    assert not run.adapter.exists()
+    model, tokenizer = run.load()
+    alone = AutoModelForCausalLM.from_pretrained(run.model).eval()
+    ids = torch.tensor([AutoTokenizer.from_pretrained(run.model)("Turn round: ab3").input_ids])
+    assert ids.tolist() == [tokenizer("Turn round: ab3").input_ids]
+    with torch.no_grad():
+        assert torch.equal(alone(input_ids=ids).logits, model(input_ids=ids).logits)
+        before = AutoModelForCausalLM.from_pretrained(chosen.backbone)(input_ids=ids).logits
+        assert not torch.equal(alone(input_ids=ids).logits, before)
+
+
+def test_full_fine_tuning_in_bfloat16_steps_weights_in_float32(recipe, optimizer_of) -> None:
+    chosen = recipe("full", max_steps=2, learning_rate=1e-4, precision="bfloat16")
+    optimizer = optimizer_of(chosen)
+    assert {parameter.dtype for group in optimizer.param_groups for parameter in group["params"]} == {torch.float32}
+    # A step of 1e-4 on weights of order one would be lost in bfloat16 altogether.
+    trained, before = (
+        backbones.load(folder).state_dict() for folder in (Run(Path(chosen.output)).model, chosen.backbone)
+    )
+    moved = torch.cat([(trained[key] - value).abs().flatten() for key, value in before.items()])
+    assert (moved > 0).float().mean() > 0.5
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{"peft_type": "LORA", "use_dora": True, "r": 4}, {"peft_type": "IA3"}, {"peft_type": "VERA", "r": 8},
+     {"peft_type": "HIRA", "r": 4}, {"peft_type": "ADALORA", "total_step": 6, "tinit": 1, "tfinal": 1}],
+    ids=["DoRA", "IA3", "VeRA", "HiRA", "AdaLoRA"],
+)  # fmt: skip
+def test_any_method_of_peft_trains_is_saved_and_is_loaded(recipe, config: dict) -> None:
+    chosen = replace(recipe(save_every=3), method=MethodRecipe("peft", config))
+    summary = train(chosen, Reporter())
+    run = Run(Path(chosen.output))
+    assert json.loads((run.adapter / "adapter_config.json").read_text())["peft_type"] == config["peft_type"]
+    model, _ = run.load()
+    assert type(model).__name__.startswith("Peft")
+    assert summary["trainable_parameters"] > 0
+
+
+def test_a_method_of_peft_needs_a_learning_rate_of_the_recipes_own(recipe) -> None:
+    chosen = replace(recipe(learning_rate=None), method=MethodRecipe("peft", {"peft_type": "IA3"}))
+    with pytest.raises(HycamError, match="peft has no learning rate of its own: set training.learning_rate"):
+        train(chosen, Reporter())
+
+
+def test_adalora_moves_its_ranks_as_it_trains(recipe) -> None:
+    config = {"peft_type": "ADALORA", "total_step": 6, "tinit": 1, "tfinal": 1, "init_r": 4, "target_r": 1}
+    chosen = replace(recipe(), method=MethodRecipe("peft", config))
+    train(chosen, Reporter())
+    saved = json.loads((Run(Path(chosen.output)).adapter / "adapter_config.json").read_text())
+    kept = [sum(ranks) for ranks in saved["rank_pattern"].values()]
+    assert kept
+    assert min(kept) < 4
