@@ -23,7 +23,7 @@ def test_full_fine_tuning_is_the_backbone_itself_all_of_it_trainable() -> None:
 def test_every_other_method_wraps_the_backbone_and_freezes_it(name: str) -> None:
     adapted = adapt(tiny(), name)
     assert isinstance(adapted, PeftModel)
-    assert 0 < trainable_parameters(adapted)
+    assert trainable_parameters(adapted) > 0
     assert not any(p.requires_grad for n, p in adapted.named_parameters() if n.endswith("base_layer.weight"))
 
 

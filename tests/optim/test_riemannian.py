@@ -416,3 +416,20 @@ def test_a_training_step_from_the_start_is_finite_and_moves_b_first() -> None:
             assert all("moelora_B" in name for name in moved)
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert losses[-1] < losses[0]
+
+
+def test_a_broken_factor_gives_nan_for_its_own_expert_alone() -> None:
+    A, B, grad_A, grad_B = factors((3,), torch.float32, r=4)
+    whole = precondition(A, B, grad_A, grad_B, damping=1e-3)
+    A[1, 0, 0] = torch.nan
+    B[1, 0, 0] = torch.inf
+    broken = precondition(A, B, grad_A, grad_B, damping=1e-3)
+    for before, after in zip(whole, broken, strict=True):
+        assert torch.equal(after[[0, 2]], before[[0, 2]])
+        assert not after[1].isfinite().any()
+
+
+def test_a_copy_that_would_forget_the_factors_is_refused() -> None:
+    values = parameters()
+    with pytest.raises(TypeError, match="load this one's state_dict"):
+        copy.deepcopy(RiemannianAdamW(values, pairs_of(values)))

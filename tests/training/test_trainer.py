@@ -133,7 +133,7 @@ def test_any_method_of_peft_trains_is_saved_and_is_loaded(recipe, config: dict) 
 
 def test_a_method_of_peft_needs_a_learning_rate_of_the_recipes_own(recipe) -> None:
     chosen = replace(recipe(learning_rate=None), method=MethodRecipe("peft", {"peft_type": "IA3"}))
-    with pytest.raises(HycamError, match="peft has no learning rate of its own: set training.learning_rate"):
+    with pytest.raises(HycamError, match=r"peft has no learning rate of its own: set training\.learning_rate"):
         train(chosen, Reporter())
 
 

@@ -28,7 +28,9 @@ def factor_pairs(model: nn.Module) -> list[Pair]:
     for name, A in parameters.items():
         for a, b in FACTORS.items():
             B = parameters.get(name.replace(f".{a}.", f".{b}."))
-            if f".{a}." in name and B is not None and A.requires_grad and B.requires_grad and A.dim() >= 2:
+            if f".{a}." not in name or B is None or not (A.requires_grad and B.requires_grad):
+                continue
+            if A.shape[:-2] == B.shape[:-2] and A.shape[-2] == B.shape[-1]:  # not those of a convolution
                 pairs.append((A, B))
     if not pairs:
         raise HycamError(
@@ -76,7 +78,9 @@ def _solve(gram: Tensor, rhs: Tensor) -> Tensor:
     """
     lower, info = torch.linalg.cholesky_ex(gram)
     solution = torch.cholesky_solve(rhs, lower)
-    failed = info > 0
+    finite = gram.isfinite().all(dim=(-2, -1))
+    solution = torch.where(finite[..., None, None], solution, torch.nan)  # a broken factor is not to be mended here
+    failed = (info > 0) & finite
     if failed.any():
         solution[failed] = torch.linalg.pinv(gram[failed], hermitian=True) @ rhs[failed]
     return solution
@@ -110,6 +114,12 @@ class RiemannianAdamW(torch.optim.AdamW):
         super().__init__(params, **kwargs)
         # A hook and not a `step` of its own: torch wraps the step of every class, and hooks would run twice.
         self.register_step_pre_hook(_precondition_gradients)
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise TypeError(
+            "A RiemannianAdamW cannot be copied or pickled, since the copy would not know the factors: make a new one "
+            "over the copied parameters and load this one's state_dict()."
+        )
 
 
 def _precondition_gradients(optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

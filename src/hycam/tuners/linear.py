@@ -151,6 +151,7 @@ class StackedTuner(Tuner):
             if not linear:
                 raise HycamError(f"{type(self.model).__name__} has no linear layer to adapt.")
             peft_config.target_modules = shortest_suffixes(linear, names)
+            check_targets(peft_config, self.model, "linear layers", linear)
             return peft_config
         check_targets(peft_config, self.model, "linear layers", linear)
         in_full = [name for name in targets if name in names]
@@ -187,8 +188,6 @@ class StackedTuner(Tuner):
             layer = self.tuner_layer_cls(target)
             self._replace_module(parent, target_name, layer, target)
         layer.update_layer(adapter_name, config)
-        if adapter_name not in self.active_adapters:
-            layer.set_requires_grad(adapter_name, False)
 
 
 def dropped(x: Tensor, p: float, training: bool) -> Tensor:
