@@ -15,6 +15,8 @@ from hycam.evaluation.result import PREDICTIONS_FILE
 from hycam.training.recipe import Comparison
 from hycam.training.run import Run
 
+_MOST_COLUMNS = 6
+_MOST_CURVES = 10
 _FIGURES = {"perplexity": "perplexity", "bleu4": "BLEU-4", "rougeL": "ROUGE-L"}
 
 
@@ -27,7 +29,12 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def comparison_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Several evaluations: a block of rows for each figure, a column for each method."""
+    """Several evaluations: a block of rows for each figure and a column for each method, or the other way round.
+
+    Columns for more methods than a terminal has room for would be cut; then each method is a row.
+    """
+    if len(results) > _MOST_COLUMNS:
+        return _by_method(results)
     table = _table("", *results)
     for key, title in _FIGURES.items():
         table.add_row(Text(title, style="bold"))
@@ -35,6 +42,18 @@ def comparison_table(results: Mapping[str, Mapping[str, Any]]) -> Table:
             values = [_rows(metrics)[name][key] for metrics in results.values()]
             if any(value is not None for value in values):
                 table.add_row(f"  {name}", *map(_number, values))
+    return table
+
+
+def _by_method(results: Mapping[str, Mapping[str, Any]]) -> Table:
+    """A row for each method: the perplexity of every task and over them, and where there are answers their scores."""
+    tasks = list(next(iter(results.values()))["tasks"])
+    scored = [key for key in ("bleu4", "rougeL") if any(r["macro"][key] is not None for r in results.values())]
+    table = _table("perplexity", *tasks, "macro", *(_FIGURES[key] for key in scored))
+    for label, metrics in results.items():
+        figures = [metrics["tasks"][task]["perplexity"] for task in tasks]
+        figures += [metrics["macro"][key] for key in ("perplexity", *scored)]
+        table.add_row(label, *map(_number, figures))
     return table
 
 
@@ -123,7 +142,8 @@ def loss_curves(folder: Path, labels: list[str]) -> Path | None:
     """Draws training and validation loss over the optimizer steps of every trained method into ``loss.png``.
 
     Returns:
-        the figure's path, or None where nothing was trained or matplotlib (the ``plots`` extra) is not installed.
+        the figure's path, or None where nothing was trained, there are more methods than colours to tell them apart, or
+        matplotlib (the ``plots`` extra) is not installed.
     """
     try:
         from matplotlib.figure import Figure
@@ -131,7 +151,7 @@ def loss_curves(folder: Path, labels: list[str]) -> Path | None:
         return None
     lines = {label: _logged(folder / label / "metrics.jsonl") for label in labels}
     lines = {label: logged for label, logged in lines.items() if logged}
-    if not lines:
+    if not 0 < len(lines) <= _MOST_CURVES:
         return None
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
