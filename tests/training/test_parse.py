@@ -107,4 +107,11 @@ def test_the_papers_recipe_has_the_papers_settings() -> None:
     assert (training.batch_size, training.gradient_accumulation, training.seed) == (2, 2, 2333)
     assert training.early_stopping_patience is not None
     assert recipe.data.max_length == 1200
-    assert recipe.method.config == {"num_specialized": 5, "r": 64, "temperature": 0.5, "balance_weight": 0.1}
+    config = method(recipe.method.name).config(recipe.method.config)
+    assert (config.num_specialized, config.r, config.temperature, config.balance_weight) == (5, 64, 0.5, 0.1)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_papers_recipe_takes_every_method_by_its_name_alone(name: str) -> None:
+    recipe = parse_recipe(Recipe, [str(RECIPES / "paper" / "base.yaml"), "--method.name", name])
+    assert recipe.method.settings().preconditioned == name.startswith("riemoe")
