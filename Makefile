@@ -5,7 +5,7 @@ BIN := $(ENV)/bin
 # pip is asked from outside and installed on purpose: a Debian without python3-venv has no ensurepip.
 PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python install --quiet --constraint constraints.txt
 
-.PHONY: env quickstart test soak lint clean
+.PHONY: env quickstart test soak bench lint clean
 
 env: $(ENV)/.complete
 
@@ -27,9 +27,14 @@ test: env
 soak: env
 	$(BIN)/python -m pytest --numprocesses 2 -m soak
 
+# Prints ratios and writes them into benchmarks/results.
+bench: env
+	$(BIN)/python -m benchmarks.baseline_layers
+	$(BIN)/python -m benchmarks.riemannian_step
+
 lint: env
-	$(BIN)/ruff format --check src tests examples
-	$(BIN)/ruff check src tests examples
+	$(BIN)/ruff format --check src tests examples benchmarks
+	$(BIN)/ruff check src tests examples benchmarks
 	$(BIN)/mypy
 
 clean:

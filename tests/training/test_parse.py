@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from hycam.errors import HycamError, UsageError
+from hycam.methods import METHODS, method
 from hycam.training.parse import field_names, parse_recipe
 from hycam.training.recipe import Comparison, Recipe
 
