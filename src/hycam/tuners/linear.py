@@ -154,12 +154,6 @@ class StackedTuner(Tuner):
             check_targets(peft_config, self.model, "linear layers", linear)
             return peft_config
         check_targets(peft_config, self.model, "linear layers", linear)
-        in_full = [name for name in targets if name in names]
-        if peft_config.layers_to_transform is not None and not isinstance(targets, str) and in_full:
-            raise HycamError(
-                f"layers_to_transform has no effect on a module that is named in full ({in_full[0]}): name the modules "
-                "by their last part, or leave layers_to_transform out."
-            )
         known = set(linear)
         wrong = [name for name in names if name and name not in known and self._matches(peft_config, name)]
         if wrong:

@@ -36,7 +36,8 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 def check_targets(config: PeftConfig, model: nn.Module, kind: str, there: list[str]) -> None:
     """Refuses targets that match nothing, with a list of what there is, before the backbone is touched.
 
-    PEFT finds that out too, but only says which targets it was given.
+    PEFT finds that out too, but only says which targets it was given. And it takes a module that is named in full
+    whatever ``layers_to_transform`` says, so the two together are refused.
 
     Args:
         config: the adapter's configuration.
@@ -45,15 +46,22 @@ def check_targets(config: PeftConfig, model: nn.Module, kind: str, there: list[s
         there: the names of those.
 
     Raises:
-        HycamError: no module of ``model`` has such a name.
+        HycamError: no module of ``model`` has such a name in the layers to transform, or one is named in full.
     """
     targets: Any = getattr(config, "target_modules", None)
     if not targets or (isinstance(targets, str) and targets.lower() == ALL_LINEAR):
         return
-    if any(check_target_module_exists(config, name) for name, _ in model.named_modules() if name):
+    names = [name for name, _ in model.named_modules() if name]
+    layers = getattr(config, "layers_to_transform", None)
+    in_full = [] if isinstance(targets, str) else [name for name in targets if name in names]
+    if layers is not None and in_full:
+        raise HycamError(
+            f"layers_to_transform has no effect on a module that is named in full ({in_full[0]}): name the modules by "
+            "their last part, or leave layers_to_transform out."
+        )
+    if any(check_target_module_exists(config, name) for name in names):
         return
     shown = targets if isinstance(targets, str) else sorted(targets)
-    layers = getattr(config, "layers_to_transform", None)
     within = "" if layers is None else f" in the layers {layers}"
     raise HycamError(
         f"target_modules={shown!r} matches nothing{within} in {type(model).__name__}. Its {kind} are "

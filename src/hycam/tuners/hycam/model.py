@@ -72,12 +72,6 @@ class HyCAMModel(Tuner):
 
     def _check_targets(self, peft_config: HyCAMConfig, found: list[str], names: list[str]) -> None:
         check_targets(peft_config, self.model, "attention modules", found)
-        in_full = [name for name in peft_config.target_modules or () if name in names]
-        if peft_config.layers_to_transform is not None and not isinstance(peft_config.target_modules, str) and in_full:
-            raise HycamError(
-                f"layers_to_transform has no effect on a module that is named in full ({in_full[0]}): name the modules "
-                "by their last part, or leave layers_to_transform out."
-            )
         is_all_linear = str(peft_config.target_modules).lower() == "all-linear"
         inside = tuple(f"{name}.base_layer" for name in found)
         matched = [
