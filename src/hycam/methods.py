@@ -198,33 +198,35 @@ _ALL = [
            MoeLoraConfig, 1e-3),
     Method("riemoe-lora", "RieMoE-LoRA: the same with rescaled gates and preconditioned gradients", _RIEMOE,
            MoeLoraConfig, 1e-3, {"rescale_gate": True}, OptimizerSettings(preconditioned=True)),
-    Method("hycam", "HyCAM: a full shared module and five of rank 64 behind a router", _HYCAM, HyCAMConfig, 1e-3),
-    Method("hycam-shared-only", "ablation Shared-CAM-Only: the shared module alone", _HYCAM, HyCAMConfig, 1e-3,
+    Method("hycam", "HyCAM: a full shared module and five of rank 64 behind a router", _HYCAM, HyCAMConfig, 3e-3),
+    Method("hycam-shared-only", "ablation Shared-CAM-Only: the shared module alone", _HYCAM, HyCAMConfig, 3e-3,
            {"specialized": "none"}),
     Method("hycam-fullspec", "ablation FullSpec: five full specialised modules", _HYCAM, HyCAMConfig, 1e-3,
            {"specialized": "full"}),
-    Method("hycam-speconly", "ablation SpecOnly: no shared module", _HYCAM, HyCAMConfig, 1e-3, {"shared": "none"}),
+    Method("hycam-speconly", "ablation SpecOnly: no shared module", _HYCAM, HyCAMConfig, 3e-3, {"shared": "none"}),
     Method("hycam-inverse-peft", "ablation InversePEFT: a low-rank shared module, full specialised ones", _HYCAM,
-           HyCAMConfig, 1e-3, {"shared": "low_rank", "specialized": "full"}),
+           HyCAMConfig, 3e-3, {"shared": "low_rank", "specialized": "full"}),
     Method("hycam-released", "what the released code computes: the residual stream modulated, random hard routing",
-           "the code released with HyCAM", HyCAMConfig, 1e-3, _RELEASED),
+           "the code released with HyCAM", HyCAMConfig, 3e-4, _RELEASED),
 ]  # fmt: skip
 
 
-def _matched(entry: Method) -> Method:
+def _matched(entry: Method, learning_rate: float) -> Method:
     """The same baseline at HyCAM's number of trainable parameters, which the published comparison does not have."""
     return replace(
         entry,
         name=f"{entry.name}-matched",
         summary=f"{entry.name} at the rank whose size is nearest to HyCAM's",
         settings={key: value for key, value in entry.settings.items() if key not in ("r", "lora_alpha")},
+        learning_rate=learning_rate,
         matches_hycam=True,
         alpha_follows_rank="lora_alpha" if entry.config_class is LoraConfig else None,
     )
 
 
-_ALL += [_matched(entry) for entry in _ALL if entry.name in ("lora", "multilora", "moe-lora", "riemoe-lora")]
 METHODS: dict[str, Method] = {entry.name: entry for entry in _ALL}
+_RATES = {"lora": 1e-3, "multilora": 1e-3, "moe-lora": 3e-3, "riemoe-lora": 3e-3}
+METHODS |= {f"{name}-matched": _matched(METHODS[name], rate) for name, rate in _RATES.items()}
 _ANY_PEFT = Method(PEFT, "any other method of PEFT, by its configuration", "PEFT", None, None)
 
 

@@ -38,9 +38,9 @@ def main(arguments: Sequence[str]) -> None:
         if entry.refused is not None:
             table.add_row(entry.name, "-", "-", entry.refused)
             continue
-        summary = METHODS[entry.name].summary
+        summary = f"{METHODS[entry.name].summary}; {METHODS[entry.name].source}"
         if entry.deviation is not None:
-            summary += f": {entry.rank} ({entry.deviation:+.1%})"
+            summary = f"{METHODS[entry.name].summary}: {entry.rank} ({entry.deviation:+.1%})"
         table.add_row(entry.name, f"{entry.trainable_parameters:,}", f"{entry.share:.2%}", summary)
     console = Console()
     console.print(table)
