@@ -23,6 +23,7 @@ from hycam.training.recipe import Candidate, Comparison, MethodRecipe, Recipe
 from hycam.training.run import BASE, Run
 from hycam.training.train import train
 
+_RESULT = "result.json"
 _UNTRAINED: dict[str, Any] = {
     "trainable_parameters": 0,
     "learning_rate": None,
@@ -64,7 +65,8 @@ def compare(comparison: Comparison, say: Callable[[str], None]) -> dict[str, dic
     results = {}
     for position, (label, recipe) in enumerate(recipes.items(), 1):
         say(f"{label} ({position} of {len(recipes)})")
-        results[label] = _in_a_process_of_its_own(_run_one, recipe, label, position == 1)
+        kept = _kept(recipe)
+        results[label] = kept or _in_a_process_of_its_own(_run_one, recipe, label, position == 1)
     write_whole(Path(comparison.output) / "results.json", json.dumps(results, indent=2) + "\n")
     return results
 
@@ -83,6 +85,15 @@ def _recipe(comparison: Comparison, label: str, candidate: Candidate) -> Recipe:
         ),
         evaluation=comparison.evaluation,
     )
+
+
+def _kept(recipe: Recipe) -> dict[str, Any] | None:
+    """The result of a method that was trained and evaluated like this before."""
+    path = Path(recipe.output) / _RESULT
+    if not path.exists():
+        return None
+    kept = json.loads(path.read_text())
+    return kept["result"] if kept["evaluation"] == asdict(recipe.evaluation) else None
 
 
 def _in_a_process_of_its_own(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
@@ -106,12 +117,6 @@ def _die_on_ctrl_c() -> None:
 def _run_one(recipe: Recipe, label: str, is_first: bool) -> dict[str, Any]:
     quiet_libraries(informative=is_first)  # the data are the same for all
     run = Run(Path(recipe.output))
-    path = run.folder / "result.json"
-    if path.exists():
-        run.begin(recipe)
-        kept = json.loads(path.read_text())
-        if kept["evaluation"] == asdict(recipe.evaluation):
-            return kept["result"]
     with Reporter(label) as reporter:
         if recipe.method.name == BASE:
             run.begin(recipe)
@@ -131,5 +136,5 @@ def _run_one(recipe: Recipe, label: str, is_first: bool) -> dict[str, Any]:
         "seconds": trained["seconds"] + evaluation_seconds,
         "peak_memory_bytes": max(trained["peak_memory_bytes"], peak_memory_bytes()),
     }
-    write_whole(path, json.dumps({"evaluation": asdict(recipe.evaluation), "result": result}, indent=2) + "\n")
+    write_whole(run.folder / _RESULT, json.dumps({"evaluation": asdict(recipe.evaluation), "result": result}, indent=2) + "\n")
     return result
