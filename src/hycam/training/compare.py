@@ -136,5 +136,6 @@ def _run_one(recipe: Recipe, label: str, is_first: bool) -> dict[str, Any]:
         "seconds": trained["seconds"] + evaluation_seconds,
         "peak_memory_bytes": max(trained["peak_memory_bytes"], peak_memory_bytes()),
     }
-    write_whole(run.folder / _RESULT, json.dumps({"evaluation": asdict(recipe.evaluation), "result": result}, indent=2) + "\n")
+    kept = {"evaluation": asdict(recipe.evaluation), "result": result}
+    write_whole(run.folder / _RESULT, json.dumps(kept, indent=2) + "\n")
     return result
