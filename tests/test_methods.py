@@ -65,6 +65,8 @@ def test_any_method_of_peft_is_named_by_its_type_in_either_case() -> None:
         ("hycam", {"num_specialised": 3}, r'hycam has no setting "num_specialised".*"num_specialized"'),
         ("hycam", {"r": 0}, "r must be at least 1, not 0"),
         ("lora", {"r": 0}, "r must be at least 1, not 0"),
+        ("lora", {"r": "many"}, "settings of the method lora do not work"),
+        ("lora", {"peft_type": "VERA"}, 'lora has no setting "peft_type"'),
         ("multilora", {"r": -1}, "r must be at least 1, not -1"),
         ("moe-lora", {"top_k": 6}, "top_k is 6, but there are only 5 experts"),
         ("full", {"r": 4}, "full has no settings"),

@@ -70,7 +70,7 @@ class Method:
             return None
         config_class = self.config_class or _config_class(given)
         given = given if self.config_class else {key: value for key, value in given.items() if key != "peft_type"}
-        known = {entry.name for entry in fields(config_class) if entry.init}
+        known = {entry.name for entry in fields(config_class) if entry.init} - {"peft_type", "task_type"}
         for name in given:
             if name not in known:
                 raise HycamError(f'The method {self.name} has no setting "{name}".{nearest(name, known)}')
@@ -80,11 +80,9 @@ class Method:
                 f"{self.name.removesuffix('-matched')}."
             )
         chosen = {**self.settings, **given}
-        if chosen.get("r", 1) is not None and chosen.get("r", 1) < 1:  # PEFT's own would notice in the middle
-            raise HycamError(
-                f"The settings of the method {self.name} do not work: r must be at least 1, not {chosen['r']}."
-            )
         try:
+            if "r" in chosen and chosen["r"] < 1:  # PEFT's own would notice in the middle
+                raise ValueError(f"r must be at least 1, not {chosen['r']}.")
             return config_class(task_type=TaskType.CAUSAL_LM, **chosen)
         except (TypeError, ValueError, ImportError) as error:
             raise HycamError(f"The settings of the method {self.name} do not work: {error}") from error
