@@ -276,12 +276,9 @@ def test_label_smoothing_warns_that_the_balance_loss_cannot_act(tmp_path) -> Non
         trainer.train()
 
 
-def _one_rank(rank: int, world: int, port: int, queue) -> None:
-    import os
-
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(world))
+def _one_rank(rank: int, world: int, meeting: str, queue) -> None:
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", rank=rank, world_size=world)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=world)
     model = torch.nn.parallel.DistributedDataParallel(attach())
     made = rows([9, 6, 5, 8])
     per_rank = len(made) // world
@@ -290,28 +287,25 @@ def _one_rank(rank: int, world: int, port: int, queue) -> None:
         stats = hycam.last_stats(model)
         found = {name.removeprefix("module."): g.numpy() for name, g in gradients(model).items() if "router" in name}
         queue.put((stats.balance_loss.item(), found))
-        queue.join()
-    torch.distributed.destroy_process_group()
 
 
-def test_two_ranks_give_the_balance_loss_and_gradient_of_their_common_micro_batch() -> None:
+def test_two_ranks_give_the_balance_loss_and_gradient_of_their_common_micro_batch(tmp_path) -> None:
     # The task loss is a mean over each rank's own tokens there, so only the balance part can be compared: the router of
     # an untrained task path. With init_weights=False the task gradient reaches the router as well, so it is subtracted.
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     context = mp.get_context("spawn")
-    queue = context.JoinableQueue()
-    workers = [context.Process(target=_one_rank, args=(rank, 2, port, queue)) for rank in range(2)]
-    for worker in workers:
-        worker.start()
-    balance, found = queue.get(timeout=120)
-    queue.task_done()
-    for worker in workers:
-        worker.join(timeout=60)
-        assert worker.exitcode == 0
+    queue = context.Queue()
+    # They meet in a file, since a port that is free now may be taken by then, and neither outlives the test.
+    workers = [
+        context.Process(target=_one_rank, args=(rank, 2, str(tmp_path / "meeting"), queue), daemon=True)
+        for rank in range(2)
+    ]
+    try:
+        for worker in workers:
+            worker.start()
+        balance, found = queue.get(timeout=240)
+    finally:
+        for worker in workers:
+            worker.kill()
     made = rows([9, 6, 5, 8])
     together = attach()
     together(**batch(made))
