@@ -43,11 +43,21 @@ def test_a_target_that_matches_nothing_lists_what_there_is_before_anything_is_to
 
 
 def test_the_factor_of_an_equal_budget_lora_stays_one_unless_a_recipe_says_otherwise() -> None:
-    config = tiny().config
-    found = matched_settings(method("lora-matched"), {}, config)
-    assert found == {"r": found["r"], "lora_alpha": found["r"]}
-    assert matched_settings(method("lora-matched"), {"lora_alpha": 5}, config) == {"r": found["r"], "lora_alpha": 5}
-    assert set(matched_settings(method("multilora-matched"), {}, config)) == {"r"}
+    rank = matched_settings(method("lora-matched"), {}, tiny().config)["r"]
+    for settings, alpha in (({}, rank), ({"lora_alpha": 5}, 5)):
+        config = adapt(tiny(), "lora-matched", settings).peft_config["default"]
+        assert (config.r, config.lora_alpha) == (rank, alpha)
+
+
+def test_a_rank_that_the_settings_make_powerless_matches_nothing() -> None:
+    with pytest.raises(HycamError, match="does not depend on r"):
+        adapt(tiny(), "lora-matched", {"rank_pattern": {".*": 4}})
+
+
+def test_a_pattern_that_is_none_is_refused() -> None:
+    for name in ("lora", "multilora", "hycam"):
+        with pytest.raises(HycamError, match=f"{name} cannot adapt"):
+            adapt(tiny(), name, {"target_modules": "*_proj"})
 
 
 def test_an_equal_budget_follows_the_settings_that_a_recipe_gives() -> None:

@@ -49,7 +49,20 @@ def test_the_released_form_departs_from_the_paper_in_the_ten_points_that_a_confi
 def test_a_recipes_settings_go_over_the_methods_own() -> None:
     config = method("lora").config({"r": 8})
     assert isinstance(config, LoraConfig)
-    assert (config.r, config.lora_alpha, config.target_modules) == (8, 64, "all-linear")
+    assert (config.r, config.target_modules) == (8, "all-linear")
+
+
+def test_the_factor_of_lora_stays_one_at_every_rank_unless_a_recipe_says_otherwise() -> None:
+    for settings, expected in (({}, (64, 64)), ({"r": 8}, (8, 8)), ({"r": 8, "lora_alpha": 16}, (8, 16)),
+                               ({"lora_alpha": 16}, (64, 16))):  # fmt: skip
+        config = method("lora").config(settings)
+        assert (config.r, config.lora_alpha) == expected
+
+
+def test_riemoe_lora_has_both_halves_of_what_names_it_and_moe_lora_neither() -> None:
+    for name, expected in (("riemoe-lora", True), ("riemoe-lora-matched", True), ("moe-lora", False)):
+        assert method(name).config().rescale_gate == expected
+        assert method(name).optimizer_settings().preconditioned == expected
 
 
 def test_any_method_of_peft_is_named_by_its_type_in_either_case() -> None:
@@ -66,6 +79,10 @@ def test_any_method_of_peft_is_named_by_its_type_in_either_case() -> None:
         ("hycam", {"r": 0}, "r must be at least 1, not 0"),
         ("lora", {"r": 0}, "r must be at least 1, not 0"),
         ("lora", {"r": "many"}, "settings of the method lora do not work"),
+        ("lora", {"inference_mode": True}, 'lora has no setting "inference_mode"'),
+        ("moe-lora", {"num_experts": 2.5}, "num_experts must be a whole number, not 2.5"),
+        ("multilora", {"alpha": 0}, "alpha must be a number above 0"),
+        ("hycam", {"alpha": float("nan")}, "alpha must be a number above 0"),
         ("lora", {"peft_type": "VERA"}, 'lora has no setting "peft_type"'),
         ("multilora", {"r": -1}, "r must be at least 1, not -1"),
         ("moe-lora", {"top_k": 6}, "top_k is 6, but there are only 5 experts"),
@@ -115,6 +132,12 @@ def test_the_scaling_vectors_of_multilora_have_their_own_rate_and_no_decay() -> 
         ("full", {}, {"name": "riemannian"}, "full has no factors"),
         ("multilora", {}, {"name": "riemannian"}, "multilora has no factors"),
         ("peft", {"peft_type": "IA3"}, {"name": "riemannian"}, "peft has no factors"),
+        (
+            "peft",
+            {"peft_type": "ADALORA", "total_step": 9, "tfinal": 1, "tinit": 1},
+            {"name": "riemannian"},
+            "peft has no factors",
+        ),
         ("lora", {}, {"damping": 1e-3}, "damping belongs to the riemannian optimizer"),
         ("riemoe-lora", {}, {"damping": -1.0}, "damping is -1.0: it must not be negative"),
         ("moe-lora", {}, {"multipliers": {"moelora_gates": 2.0}}, 'no weights called "moelora_gates".*"moelora_gate"'),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,18 +38,18 @@ def adapt(
     """
     entry = method(name)
     if entry.matches_hycam:
-        settings = {**(settings or {}), **matched_settings(entry, settings, model.config)}
+        settings = matched_settings(entry, settings, model.config)
         entry = method(name.removesuffix("-matched"))
     config = entry.config(settings)
     if config is None:
         return model.requires_grad_(True)
-    if not issubclass(PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)], Tuner):  # our own look for themselves
-        check_targets(config, model, "linear layers", linear_layers(model))
     try:
+        if not issubclass(PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)], Tuner):  # our own look themselves
+            check_targets(config, model, "linear layers", linear_layers(model))
         return get_peft_model(model, config, low_cpu_mem_usage=empty)
     except HycamError:
         raise
-    except ValueError as error:  # PEFT's, such as layers that the backbone has not
+    except (ValueError, TypeError, re.error) as error:  # PEFT's, such as layers that the backbone has not
         raise HycamError(f"The method {name} cannot adapt {type(model).__name__}: {error}") from error
 
 
@@ -64,7 +65,7 @@ def empty_backbone(config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def matched_settings(entry: Method, settings: Mapping[str, Any] | None, config: PreTrainedConfig) -> dict[str, Any]:
-    """The rank at which a low-rank method trains as many parameters as HyCAM does on a backbone, as nearly as it can.
+    """The settings with the rank at which a method's trainable parameters come nearest to HyCAM's on a backbone.
 
     The count is linear in the rank, so two ranks give it for all.
 
@@ -89,6 +90,6 @@ def matched_settings(entry: Method, settings: Mapping[str, Any] | None, config: 
             f"HyCAM trains {budget:,} parameters on this backbone and {plain} at rank one already {first:,}: no rank "
             f"matches it. Use {plain} with fewer target_modules."
         )
-    rank = 1 + round((budget - first) / (second - first))
-    follows = {entry.alpha_follows_rank: rank} if entry.alpha_follows_rank else {}
-    return {"r": rank, **follows, **(settings or {})}
+    if second == first:
+        raise HycamError(f"The size of {plain} does not depend on r with these settings, so no rank matches HyCAM's.")
+    return {**(settings or {}), "r": 1 + round((budget - first) / (second - first))}

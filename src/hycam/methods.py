@@ -37,7 +37,8 @@ class Method:
         learning_rate: what a recipe without a learning rate uses; None where no one value would do.
         optimizer: what its optimizer has beyond AdamW.
         matches_hycam: whether its rank is the one whose trainable parameters come nearest to HyCAM's on the backbone.
-        alpha_follows_rank: the setting that is kept equal to a rank found that way, so that the factor stays 1.
+        alpha_follows_rank: the setting that takes the value of a rank that a recipe gives (or that is found that way),
+            so that the factor stays 1 as it is for the others.
     """
 
     name: str
@@ -70,7 +71,7 @@ class Method:
             return None
         config_class = self.config_class or _config_class(given)
         given = given if self.config_class else {key: value for key, value in given.items() if key != "peft_type"}
-        known = {entry.name for entry in fields(config_class) if entry.init} - {"peft_type", "task_type"}
+        known = {entry.name for entry in fields(config_class) if entry.init} - _NOT_SETTINGS
         for name in given:
             if name not in known:
                 raise HycamError(f'The method {self.name} has no setting "{name}".{nearest(name, known)}')
@@ -80,8 +81,12 @@ class Method:
                 f"{self.name.removesuffix('-matched')}."
             )
         chosen = {**self.settings, **given}
+        if self.alpha_follows_rank and "r" in given and self.alpha_follows_rank not in given:
+            chosen[self.alpha_follows_rank] = given["r"]
+        if isinstance(chosen.get("modules_to_save"), str):  # PEFT would match its letters
+            chosen["modules_to_save"] = [chosen["modules_to_save"]]
         try:
-            if "r" in chosen and chosen["r"] < 1:  # PEFT's own would notice in the middle
+            if self.config_class and "r" in chosen and chosen["r"] < 1:  # PEFT's own would notice in the middle
                 raise ValueError(f"r must be at least 1, not {chosen['r']}.")
             return config_class(task_type=TaskType.CAUSAL_LM, **chosen)
         except (TypeError, ValueError, ImportError) as error:
@@ -110,7 +115,9 @@ class Method:
         config = self.config(settings)
         weights = _weights(config)
         preconditioned = self.optimizer.preconditioned if name is None else name == "riemannian"
-        if preconditioned and not set(FACTORS) & set(weights):
+        # AdaLoRA has factors of these names too, but its product has a third one.
+        is_product = config is not None and config.peft_type in (PeftType.LORA, PeftType("MOELORA"))
+        if preconditioned and not (is_product and set(FACTORS) & set(weights)):
             raise HycamError(
                 f"The method {self.name} has no factors for the riemannian optimizer: it preconditions the A and B of "
                 "a product B A, which lora, moe-lora and riemoe-lora have. Leave method.optimizer.name at adamw."
@@ -169,6 +176,8 @@ def _weights(config: PeftConfig | None) -> tuple[str, ...]:
     return PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)].tuner_layer_cls.adapter_layer_names
 
 
+# The table, the method and training have these in hand.
+_NOT_SETTINGS = {"peft_type", "task_type", "inference_mode"}
 FULL = "full"
 PEFT = "peft"
 _HYCAM = "HyCAM (CIKM 2025)"
@@ -189,7 +198,8 @@ _RELEASED = {
 # The learning rates come from `hycam compare recipes/sweep-lr.yaml` (validation part).
 _ALL = [
     Method(FULL, "full fine-tuning: every weight of the backbone", "AdamW", None, 1e-4),
-    Method("lora", "LoRA, rank 64 on every linear layer", "LoRA (ICLR 2022), PEFT", LoraConfig, 1e-3, _LORA),
+    Method("lora", "LoRA, rank 64 on every linear layer", "LoRA (ICLR 2022), PEFT", LoraConfig, 1e-3, _LORA,
+           alpha_follows_rank="lora_alpha"),
     Method("multilora", "MultiLoRA: five parallel branches of rank 64 on every linear layer",
            "MultiLoRA (arXiv 2311.11501)", MultiLoraConfig, 1e-3, optimizer=_SCALING),
     Method("moe-lora", "MoE-LoRA: five experts of rank 64 behind a gate on every linear layer", _RIEMOE,
@@ -218,7 +228,6 @@ def _matched(entry: Method, learning_rate: float) -> Method:
         settings={key: value for key, value in entry.settings.items() if key not in ("r", "lora_alpha")},
         learning_rate=learning_rate,
         matches_hycam=True,
-        alpha_follows_rank="lora_alpha" if entry.config_class is LoraConfig else None,
     )
 
 

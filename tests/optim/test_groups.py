@@ -10,6 +10,7 @@ from torch import nn
 
 from architectures import tiny
 from hycam import MoeLoraConfig, MultiLoraConfig
+from hycam.errors import HycamError
 from hycam.optim import OptimizerSettings, parameter_groups
 
 RATE, DECAY = 1e-3, 0.1
@@ -29,16 +30,23 @@ def trainable(model: nn.Module) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "config",
-    [MultiLoraConfig(r=2), MoeLoraConfig(r=2, modules_to_save=["lm_head"]), LoraConfig(r=2)],
+    ("config", "weight"),
+    [(MultiLoraConfig(r=2), "multilora_scaling"), (MoeLoraConfig(r=2, modules_to_save=["lm_head"]), "moelora_gate"),
+     (LoraConfig(r=2), "lora_B")],
     ids=["multilora", "moelora, head", "lora"],
-)
-def test_every_trainable_parameter_is_in_one_group_and_no_frozen_one(config) -> None:
+)  # fmt: skip
+def test_every_trainable_parameter_is_in_one_group_and_no_frozen_one(config, weight: str) -> None:
     model = get_peft_model(tiny(), config)
-    settings = OptimizerSettings(multipliers={"multilora_scaling": 10.0, "moelora_gate": 0.1})
+    settings = OptimizerSettings(multipliers={weight: 10.0})
     assert set(by_name(model, settings, trainable(model))) == trainable(model)
     some = set(sorted(trainable(model))[::2])
     assert set(by_name(model, settings, some)) == trainable(model)
+
+
+def test_a_multiplier_for_a_weight_that_is_not_trained_is_refused() -> None:
+    model = get_peft_model(tiny(), MultiLoraConfig(r=2))
+    with pytest.raises(HycamError, match='no trained weight called "moelora_gate"'):
+        by_name(model, OptimizerSettings(multipliers={"moelora_gate": 2.0}), set())
 
 
 def test_a_multiplier_acts_on_the_weights_of_its_name_alone() -> None:

@@ -433,3 +433,21 @@ def test_a_copy_that_would_forget_the_factors_is_refused() -> None:
     values = parameters()
     with pytest.raises(TypeError, match="load this one's state_dict"):
         copy.deepcopy(RiemannianAdamW(values, pairs_of(values)))
+
+
+def test_factors_that_are_not_stepped_or_cannot_hold_the_gradient_are_refused() -> None:
+    values, others = parameters(), parameters()
+    with pytest.raises(ValueError, match="not among the parameters to step"):
+        RiemannianAdamW(others, pairs_of(values))
+    halves = [torch.nn.Parameter(value.detach().half()) for value in values]
+    with pytest.raises(ValueError, match="float16 cannot hold"):
+        RiemannianAdamW(halves, pairs_of(halves))
+
+
+def test_a_step_that_would_be_plain_adamw_says_so() -> None:
+    values = [*parameters(), torch.nn.Parameter(torch.ones(3))]
+    optimizer = RiemannianAdamW(values, pairs_of(values))
+    optimizer.step()  # nothing has a gradient: nothing to say
+    values[-1].grad = torch.ones(3)
+    with pytest.raises(RuntimeError, match="no gradient on any factor"):
+        optimizer.step()

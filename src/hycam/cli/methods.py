@@ -29,7 +29,8 @@ def main(arguments: Sequence[str]) -> None:
     quiet_libraries()
     entries = budgets(chosen.backbone)
     if chosen.json:
-        found = [{key: value for key, value in asdict(entry).items() if value is not None} for entry in entries]
+        always = ("name", "trainable_parameters", "total_parameters", "share")
+        found = [{k: v for k, v in asdict(entry).items() if k in always or v is not None} for entry in entries]
         print(json.dumps(found, indent=2))
         return
     table = Table("method", "trainable", "share", "what is trained", box=None, padding=(0, 2, 0, 0))

@@ -9,6 +9,8 @@ from typing import Any
 
 from torch import nn
 
+from hycam.errors import HycamError
+
 
 @dataclass(frozen=True)
 class OptimizerSettings:
@@ -44,7 +46,14 @@ def parameter_groups(
         learning_rate: of all others.
         weight_decay: of the weights that decay.
         decaying: the names of the parameters that decay as far as the trainer knows (norms and biases do not).
+
+    Raises:
+        HycamError: a multiplier is for a weight that is not trained here.
     """
+    trained = {part for name, p in model.named_parameters() if p.requires_grad for part in name.split(".")}
+    for weight in settings.multipliers:
+        if weight not in trained:
+            raise HycamError(f'There is no trained weight called "{weight}" to give a learning rate of its own.')
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

@@ -30,7 +30,9 @@ def factor_pairs(model: nn.Module) -> list[Pair]:
             B = parameters.get(name.replace(f".{a}.", f".{b}."))
             if f".{a}." not in name or B is None or not (A.requires_grad and B.requires_grad):
                 continue
-            if A.shape[:-2] == B.shape[:-2] and A.shape[-2] == B.shape[-1]:  # not those of a convolution
+            if (
+                A.dim() >= 2 and A.shape[:-2] == B.shape[:-2] and A.shape[-2] == B.shape[-1]
+            ):  # not those of a convolution
                 pairs.append((A, B))
     if not pairs:
         raise HycamError(
@@ -90,8 +92,8 @@ class RiemannianAdamW(torch.optim.AdamW):
     """AdamW whose moments are fed with preconditioned gradients (the optimizer of RieMoE-LoRA).
 
     At each step the gradients of every pair of factors are replaced by those of :func:`precondition`, both from the
-    factors before the step; everything else, and all other parameters, is ``torch.optim.AdamW``. Gradients are clipped
-    by the trainer before the step, so before they are preconditioned.
+    factors before the step; everything else, and all other parameters, is ``torch.optim.AdamW``, whose moments have the
+    parameters' type. Gradients are clipped by the trainer before the step, so before they are preconditioned.
 
     Args:
         params: parameters or groups, as for AdamW; those of the pairs must be among them.
@@ -100,8 +102,9 @@ class RiemannianAdamW(torch.optim.AdamW):
         kwargs: AdamW's own: ``lr``, ``betas``, ``eps``, ``weight_decay``.
 
     Raises:
-        ValueError: the damping is negative, there is no pair, or a step is given a closure, which would compute the
-            gradients anew after they were preconditioned.
+        ValueError: the damping is negative, there is no pair, a factor is not among ``params`` or is in float16, or a
+            step is given a closure, which would compute the gradients anew after they were preconditioned.
+        RuntimeError: at a step there are gradients, but none for any pair: something has replaced the parameters.
     """
 
     def __init__(self, params: Any, pairs: Iterable[Pair], damping: float = 1e-6, **kwargs: Any) -> None:
@@ -112,6 +115,15 @@ class RiemannianAdamW(torch.optim.AdamW):
         if not damping >= 0:
             raise ValueError(f"damping must not be negative, not {damping!r}.")
         super().__init__(params, **kwargs)
+        stepped = {id(parameter) for group in self.param_groups for parameter in group["params"]}
+        for factor in (factor for pair in self.pairs for factor in pair):
+            if id(factor) not in stepped:
+                raise ValueError(f"A factor of shape {list(factor.shape)} is not among the parameters to step.")
+            if factor.dtype == torch.float16:
+                raise ValueError(
+                    "float16 cannot hold a preconditioned gradient, which may be a million times as large: keep the "
+                    "adapter in float32, as PEFT's autocast_adapter_dtype does, or in bfloat16."
+                )
         # A hook and not a `step` of its own: torch wraps the step of every class, and hooks would run twice.
         self.register_step_pre_hook(_precondition_gradients)
 
@@ -125,8 +137,13 @@ class RiemannianAdamW(torch.optim.AdamW):
 def _precondition_gradients(optimizer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     if any(argument is not None for argument in (*args[1:], *kwargs.values())):
         raise ValueError("RiemannianAdamW takes no closure: it would undo the preconditioning.")
-    for A, B in optimizer.pairs:
-        if A.grad is not None and B.grad is not None:
-            grad_A, grad_B = precondition(A, B, A.grad, B.grad, optimizer.damping)
-            A.grad.copy_(grad_A)
-            B.grad.copy_(grad_B)
+    pairs = [(A, B) for A, B in optimizer.pairs if A.grad is not None and B.grad is not None]
+    if not pairs and any(p.grad is not None for group in optimizer.param_groups for p in group["params"]):
+        raise RuntimeError(
+            "RiemannianAdamW finds no gradient on any factor, so nothing would be preconditioned. A wrapper that "
+            "flattens or shards the parameters (DeepSpeed ZeRO, FSDP) does this."
+        )
+    for A, B in pairs:
+        grad_A, grad_B = precondition(A, B, A.grad, B.grad, optimizer.damping)
+        A.grad.copy_(grad_A)
+        B.grad.copy_(grad_B)

@@ -163,7 +163,7 @@ class Run:
         base = backbones.load(recipe.backbone, dtype, device)
         try:
             adapted = PeftModel.from_pretrained(base, str(self.adapter)).eval()
-        except RuntimeError as error:  # PEFT's own methods report a wrong shape this way, one line for each weight
+        except (RuntimeError, KeyError) as error:  # PEFT reports a wrong shape this way, a line for each, or a lack
             raise HycamError(f"{self.adapter} does not fit {recipe.backbone}: {str(error).splitlines()[0]}") from error
         # A PeftModel stands for the model that it wraps: it forwards everything that it does not have itself.
         return cast(PreTrainedModel, adapted), tokenizer

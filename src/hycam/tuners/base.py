@@ -75,6 +75,8 @@ class Tuner(BaseTuner):
         for module in self.model.modules():
             if isinstance(module, ModulesToSaveWrapper):
                 module.set_adapter([])
+            if isinstance(module, AdapterLayer) and module.merged:
+                module.unmerge()
         return super().unload()
 
     @contextmanager

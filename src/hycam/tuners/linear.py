@@ -47,6 +47,8 @@ class StackedConfig(PeftConfig):
             if isinstance(value, list):
                 setattr(self, name, set(value))
         self.check_positive("r")
+        if self.alpha is not None and not 0 < self.alpha < math.inf:
+            raise ValueError(f"alpha must be a number above 0, or None for the factor 1, not {self.alpha!r}.")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"dropout must be at least 0 and below 1, not {self.dropout!r}.")
         is_pattern = isinstance(self.target_modules, str) and self.target_modules.lower() != ALL_LINEAR
@@ -59,8 +61,11 @@ class StackedConfig(PeftConfig):
             raise ValueError("layers_pattern has no effect without layers_to_transform.")
 
     def check_positive(self, name: str) -> None:
-        if getattr(self, name) < 1:
-            raise ValueError(f"{name} must be at least 1, not {getattr(self, name)!r}.")
+        value = getattr(self, name)
+        if not isinstance(value, int):
+            raise ValueError(f"{name} must be a whole number, not {value!r}.")
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value!r}.")
 
     @property
     def scale(self) -> float:
@@ -178,7 +183,7 @@ class StackedTuner(Tuner):
         **_: Any,
     ) -> None:
         layer = target
-        if not isinstance(layer, StackedLayer):
+        if not isinstance(layer, self.tuner_layer_cls):
             layer = self.tuner_layer_cls(target)
             self._replace_module(parent, target_name, layer, target)
         layer.update_layer(adapter_name, config)

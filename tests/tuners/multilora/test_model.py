@@ -6,8 +6,10 @@ import copy
 
 import pytest
 import torch
+from peft import get_peft_model
 
 from architectures import tiny, tokens
+from hycam.tuners.multilora import MultiLoraConfig, MultiLoraLayer
 
 from ..stacked import adapted, attach, config, kinds, logits
 
@@ -72,3 +74,33 @@ def test_the_adapter_to_merge_can_be_named() -> None:
     merged = model.merge_and_unload(adapter_names=["other"])
     assert not adapted(merged)
     torch.testing.assert_close(logits(merged), expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("merge", ["merge_adapter", "merge_and_unload"])
+def test_a_merge_that_one_layer_refuses_changes_no_layer(merge: str) -> None:
+    model = get_peft_model(tiny(), MultiLoraConfig(r=2, init_weights=False, task_type="CAUSAL_LM"))
+    layers = [module for module in model.modules() if isinstance(module, MultiLoraLayer)]
+    with torch.no_grad():
+        layers[5].multilora_scaling["default"][0, 0] = torch.nan
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="not finite"):
+        getattr(model, merge)(safe_merge=True)
+    assert all(torch.equal(value.nan_to_num(), before[name].nan_to_num()) for name, value in model.state_dict().items())
+    assert [module for module in model.modules() if isinstance(module, MultiLoraLayer)] == layers
+    assert not any(layer.merged for layer in layers)
+
+
+def test_unloading_while_merged_gives_the_backbone_back() -> None:
+    base = tiny()
+    expected = base(input_ids=tokens()).logits
+    model = get_peft_model(base, MultiLoraConfig(r=2, init_weights=False, task_type="CAUSAL_LM"))
+    model.merge_adapter()
+    assert torch.equal(model.unload()(input_ids=tokens()).logits, expected)
+
+
+def test_layers_that_share_a_weight_are_not_merged() -> None:
+    base = tiny()
+    base.model.layers[1].mlp.up_proj.weight = base.model.layers[0].mlp.up_proj.weight
+    model = get_peft_model(base, MultiLoraConfig(r=2, task_type="CAUSAL_LM"))
+    with pytest.raises(ValueError, match="share one weight"):
+        model.merge_and_unload()

@@ -51,16 +51,16 @@ class MoeLoraLayer(StackedLayer):
     def delta(self, x: Tensor, adapter: str, config: MoeLoraConfig) -> Tensor:
         A, B = self.moelora_A[adapter], self.moelora_B[adapter]
         g = gates(router_logits(x, Router(cast(nn.Linear, self.moelora_gate[adapter]).weight)), config.top_k)
+        flat = x.reshape(-1, self.in_features)
         if config.dropout and self.training:
             # A mask for each expert: N different inputs, so N products, batched.
-            flat = x.flatten(0, -2)
             masked = F.dropout(flat.expand(len(A), *flat.shape), config.dropout)
             u = torch.matmul(masked, A.transpose(1, 2)).transpose(0, 1).flatten(1)
         else:
-            u = F.linear(x.flatten(0, -2), A.flatten(0, 1))  # [tokens, N*r]
+            u = F.linear(flat, A.flatten(0, 1))  # [tokens, N*r]
         up = (config.scale * B if config.scale != 1 else B).transpose(0, 1).flatten(1)  # [out, N*r]
-        y = _GatedUp.apply(u, g.flatten(0, -2), up.to(u.dtype), config.rescale_gate)
-        return y.unflatten(0, x.shape[:-1])
+        y = _GatedUp.apply(u, g.reshape(-1, g.shape[-1]), up.to(u.dtype), config.rescale_gate)
+        return y.reshape(*x.shape[:-1], self.out_features)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         raise ValueError(NOT_MERGEABLE)

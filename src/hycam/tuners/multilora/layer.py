@@ -59,15 +59,12 @@ class MultiLoraLayer(StackedLayer):
         return product.T if isinstance(self.get_base_layer(), Conv1D) else product
 
     @torch.no_grad()
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Adds the adapter to the layer's weight; ``unmerge`` puts the very same weight back.
+    def merged_weight(self, names: list[str], safe_merge: bool) -> Tensor:
+        """The layer's weight with these adapters added, in its own type; nothing is changed.
 
         Raises:
             ValueError: the weight is quantised, or (``safe_merge``) the result would not be finite.
         """
-        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.configs]
-        if not names:
-            return
         weight = cast(nn.Linear, self.get_base_layer()).weight
         if not weight.is_floating_point():
             raise ValueError(
@@ -82,6 +79,20 @@ class MultiLoraLayer(StackedLayer):
             raise ValueError(
                 f"Merging {', '.join(names)} would give weights that are not finite: the adapter is broken."
             )
+        return merged
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        """Adds the adapter to the layer's weight; ``unmerge`` puts the very same weight back.
+
+        Raises:
+            ValueError: as :meth:`merged_weight`.
+        """
+        names = [name for name in check_adapters_to_merge(self, adapter_names) if name in self.configs]
+        if not names:
+            return
+        merged = self.merged_weight(names, safe_merge)
+        weight = cast(nn.Linear, self.get_base_layer()).weight
         if self._weight_before_merge is None:
             self._weight_before_merge = weight.data
         weight.data = merged
