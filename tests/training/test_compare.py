@@ -79,3 +79,9 @@ def test_what_fails_in_a_method_s_own_process_is_told_as_it_is(comparison: Compa
     comparison.data.tasks = ["no-such-task"]
     with pytest.raises(HycamError, match="no-such-task"):
         compare(comparison, lambda _: None)
+
+
+def test_a_method_without_a_learning_rate_is_refused_before_the_first_one_trains(comparison: Comparison) -> None:
+    comparison.methods["any"] = Candidate("peft", {"peft_type": "IA3"})
+    with pytest.raises(HycamError, match="peft has no learning rate of its own"):
+        compare(comparison, lambda label: pytest.fail(f"{label} was begun"))

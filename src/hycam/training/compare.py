@@ -54,13 +54,12 @@ def compare(comparison: Comparison, say: Callable[[str], None]) -> dict[str, dic
     """
     if not comparison.methods:
         raise HycamError("The comparison names no method. Name some under `methods:`, such as `lora: {name: lora}`.")
-    for candidate in comparison.methods.values():
-        if candidate.name != BASE:
-            # A misspelt one is said before the first one trains.
-            MethodRecipe(candidate.name, candidate.config, candidate.optimizer).settings()
     torch_device(comparison.training.device)
     recipes = {label: _recipe(comparison, label, candidate) for label, candidate in comparison.methods.items()}
     for recipe in recipes.values():
+        if recipe.method.name != BASE:  # what is wrong with one is said before the first one trains
+            recipe.method.settings()
+            recipe.learning_rate()
         Run(Path(recipe.output)).check(recipe)
     results = {}
     for position, (label, recipe) in enumerate(recipes.items(), 1):

@@ -152,6 +152,15 @@ class Recipe:
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
     evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
 
+    def learning_rate(self) -> float:
+        """The recipe's, or the method's own; raises HycamError where neither has one."""
+        rate = self.training.learning_rate or method(self.method.name).learning_rate
+        if rate is None:
+            raise HycamError(
+                f"The method {self.method.name} has no learning rate of its own: set training.learning_rate."
+            )
+        return rate
+
 
 @dataclass
 class Candidate:

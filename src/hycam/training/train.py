@@ -53,9 +53,7 @@ def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
     device = torch_device(settings.device)
     entry = method(recipe.method.name)
     optimizer = recipe.method.settings()  # a misspelt setting is said before anything is loaded
-    rate = settings.learning_rate or entry.learning_rate
-    if rate is None:
-        raise HycamError(f"The method {entry.name} has no learning rate of its own: set training.learning_rate.")
+    rate = recipe.learning_rate()
     dtype = torch_dtype(settings.precision, device)
     arguments = _arguments(recipe, run, rate, device.type, autocast=entry.trains_backbone and dtype == torch.bfloat16)
     tokenizer = backbones.load_tokenizer(recipe.backbone)
