@@ -105,7 +105,19 @@ def test_full_fine_tuning_leaves_a_model_that_any_script_can_load(recipe) -> Non
 
 def test_full_fine_tuning_in_bfloat16_steps_weights_in_float32(recipe, optimizer_of) -> None:
     chosen = recipe("full", max_steps=2, learning_rate=1e-4, precision="bfloat16")
-    optimizer = optimizer_of(chosen)
+    computed = []
+    original = torch.nn.functional.linear
+
+    def linear(*arguments):
+        out = original(*arguments)
+        if torch.is_grad_enabled():
+            computed.append(out.dtype)
+        return out
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.nn.functional, "linear", linear)
+        optimizer = optimizer_of(chosen)
+    assert set(computed) == {torch.bfloat16}
     assert {parameter.dtype for group in optimizer.param_groups for parameter in group["params"]} == {torch.float32}
     # A step of 1e-4 on weights of order one would be lost in bfloat16 altogether.
     trained, before = (

@@ -12,7 +12,6 @@ from typing import Any, cast
 import torch
 from peft.config import PeftConfig
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from hycam.errors import HycamError
@@ -82,6 +81,7 @@ class StackedLayer(AdapterLayer):
     """
 
     prefix: str
+    starts_at_zero: str  # the name of what is zero in an adapter that changes nothing
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__(base_layer)
@@ -125,8 +125,6 @@ class StackedLayer(AdapterLayer):
             else:
                 bound = 1 / math.sqrt(parameter.shape[-1])
                 parameter.uniform_(-bound, bound)
-
-    starts_at_zero: str
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         result = self.base_layer(x, *args, **kwargs)
@@ -187,7 +185,3 @@ class StackedTuner(Tuner):
             layer = self.tuner_layer_cls(target)
             self._replace_module(parent, target_name, layer, target)
         layer.update_layer(adapter_name, config)
-
-
-def dropped(x: Tensor, p: float, training: bool) -> Tensor:
-    return F.dropout(x, p, training) if p else x

@@ -154,8 +154,6 @@ class HyCAMModel(Tuner):
             self._replace_module(parent, target_name, layer, target)
             target = layer
         target.update_layer(adapter_name, hycam_config)
-        if adapter_name not in self.active_adapters:
-            target.set_requires_grad(adapter_name, False)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's own version reads `child.weight`, which an attention module has not (or it is a module of that name).

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
-from hycam.tuners.linear import StackedLayer, dropped
+from hycam.tuners.linear import StackedLayer
 from hycam.tuners.multilora.config import MultiLoraConfig
 
 
@@ -42,7 +42,8 @@ class MultiLoraLayer(StackedLayer):
         self.multilora_scaling[adapter] = nn.Parameter(torch.empty(config.num_branches, self.out_features))
 
     def delta(self, x: Tensor, adapter: str, config: MultiLoraConfig) -> Tensor:
-        u = F.linear(dropped(x, config.dropout, self.training), self.multilora_A[adapter].flatten(0, 1))  # [..., n*r]
+        x = F.dropout(x, config.dropout, self.training)
+        u = F.linear(x, self.multilora_A[adapter].flatten(0, 1))  # [..., n*r]
         return F.linear(u, self._scaled_B(adapter, config))
 
     def _scaled_B(self, adapter: str, config: MultiLoraConfig) -> Tensor:
