@@ -16,12 +16,15 @@ import transformers
 
 _outcomes: dict[str, dict[tuple[str, str], bool]] = defaultdict(dict)
 _normalised: dict[str, bool] = {}
+_packing: dict[str, bool] = {}
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     for key, value in report.user_properties:
         if key == "normalised" and report.when == "call":
             _normalised[value[0]] = value[1]
+        if key == "packing" and report.when == "call" and report.passed:
+            _packing[value[0]] = value[1]
         if key == "contract" and report.when == "call" and not report.skipped and value[1].startswith("hycam"):
             architecture, variant, promise = value
             so_far = _outcomes[architecture].get((variant, promise), True)  # a promise may be tested in several types
@@ -48,8 +51,11 @@ def _table() -> str:
         "`make soak` runs every variant on every architecture.",
         "An architecture that is not listed may well work; what was not verified is not claimed.",
         "",
-        "| architecture | the attention reads | verified promises | variants | failed |",
-        "|---|---|---|---|---|",
+        "Packing: whether the examples of a packed row (`data.packing`) see nothing of one another and have the logits",
+        "that they have alone. Training asks this of the very model it is given, and refuses to pack where it fails.",
+        "",
+        "| architecture | the attention reads | packing | verified promises | variants | failed |",
+        "|---|---|---|---|---|---|",
     ]
     for architecture in sorted(_outcomes):
         outcome = _outcomes[architecture]
@@ -57,9 +63,11 @@ def _table() -> str:
         verified = sum(all(ok for (_, name), ok in outcome.items() if name == promise) for promise in promises)
         variants = len({variant for variant, _ in outcome})
         reads = {True: "a normalised h", False: "the residual stream", None: "not checked"}
+        packing = {True: "yes", False: "refused", None: "not checked"}
         cells = (
             f"`{architecture}`",
             reads[_normalised.get(architecture)],
+            packing[_packing.get(architecture)],
             f"{verified} of {len(promises)}",
             str(variants),
             ", ".join(failed) or "none",

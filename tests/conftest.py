@@ -48,6 +48,17 @@ def _same_state_in_every_test() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
+def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which the tests of this process keep prepared data."""
+    return tmp_path_factory.mktemp("data-cache")
+
+
+@pytest.fixture(autouse=True)
+def _own_data_cache(data_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hycam.data.cache.cache_folder", lambda: data_cache)
+
+
+@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with the paper's five datasets: ``$HYCAM_DATA``, or ``../shared/data`` beside the repository."""
     folder = Path(os.environ.get("HYCAM_DATA") or Path(__file__).parents[2] / "shared" / "data")

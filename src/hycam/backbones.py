@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,13 @@ from transformers.utils import logging as transformers_logging
 
 from hycam.errors import HycamError, unknown
 from hycam.gguf import SMOLLM2_135M, EmbeddedBackbone
+from hycam.tokenizers import LLAMA_3, EmbeddedTokenizer
 
 SHORT_NAMES: dict[str, EmbeddedBackbone] = {SMOLLM2_135M.name: SMOLLM2_135M}
 """The backbones that need nothing but the package registry."""
+
+TOKENIZERS: dict[str, EmbeddedTokenizer] = {LLAMA_3.name: LLAMA_3}
+"""The tokenizers that come from there without a backbone: they count tokens and show rows."""
 
 
 def config(name_or_path: str | os.PathLike[str]) -> PreTrainedConfig:
@@ -49,12 +53,15 @@ def config(name_or_path: str | os.PathLike[str]) -> PreTrainedConfig:
 def load_tokenizer(name_or_path: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
     """The tokenizer; one without a padding token pads with its end token (so masks must go by position).
 
+    Args:
+        name_or_path: as in ``load``, or a key of ``TOKENIZERS``.
+
     Raises:
         HycamError: there is no such backbone, it has no tokenizer or no end token, or the hub cannot be reached.
     """
     name = os.fspath(name_or_path)
     with _bars_on_a_terminal_only():
-        source = _source(name)
+        source = str(TOKENIZERS[name].folder()) if name in TOKENIZERS else _source(name, [*SHORT_NAMES, *TOKENIZERS])
         with _explained(name):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what some classes make out of a folder without a vocabulary
@@ -104,10 +111,18 @@ def load(
     return model.to(device)
 
 
-def _source(name: str) -> str:
-    """What ``from_pretrained`` takes for ``name``: a folder that has a model in it, or a hub id."""
+def _source(name: str, known: Iterable[str] = SHORT_NAMES) -> str:
+    """What ``from_pretrained`` takes for ``name``: a folder that has a model in it, or a hub id.
+
+    ``known`` are the short names that a misspelt one is compared with.
+    """
     if name in SHORT_NAMES:
         return str(SHORT_NAMES[name].folder())
+    if name in TOKENIZERS:
+        raise HycamError(
+            f"Of {name} only the tokenizer comes with the package registry, no model. Name a folder that holds the "
+            "model, or its hub id (owner/name)."
+        )
     folder = Path(name).expanduser()
     if folder.is_dir():
         _check_folder(folder)
@@ -118,7 +133,7 @@ def _source(name: str) -> str:
         return name
     if "/" in name:
         raise HycamError(f"There is no folder {name}. A backbone is a folder, a hub id (owner/name) or a short name.")
-    raise HycamError(f"{unknown('backbone', name, SHORT_NAMES)} A folder or a hub id (owner/name) is a backbone too.")
+    raise HycamError(f"{unknown('backbone', name, known)} A folder or a hub id (owner/name) is a backbone too.")
 
 
 def _check_folder(folder: Path) -> None:

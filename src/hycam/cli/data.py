@@ -1,24 +1,30 @@
-"""``hycam data list | preview | fetch``: the tasks, a row as tokens, the embedded data."""
+"""``hycam data list | preview | stats | split | fetch``: the tasks, what a model sees of them, their splits."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
 
+import yaml
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import PositiveInt
+from jsonargparse.typing import NonNegativeInt, PositiveInt
 from rich.console import Console
 from rich.table import Table
 
 from hycam.cli.arguments import parse
 from hycam.console import quiet_libraries
 from hycam.data.catalog import catalog, fetch
-from hycam.data.encode import Overlong
+from hycam.data.chosen import Chosen, chosen_tasks
+from hycam.data.load import load_task
+from hycam.data.partition import digest, partition
 from hycam.data.preview import preview
-from hycam.data.prompts import PromptStyle
-from hycam.data.recipe import DataRecipe
-from hycam.data.tasks import EMBEDDED, task
+from hycam.data.recipe import PARTS, DataRecipe, MixtureRecipe, Overlong, TaskRecipe
+from hycam.data.tasks import EMBEDDED, PAPER, task
+
+_BACKBONE = "smollm2-135m"
 
 
 def parser() -> ArgumentParser:
@@ -29,26 +35,46 @@ def parser() -> ArgumentParser:
     listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
     shown = ArgumentParser(
-        exit_on_error=False, description="Rows as the model sees them: token by token, with what is trained marked."
+        exit_on_error=False,
+        description="Rows as the model sees them, token by token, with what is trained marked; what becomes of all.",
     )
-    shown.add_argument("task", type=str, help="name of a task, or a file with instruction and output")
+    shown.add_argument("task", type=str, help="name of a task, a file or a folder")
     shown.add_argument("--rows", type=PositiveInt, default=3, help="how many rows to print")
-    shown.add_argument("--prompt", type=PromptStyle, default=DataRecipe.prompt, help="form of the prompt")
     shown.add_argument(
-        "--backbone", type=str, default="smollm2-135m", help="whose tokenizer: short name, folder or hub id"
+        "--prompt", type=str | None, default=None, help="alpaca (the default), paper, chat or a template"
     )
-    shown.add_argument("--max_length", type=PositiveInt, default=DataRecipe.max_length, help="most tokens of a row")
-    shown.add_argument("--overlong", type=Overlong, default=DataRecipe.overlong, help="what becomes of longer rows")
+    shown.add_argument("--max_length", type=PositiveInt | None, default=None, help="most tokens of a row")
+    shown.add_argument("--overlong", type=Overlong | None, default=None, help="what becomes of longer rows")
+    _add_tokenizer(shown)
+    _add_where(shown)
+
+    counted = ArgumentParser(
+        exit_on_error=False, description="Rows and tokens of tasks, counted as Table 1 of the paper counts them."
+    )
+    counted.add_argument("tasks", type=str, nargs="*", help="tasks, files or folders; by default the paper's five")
+    counted.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _add_tokenizer(counted)
+    _add_where(counted)
+
+    divided = ArgumentParser(exit_on_error=False, description="Which rows are trained, validated and tested on.")
+    divided.add_argument("task", type=str, help="name of a task, a file or a folder")
+    divided.add_argument("--fold", type=NonNegativeInt | None, default=None, help="which of the five folds, 0 to 4")
+    divided.add_argument("--seed", type=int | None, default=None, help="orders the rows before they are split")
+    divided.add_argument("--rows", action="store_true", help="print the identity of every row too")
+    divided.add_argument("--json", action="store_true", help="print JSON instead of lines")
+    _add_where(divided)
 
     fetched = ArgumentParser(exit_on_error=False, description="Brings data into the cache and says where they are.")
     fetched.add_argument("tasks", type=str, nargs="*", help="names of tasks; by default all that come with pip alone")
 
     whole = ArgumentParser(
-        prog="hycam data", exit_on_error=False, description="The tasks, a row as tokens, the embedded data."
+        prog="hycam data", exit_on_error=False, description="The tasks, what a model sees of them, and their splits."
     )
     verbs = whole.add_subcommands(dest="action")
     verbs.add_subcommand("list", listing, help="the known tasks")
-    verbs.add_subcommand("preview", shown, help="a row as the model sees it")
+    verbs.add_subcommand("preview", shown, help="rows as the model sees them, and what becomes of all rows")
+    verbs.add_subcommand("stats", counted, help="rows and tokens, as in the paper's Table 1")
+    verbs.add_subcommand("split", divided, help="which rows are in which part")
     verbs.add_subcommand("fetch", fetched, help="bring data into the cache")
     return whole
 
@@ -56,14 +82,67 @@ def parser() -> ArgumentParser:
 def main(arguments: Sequence[str]) -> None:
     """Parses the arguments and does what they ask for; prints to standard output."""
     parsed = parse(parser(), arguments)
-    quiet_libraries()
+    quiet_libraries(informative=parsed.action != "list")
     chosen = parsed[parsed.action]
     if parsed.action == "list":
         _list(chosen.json)
     elif parsed.action == "preview":
         _preview(chosen)
+    elif parsed.action == "stats":
+        _stats(chosen)
+    elif parsed.action == "split":
+        _split(chosen)
     else:
         _fetch(chosen.tasks)
+
+
+def _add_tokenizer(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--tokenizer",
+        "--backbone",
+        type=str | None,
+        default=None,
+        help=f"a backbone's ({_BACKBONE} by default, or the recipe's): short name, folder or hub id; or llama-3",
+    )
+
+
+def _add_where(parser: ArgumentParser) -> None:
+    parser.add_argument("--recipe", type=str | None, default=None, help="a recipe that says what the task is")
+    parser.add_argument(
+        "--dataset_info", type=str | None, default=None, help="a dataset_info.json of LLaMA-Factory, or its folder"
+    )
+    parser.add_argument("--skip_bad_rows", action="store_true", help="count malformed rows and pass over them")
+
+
+def _recipe(chosen: Namespace, **settings: object) -> tuple[DataRecipe, str]:
+    """The data part of the named recipe, or the defaults, with what was set on the command line; and its backbone."""
+    data, backbone = DataRecipe(), _BACKBONE
+    if chosen.recipe is not None:
+        from hycam.training.parse import parse_recipe
+        from hycam.training.recipe import Comparison, Recipe
+
+        kind: type[Recipe | Comparison] = Comparison if _is_comparison(Path(chosen.recipe)) else Recipe
+        recipe = parse_recipe(kind, [chosen.recipe])
+        data, backbone = recipe.data, recipe.backbone
+    stated = {**settings, "dataset_info": chosen.dataset_info, "skip_bad_rows": chosen.skip_bad_rows or None}
+    return replace(data, **{name: value for name, value in stated.items() if value is not None}), backbone
+
+
+def _is_comparison(path: Path) -> bool:
+    with suppress(OSError, ValueError, yaml.YAMLError):  # which reading the recipe explains
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return isinstance(content, dict) and "methods" in content
+    return False
+
+
+def _found(names: list[str], data: DataRecipe) -> dict[str, Chosen]:
+    """The tasks of these names, as the recipe has them, or else as they would be in a recipe."""
+    found = chosen_tasks(data) if data.tasks else {}
+    missing: list[str | TaskRecipe] = [name for name in names if name not in found]
+    if missing:
+        found = {**found, **chosen_tasks(replace(data, tasks=missing, mixture=MixtureRecipe()))}
+    by_word = {**{str(one.entry.path): one for one in found.values()}, **found}
+    return {by_word[name].name: by_word[name] for name in names}
 
 
 def _list(as_json: bool) -> None:
@@ -86,15 +165,51 @@ def _list(as_json: bool) -> None:
 def _preview(chosen: Namespace) -> None:
     from hycam.backbones import load_tokenizer
 
-    preview(
-        chosen.task,
-        load_tokenizer(chosen.backbone),
-        Console(),
-        rows=chosen.rows,
-        style=chosen.prompt,
-        max_length=chosen.max_length,
-        overlong=chosen.overlong,
-    )
+    data, backbone = _recipe(chosen, prompt=chosen.prompt, max_length=chosen.max_length, overlong=chosen.overlong)
+    (found,) = _found([chosen.task], data).values()
+    preview(found, data, load_tokenizer(chosen.tokenizer or backbone), Console(), rows=chosen.rows)
+
+
+def _stats(chosen: Namespace) -> None:
+    from hycam.backbones import load_tokenizer
+    from hycam.data.stats import statistics
+
+    data, backbone = _recipe(chosen)
+    found = _found(chosen.tasks or list(PAPER), data)
+    tokenizer = load_tokenizer(chosen.tokenizer or backbone)
+    counted = []
+    for one in found.values():
+        for part in one.parts.values() if one.task is None else (one.task,):
+            rows = load_task(part, data.skip_bad_rows, keep_empty=True)
+            counted.append(statistics(part, rows, tokenizer))
+    if chosen.json:
+        print(json.dumps([asdict(entry) for entry in counted], indent=2))
+        return
+    table = Table("task", "samples", "total tokens", "mean tokens", "domain", "source", box=None, padding=(0, 2, 0, 0))
+    for column in table.columns[1:4]:
+        column.justify = "right"
+    for entry in counted:
+        numbers = (f"{entry.samples:,}", f"{entry.total_tokens:,}", f"{entry.mean_tokens:.2f}")
+        table.add_row(entry.task, *numbers, entry.domain, entry.source)
+    Console().print(table)
+
+
+def _split(chosen: Namespace) -> None:
+    data, _ = _recipe(chosen, fold=chosen.fold, seed=chosen.seed)
+    (found,) = _found([chosen.task], data).values()
+    divided = partition(found, data)
+    identities = {part: divided.identities(part) for part in PARTS}
+    if chosen.json:
+        shown = {
+            part: {"rows": len(rows), "sha256": digest(rows), **({"identities": rows} if chosen.rows else {})}
+            for part, rows in identities.items()
+        }
+        print(json.dumps(shown, indent=2))
+        return
+    for part, rows in identities.items():
+        print(f"{part}: {len(rows):,} rows, SHA-256 {digest(rows)}")
+        for identity in rows if chosen.rows else ():
+            print(f"  {identity}")
 
 
 def _fetch(names: list[str]) -> None:

@@ -49,5 +49,5 @@ def fetch(name: str) -> str:
         HycamError: there is no such task, or its data cannot be had.
     """
     wanted = task(name)
-    wanted.examples()
+    wanted.fetch()
     return str(wanted.path() or "in the cache of the library datasets")

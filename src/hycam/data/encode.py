@@ -7,37 +7,66 @@ because in many tokenizers padding is the end token too.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+import hashlib
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property, lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import datasets
+import numpy as np
+import pyarrow
 from transformers import PreTrainedTokenizerBase
 
-from hycam.data.prompts import PromptStyle, render
+from hycam.data.cache import ArrowWriter, cached, read_arrow
+from hycam.data.prompts import check_prompt, end_token, render_turns
+from hycam.data.recipe import Overlong, Turns
 from hycam.errors import HycamError
 from hycam.labelled import IGNORED
-
-Overlong = Literal["shorten", "drop"]
 
 LEAST_PROMPT = 16  # a prompt shortened to fewer tokens than this would no longer ask anything
 
 # verbose: what is too long is dealt with here, the tokenizer's own warning about it would mislead.
 _PLAIN: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
-_TOKENS = datasets.List(datasets.Value("int32"))
-_FEATURES = datasets.Features(
-    {
-        "row": datasets.Value("string"),
-        "prompt": datasets.Value("string"),
-        "response": datasets.Value("string"),
-        "input_ids": _TOKENS,
-        "labels": _TOKENS,
-        "prompt_length": datasets.Value("int32"),
-        "shortened": datasets.Value("bool"),
-    }
+_TOKENS = pyarrow.list_(pyarrow.int32())
+_SCHEMA = pyarrow.schema(
+    [
+        ("index", pyarrow.int32()),
+        ("row", pyarrow.string()),
+        ("prompt", pyarrow.string()),
+        ("response", pyarrow.string()),
+        ("input_ids", _TOKENS),
+        ("labels", _TOKENS),
+        ("prompt_length", pyarrow.int32()),
+        ("trained", pyarrow.int32()),
+        ("shortened", pyarrow.bool_()),
+    ]
 )
+_ROWS_AT_ONCE = 1000
+_PLENTY = 32  # characters a token; a text with more than so many for each token that fits is looked at closer
+
+
+@dataclass(frozen=True)
+class Form:
+    """How an example becomes tokens.
+
+    Args:
+        prompt: see :func:`hycam.data.prompts.render_turns`.
+        max_length: most tokens of prompt, response and end token together.
+        overlong: what becomes of a row that is longer. ``"shorten"`` takes the excess out of the middle of the prompt
+            (of all that stands before the last response), where neither the instruction's beginning nor the marker
+            before the response is lost; where that would leave fewer than 16 tokens of prompt, the row is dropped.
+            ``"drop"`` drops it.
+        turns: which answers of a conversation carry the loss.
+    """
+
+    prompt: str = "alpaca"
+    max_length: int = 1200
+    overlong: Overlong = "shorten"
+    turns: Turns = "all"
 
 
 @dataclass(frozen=True)
@@ -57,75 +86,139 @@ class Counts:
 
 @dataclass(frozen=True)
 class Encoded:
-    """``dataset`` has the columns
+    """Tokenised rows: those at ``places`` (ascending, ``[kept]``) of ``whole``, out of ``rows`` that were asked for.
 
+    The columns are
+
+    - ``index``: the number of the row among those that were given,
     - ``row``: where the row came from,
     - ``prompt``, ``response``: their whole texts, also where the tokens were shortened,
     - ``input_ids``: prompt, response, end token,
-    - ``labels``: as long; -100 on the prompt, the token itself elsewhere,
-    - ``prompt_length``: ``input_ids[:prompt_length]`` is what generation starts from,
+    - ``labels``: as long; -100 on what is not trained, the token itself elsewhere,
+    - ``prompt_length``: ``input_ids[:prompt_length]`` is what generation of the last response starts from,
+    - ``trained``: how many tokens carry the loss,
     - ``shortened``: whether tokens were taken out of the prompt.
     """
 
-    dataset: datasets.Dataset
-    counts: Counts
+    whole: datasets.Dataset
+    places: np.ndarray
+    rows: int
+
+    @cached_property
+    def dataset(self) -> datasets.Dataset:
+        return self.whole.select(self.places)
+
+    @cached_property
+    def counts(self) -> Counts:
+        tokens = int(lengths(self.whole)[self.places].sum())
+        kept = len(self.places)
+        return Counts(
+            rows=self.rows,
+            kept=kept,
+            shortened=int(numbers(self.whole, "shortened")[self.places].sum()),
+            dropped=self.rows - kept,
+            tokens=tokens,
+            response_tokens=int(numbers(self.whole, "trained")[self.places].sum()),
+        )
+
+    def among(self, rows: list[int]) -> Encoded:
+        """Of ``rows``, numbers of rows that were given (ascending), those that are here."""
+        here = numbers(self.whole, "index")[self.places]
+        return Encoded(self.whole, self.places[np.isin(here, np.asarray(rows), assume_unique=True)], len(rows))
+
+    def token_ids(self) -> Iterator[np.ndarray]:
+        """The ids of all rows, one behind the other, int32 ``[n]`` at a time: a batch of what is on the disk."""
+        is_wanted = np.zeros(len(self.whole), dtype=bool)
+        is_wanted[self.places] = True
+        begin = 0
+        for chunk in self.whole.data.column("input_ids").chunks:
+            wanted = np.repeat(is_wanted[begin : begin + len(chunk)], chunk.value_lengths().to_numpy())
+            yield chunk.flatten().to_numpy()[wanted]
+            begin += len(chunk)
 
 
 def encode(
     dataset: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    style: PromptStyle = "alpaca",
-    max_length: int = 1200,
-    overlong: Overlong = "shorten",
+    form: Form | None = None,
+    progress: Callable[[int], None] | None = None,
 ) -> Encoded:
-    """Tokenises the rows of ``load_task``.
+    """Tokenises the rows of ``load_task``, in memory.
 
     Args:
-        dataset: has the columns row, instruction, input and response.
-        tokenizer: its special tokens are put before the prompt (in ``"chat"`` the template has them), its end token
-            after the response.
-        style: of the prompt.
-        max_length: most tokens of prompt, response and end token together.
-        overlong: what becomes of a row that is longer. ``"shorten"`` takes the excess out of the middle of the prompt,
-            where neither the instruction's beginning nor the marker before the response is lost; where that would leave
-            fewer than 16 tokens of prompt, the row is dropped. ``"drop"`` drops it.
+        dataset: has the columns of ``load_task``.
+        tokenizer: its special tokens are put before the prompt (in ``"chat"`` the template has them), its end token (in
+            a chat, what the template ends an answer with) after each response.
+        form: how.
+        progress: called with the number of rows that were tokenised since the last call.
 
     Raises:
-        HycamError: the tokenizer has no end token, or no chat template where the style needs one.
+        HycamError: the tokenizer has no end token, or no chat template where the prompt needs one.
     """
-    if tokenizer.eos_token_id is None:
-        raise HycamError(
-            f"{tokenizer.name_or_path or 'The tokenizer'} has no end token (eos_token), without which a model cannot "
-            "learn where a response ends. Set one in its tokenizer_config.json."
-        )
-    options = {"tokenizer": tokenizer, "style": style, "max_length": max_length, "overlong": overlong}
-    with _progress_on_terminal_only():
-        encoded = dataset.map(
-            _encode_batch,
-            batched=True,
-            fn_kwargs=options,
-            remove_columns=dataset.column_names,
-            features=_FEATURES,
-            keep_in_memory=True,  # a cache on disk would have to notice every change of the tokenizer
-            desc="Tokenising",
-        )
-    tokens = sum(map(len, encoded["input_ids"]))
-    counts = Counts(
-        rows=len(dataset),
-        kept=len(encoded),
-        shortened=sum(encoded["shortened"]),
-        dropped=len(dataset) - len(encoded),
-        tokens=tokens,
-        response_tokens=tokens - sum(encoded["prompt_length"]),
-    )
-    return Encoded(encoded, counts)
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.ipc.new_stream(sink, _SCHEMA) as writer:
+        for batch in _batches(dataset, tokenizer, form or Form(), progress):
+            writer.write_batch(batch)
+    encoded = datasets.Dataset.from_buffer(sink.getvalue())
+    return Encoded(encoded, np.arange(len(encoded)), len(dataset))
 
 
-def encode_prompts(prompts: list[str], tokenizer: PreTrainedTokenizerBase, style: PromptStyle) -> list[list[int]]:
+def encode_on_disk(
+    name: str,
+    source: list[Any],
+    dataset: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    form: Form,
+    progress: Callable[[int], None] | None = None,
+) -> datasets.Dataset:
+    """As :func:`encode`, kept in the cache and mapped into memory.
+
+    Args:
+        name: begins the name of the entry.
+        source: what ``dataset`` is, in a form that changes when it does.
+        dataset: see :func:`encode`, as are the others.
+        tokenizer: a change of it makes another entry.
+        form: the same.
+        progress: called while it is made, and not where it is there already.
+    """
+
+    def build(folder: Path) -> None:
+        with ArrowWriter(folder / "tokens.arrow", _SCHEMA) as writer:
+            for batch in _batches(dataset, tokenizer, form, progress):
+                writer.write(batch)
+
+    key = {"source": source, "tokenizer": tokenizer_hash(tokenizer), "form": asdict(form)}
+    return read_arrow(cached(name, key, build) / "tokens.arrow")
+
+
+def lengths(whole: datasets.Dataset) -> np.ndarray:
+    """Tokens of each row: int64 ``[rows]``. The token ids themselves are not read."""
+    counted = [chunk.value_lengths().to_numpy() for chunk in whole.data.column("input_ids").chunks]
+    return np.concatenate(counted).astype(np.int64) if counted else np.zeros(0, dtype=np.int64)
+
+
+def numbers(whole: datasets.Dataset, column: str) -> np.ndarray:
+    """A column of numbers or of true and false, ``[rows]``."""
+    return whole.data.column(column).to_numpy()
+
+
+def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 (hexadecimal) of everything that ``save_pretrained`` writes of a tokenizer."""
+    digest = hashlib.sha256(type(tokenizer).__name__.encode())
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        for file in sorted(Path(folder).rglob("*")):
+            if file.is_file():
+                digest.update(file.name.encode())
+                digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def encode_prompts(prompts: list[str], tokenizer: PreTrainedTokenizerBase, style: str) -> list[list[int]]:
     """Token ids of rendered prompts, exactly as they are trained on and generated from.
 
-    The tokenizer's own special tokens go before an Alpaca prompt (a chat prompt has them in its text); none goes behind
-    it, where an end token would end the prompt.
+    The tokenizer's own special tokens go before a prompt (a chat prompt has them in its text); none goes behind it,
+    where an end token would end the prompt.
     """
     if style == "chat":
         return tokenizer(prompts, add_special_tokens=False, **_PLAIN)["input_ids"]
@@ -133,60 +226,125 @@ def encode_prompts(prompts: list[str], tokenizer: PreTrainedTokenizerBase, style
     return [ids[: len(ids) - trailing] for ids in tokenizer(prompts, **_PLAIN)["input_ids"]]
 
 
-def _encode_batch(
-    batch: dict[str, list[str]],
+def _batches(
+    dataset: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    style: PromptStyle,
-    max_length: int,
-    overlong: Overlong,
-) -> dict[str, list[Any]]:
-    texts = zip(batch["instruction"], batch["input"], strict=True)
-    prompts = [render({"instruction": one, "input": two}, style, tokenizer) for one, two in texts]
-    asked = encode_prompts(prompts, tokenizer, style)
-    answered = tokenizer(batch["response"], add_special_tokens=False, **_PLAIN)["input_ids"]
-    columns: dict[str, list[Any]] = {name: [] for name in _FEATURES}
-    for row, prompt, response, prompt_ids, ids in zip(
-        batch["row"], prompts, batch["response"], asked, answered, strict=True
-    ):
-        response_ids = [*ids, tokenizer.eos_token_id]
-        room = max_length - len(response_ids)
-        shortened = len(prompt_ids) > room
-        if shortened:
-            if overlong == "drop" or room < LEAST_PROMPT:
-                continue
-            prompt_ids = _without_middle(prompt_ids, room)
-        values = (
-            row,
-            prompt,
-            response,
-            prompt_ids + response_ids,
-            [IGNORED] * len(prompt_ids) + response_ids,
-            len(prompt_ids),
-            shortened,
+    form: Form,
+    progress: Callable[[int], None] | None,
+) -> Iterator[pyarrow.RecordBatch]:
+    check_prompt(form.prompt)
+    if tokenizer.eos_token_id is None:
+        raise HycamError(
+            f"{tokenizer.name_or_path or 'The tokenizer'} has no end token (eos_token), without which a model cannot "
+            "learn where a response ends. Set one in its tokenizer_config.json."
         )
-        for name, value in zip(_FEATURES, values, strict=True):
-            columns[name].append(value)
-    return columns
+    done = 0
+    for table in dataset.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
+        rows = table.to_pylist()
+        yield _encode_batch(rows, done, tokenizer, form)
+        done += len(rows)
+        if progress is not None:
+            progress(len(rows))
 
 
-def _without_middle(ids: list[int], room: int) -> list[int]:
-    head = (room + 1) // 2
-    return ids[:head] + ids[len(ids) - (room - head) :]
+def _encode_batch(
+    rows: list[dict[str, Any]], first: int, tokenizer: PreTrainedTokenizerBase, form: Form
+) -> pyarrow.RecordBatch:
+    examples = [render_turns(row, form.prompt, tokenizer, form.turns) for row in rows]
+    pieces = [[_cut(piece, tokenizer, form) for piece in chain.from_iterable(turns)] for turns in examples]
+    begun = encode_prompts([texts[0] for texts in pieces], tokenizer, form.prompt)
+    later = [text for texts in pieces for text in texts[1:]]  # an answer, and for each further turn two pieces more
+    others = iter(tokenizer(later, add_special_tokens=False, **_PLAIN)["input_ids"])
+    end = end_token(tokenizer, form.prompt)
+    end_id = cast(int, tokenizer.convert_tokens_to_ids(end))
+    columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
+    ids: list[list[int]] = []
+    runs: list[_Run] = []
+    for number, (row, turns, before) in enumerate(zip(rows, examples, begun, strict=True)):
+        encoded = _row(before, [next(others) for _ in range(2 * len(turns) - 1)], end_id, form)
+        if encoded is None:
+            continue
+        ids.append(encoded.ids)
+        runs += encoded.runs
+        earlier = "".join(f"{turn.before}{turn.answer}{end}" for turn in turns[:-1])
+        columns["index"].append(first + number)
+        columns["row"].append(row["row"])
+        columns["prompt"].append(earlier + turns[-1].before)
+        columns["response"].append(row["response"])
+        columns["prompt_length"].append(encoded.prompt_length)
+        columns["trained"].append(sum(size for size, is_trained in encoded.runs if is_trained))
+        columns["shortened"].append(encoded.shortened)
+    # The tokens go to Arrow by way of numpy: a Python list of lists would be looked at token by token.
+    flat = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=sum(map(len, ids)))
+    is_trained = np.repeat(np.array([trained for _, trained in runs], bool), np.array([size for size, _ in runs], int))
+    offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64).astype(np.int32)
+    lists = {"input_ids": flat, "labels": np.where(is_trained, flat, np.int32(IGNORED))}
+    arrays = [
+        pyarrow.ListArray.from_arrays(offsets, lists[field.name])
+        if field.name in lists
+        else pyarrow.array(columns[field.name], field.type)
+        for field in _SCHEMA
+    ]
+    return pyarrow.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+
+
+_Run = tuple[int, bool]
+"""So many tokens in a row, and whether they carry the loss."""
+
+
+class _Row(NamedTuple):
+    ids: list[int]
+    runs: list[_Run]
+    prompt_length: int
+    shortened: bool
+
+
+def _row(before: list[int], others: list[list[int]], end_id: int, form: Form) -> _Row | None:
+    """One row out of its pieces (an answer, and the text before and the answer of each further turn), or None."""
+    runs = [(len(before), False)]
+    for answer, following in zip(others[:-1:2], others[1::2], strict=True):
+        before = [*before, *answer, end_id, *following]
+        runs += [(len(answer) + 1, form.turns == "all"), (len(following), False)]
+    response = [*others[-1], end_id]
+    room = form.max_length - len(response)
+    shortened = len(before) > room
+    if shortened:
+        if form.overlong == "drop" or room < LEAST_PROMPT:
+            return None
+        head, tail = (room + 1) // 2, room // 2
+        runs = _between(runs, 0, head) + _between(runs, len(before) - tail, len(before))
+        before = before[:head] + before[len(before) - tail :]
+    return _Row(before + response, [*runs, (len(response), True)], len(before), shortened)
+
+
+def _between(runs: list[_Run], start: int, stop: int) -> list[_Run]:
+    """The runs of the tokens from ``start`` to ``stop``."""
+    found, end = [], 0
+    for size, is_trained in runs:
+        begin, end = end, end + size
+        if min(end, stop) > max(begin, start):
+            found.append((min(end, stop) - max(begin, start), is_trained))
+    return found
+
+
+def _cut(text: str, tokenizer: PreTrainedTokenizerBase, form: Form) -> str:
+    """``text`` without its middle, where it has many times the characters of any row that fits.
+
+    Both ends are kept at such a length that they are more tokens than a row may have, so that the row comes out as it
+    would have: shortened within its prompt to the same tokens, or dropped. A row of 100 MB would take gigabytes else.
+    """
+    if len(text) <= form.max_length * _PLENTY:
+        return text
+    most = form.max_length * _longest_token(tokenizer)
+    return text if len(text) <= 2 * most else text[:most] + text[-most:]
+
+
+@lru_cache(maxsize=4)
+def _longest_token(tokenizer: PreTrainedTokenizerBase) -> int:
+    return max(map(len, tokenizer.get_vocab()))
 
 
 def _trailing_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
     """How many special tokens the tokenizer puts behind a text: an end token there would end the prompt."""
     mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
     return mask[::-1].index(0)
-
-
-@contextmanager
-def _progress_on_terminal_only() -> Iterator[None]:
-    if sys.stderr.isatty() or not datasets.is_progress_bar_enabled():
-        yield
-        return
-    datasets.disable_progress_bars()
-    try:
-        yield
-    finally:
-        datasets.enable_progress_bars()

@@ -1,38 +1,125 @@
-"""A task as an Arrow table."""
+"""A task as an Arrow table on the disk, made once and mapped into memory."""
 
 from __future__ import annotations
 
+import json
 import logging
-from dataclasses import asdict, fields
+from collections.abc import Iterator
+from pathlib import Path
 
 import datasets
+import pyarrow
 
-from hycam.data.tasks import Example, task
+from hycam.data.cache import ArrowWriter, cached, read_arrow
+from hycam.data.formats import refuse
+from hycam.data.tasks import Example, Task, task
+from hycam.data.tasks.base import Convert, Fetched
+from hycam.data.tasks.columns import ByColumns
 from hycam.errors import HycamError
 
 _log = logging.getLogger(__name__)
 
-FEATURES = datasets.Features({field.name: datasets.Value("string") for field in fields(Example)})
+_TURN = pyarrow.struct([("asked", pyarrow.string()), ("answered", pyarrow.string())])
+_SCHEMA = pyarrow.schema(
+    [
+        *((name, pyarrow.string()) for name in ("row", "group", "instruction", "input", "response", "system")),
+        ("history", pyarrow.list_(_TURN)),
+        ("part", pyarrow.string()),
+    ]
+)
+COLUMNS = tuple(_SCHEMA.names)
+
+_ROWS_AT_ONCE = 1000
+_TEXT_AT_ONCE = 64 << 20  # characters; a few giant rows fill a batch too
+_LONG_TO_READ = 50e6  # bytes; worth a word before it begins
 
 
-def load_task(name_or_path: str) -> datasets.Dataset:
-    """The rows of a task or of a file, with the columns row, group, instruction, input and response, all text.
+def load_task(wanted: str | Task, skip_bad_rows: bool = False, keep_empty: bool = False) -> datasets.Dataset:
+    """The rows of a task or of a file, with the columns of :class:`hycam.data.tasks.Example`.
 
-    Rows without a response, and rows that ask nothing, teach nothing: they are left out, counted and logged.
+    ``history`` is a list of ``asked`` and ``answered``; the others are text. The rows are on the disk and in no memory.
+    Rows without a response, and rows that ask nothing, teach nothing: they are left out, counted and logged; so are
+    malformed rows where ``skip_bad_rows`` says so. A difference to the counts of the paper is logged.
+
+    Args:
+        wanted: a task, its name, or the path of a file or a folder.
+        skip_bad_rows: pass over malformed rows, where the one after can be found.
+        keep_empty: leave nothing out for being empty.
 
     Raises:
         HycamError: there is no such task, its data cannot be had, a row is malformed, or no row is left.
     """
-    found = task(name_or_path)
-    examples = list(found.examples())
-    kept = [asdict(one) for one in examples if one.response.strip() and (one.instruction + one.input).strip()]
-    if not kept:
-        raise HycamError(f"{found.path() or name_or_path} has no row with an instruction and a response.")
-    if len(kept) < len(examples):
+    found = task(wanted) if isinstance(wanted, str) else wanted
+    fetched = found.fetch()
+    key = {"rows": fetched.key, "convert": _called(fetched.convert), "skip": skip_bad_rows}
+    _announce(found)
+    folder = cached(found.name, key, lambda folder: _build(fetched, folder, skip_bad_rows))
+    told = json.loads((folder / "counts.json").read_text())
+    dataset = read_arrow(folder / "rows.arrow")
+    if told["bad"]:
         _log.warning(
-            "%s: %s of %s rows left out because the response or the question is empty",
-            found.name,
-            f"{len(examples) - len(kept):,}",
-            f"{len(examples):,}",
+            "%s: %s malformed rows passed over; the first: %s", found.name, f"{told['bad']:,}", told["first_bad"]
         )
-    return datasets.Dataset.from_list(kept, features=FEATURES)
+    if len(dataset) == len(told["empty"]) and not keep_empty:
+        raise HycamError(f"{found.path() or found.name} has no row with an instruction and a response.")
+    difference = found.compare(len(dataset))
+    if difference is not None:
+        _log.info("%s", difference)
+    if not told["empty"] or keep_empty:
+        return dataset
+    _log.warning(
+        "%s: %s of %s rows left out because the response or the question is empty",
+        found.name,
+        f"{len(told['empty']):,}",
+        f"{len(dataset):,}",
+    )
+    empty = set(told["empty"])
+    return dataset.select([number for number in range(len(dataset)) if number not in empty])
+
+
+def _called(convert: Convert) -> str:
+    """What tells a converter from the others, the same in every process: its settings, or a function's name."""
+    return repr(convert) if isinstance(convert, ByColumns) else f"{convert.__module__}.{convert.__qualname__}"
+
+
+def _announce(found: Task) -> None:
+    path = found.path()
+    size = path.stat().st_size if path is not None and path.is_file() else 0
+    if size > _LONG_TO_READ:
+        _log.info("%s: reading %s MB of %s", found.name, f"{size / 1e6:,.0f}", path)
+
+
+def _build(fetched: Fetched, folder: Path, skip_bad_rows: bool) -> None:
+    bad: list[str] = []
+    empty: list[int] = []
+
+    def passed_over(error: HycamError) -> None:
+        bad.append(str(error) if not bad else "")  # the first is told, the others are counted
+
+    examples = fetched.examples(passed_over if skip_bad_rows else refuse)
+    total = 0
+    with ArrowWriter(folder / "rows.arrow", _SCHEMA) as writer:
+        for batch in _batches(examples):
+            empty += [total + number for number, example in enumerate(batch) if example.is_empty]
+            total += len(batch)
+            writer.write(pyarrow.RecordBatch.from_pylist([_values(example) for example in batch], _SCHEMA))
+    counts = {"empty": empty, "bad": len(bad), "first_bad": bad[0] if bad else None}
+    (folder / "counts.json").write_text(json.dumps(counts))
+
+
+def _values(example: Example) -> dict[str, object]:
+    turns = [{"asked": asked, "answered": answered} for asked, answered in example.history]
+    return {**vars(example), "history": turns}
+
+
+def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
+    batch: list[Example] = []
+    size = 0
+    for example in examples:
+        batch.append(example)
+        size += len(example.instruction) + len(example.input) + len(example.response)
+        if len(batch) == _ROWS_AT_ONCE or size > _TEXT_AT_ONCE:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch

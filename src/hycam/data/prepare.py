@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import datasets
 import numpy as np
+import pyarrow
 from transformers import PreTrainedTokenizerBase
 
-from hycam.data.encode import Counts, Encoded, encode
-from hycam.data.load import load_task
-from hycam.data.recipe import DataRecipe
-from hycam.data.splits import order_key, split_fold
-from hycam.data.tasks import task
+from hycam.data.chosen import Chosen, chosen_tasks
+from hycam.data.encode import Counts, Encoded, Form, encode, encode_on_disk, lengths, numbers
+from hycam.data.partition import Rows, column, partition
+from hycam.data.prompts import check_prompt
+from hycam.data.recipe import PARTS, DataRecipe
+from hycam.data.splits import order_key
 from hycam.errors import HycamError
 
 _log = logging.getLogger(__name__)
 
-PARTS = ("train", "validation", "test")
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, rows done and rows in all."""
 
 
 @dataclass(frozen=True)
@@ -38,96 +41,110 @@ class Prepared:
     fingerprint: str
 
 
-def prepare(recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase) -> Prepared:
+def prepare(recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None) -> Prepared:
     """Loads, splits and tokenises every task of the recipe, and logs one line for each.
+
+    A part of which all rows are wanted is tokenised once for all folds, parts and runs, and kept in the cache. Nothing
+    that grows with the data is held in memory but row numbers and group keys.
 
     Raises:
         HycamError: no task, an unknown one or two of one name; data that cannot be had, read or split; a part that has
             no row left.
     """
-    names = _names(recipe.tasks)
-    parts: dict[str, dict[str, datasets.Dataset]] = {part: {} for part in PARTS}
-    counts: dict[str, dict[str, Counts]] = {part: {} for part in PARTS}
-    for name, name_or_path in names.items():
-        for part, encoded in _encode_parts(name, name_or_path, recipe, tokenizer).items():
-            parts[part][name] = encoded.dataset
-            counts[part][name] = encoded.counts
-        _log.info("%s: %s", name, "; ".join(_describe(part, counts[part][name]) for part in PARTS))
-    return Prepared(**parts, counts=counts, fingerprint=fingerprint(parts))
+    check_prompt(recipe.prompt)
+    parts: dict[str, dict[str, Encoded]] = {part: {} for part in PARTS}
+    for name, chosen in chosen_tasks(recipe).items():
+        for part, encoded in _encode_parts(chosen, recipe, tokenizer, progress).items():
+            parts[part][name] = encoded
+        _log.info("%s: %s", name, "; ".join(_describe(part, parts[part][name].counts) for part in PARTS))
+    rows = {part: {name: encoded.dataset for name, encoded in tasks.items()} for part, tasks in parts.items()}
+    counts = {part: {name: encoded.counts for name, encoded in tasks.items()} for part, tasks in parts.items()}
+    return Prepared(**rows, counts=counts, fingerprint=fingerprint(parts))
 
 
-def fingerprint(parts: Mapping[str, Mapping[str, datasets.Dataset]]) -> str:
+def fingerprint(parts: Mapping[str, Mapping[str, Encoded]]) -> str:
     """SHA-256 (hexadecimal) of the parts: their names, the tasks, each row's identity, prompt length and token ids."""
     digest = hashlib.sha256()
     for part, tasks in parts.items():
-        for name, dataset in tasks.items():
-            digest.update(f"{part}\0{name}\0{len(dataset)}\0".encode())
-            digest.update("\0".join(dataset["row"]).encode())
-            digest.update(np.asarray(dataset["prompt_length"], dtype="<i4").tobytes())
-            ids = dataset.with_format("arrow")[:]["input_ids"].combine_chunks()
-            digest.update(np.asarray(ids.value_lengths(), dtype="<i4").tobytes())
-            digest.update(np.asarray(ids.flatten(), dtype="<i4").tobytes())
+        for name, encoded in tasks.items():
+            whole, places = encoded.whole, encoded.places
+            digest.update(f"{part}\0{name}\0{len(places)}\0".encode())
+            digest.update("\0".join(whole.data.column("row").take(places).to_pylist()).encode())
+            digest.update(numbers(whole, "prompt_length")[places].astype("<i4").tobytes())
+            digest.update(lengths(whole)[places].astype("<i4").tobytes())
+            for ids in encoded.token_ids():
+                digest.update(ids.astype("<i4", copy=False).data)
     return digest.hexdigest()
 
 
-def _names(tasks: list[str]) -> dict[str, str]:
-    """Name of each task -> how the recipe spells it."""
-    if not tasks:
-        raise HycamError('No task is named. Name some under "tasks"; `hycam data list` shows those there are.')
-    names: dict[str, str] = {}
-    for name_or_path in tasks:
-        name = task(name_or_path).name
-        if name in names:
-            raise HycamError(
-                f'Two tasks are called "{name}": {names[name]} and {name_or_path}. A file is called after its name; '
-                "rename one of them, or leave one out."
-            )
-        names[name] = name_or_path
-    return names
+def form_of(chosen: Chosen, recipe: DataRecipe) -> Form:
+    """How the rows of one task of a recipe become tokens."""
+    return Form(recipe.prompt, recipe.max_length, recipe.overlong, chosen.entry.turns)
 
 
 def _encode_parts(
-    name: str, name_or_path: str, recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase
+    chosen: Chosen, recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: Progress | None
 ) -> dict[str, Encoded]:
-    dataset = load_task(name_or_path)
-    try:
-        split = split_fold(dataset["group"], recipe.fold, recipe.seed)
-    except HycamError as error:
-        raise HycamError(f"{name}: {error}") from error
+    divided = partition(chosen, recipe)
     limits = {"train": recipe.train_rows, "validation": recipe.validation_rows, "test": recipe.test_rows}
+    whole: Encoded | None = None
     encoded = {}
     for part, limit in limits.items():
-        rows = dataset.select(getattr(split, part))
-        encoded[part] = _encode_first(rows, len(rows) if limit is None else limit, recipe, tokenizer)
+        rows: list[int] = getattr(divided.split, part)
+        if limit is not None and limit < len(rows):
+            encoded[part] = _encode_first(divided.part(part), limit, chosen, recipe, tokenizer)
+        else:
+            whole = whole or encode_all(chosen, divided.rows, recipe, tokenizer, progress)
+            encoded[part] = whole.among(rows)
         if not encoded[part].counts.kept:
             raise HycamError(
-                f"{name}: no row is left in the {part} part, all {len(rows)} are too long. "
+                f"{chosen.name}: no row is left in the {part} part, all {len(rows)} are too long. "
                 f'Raise max_length ({recipe.max_length}), or set overlong to "shorten" where it is not.'
             )
     return encoded
 
 
+def encode_all(
+    chosen: Chosen,
+    rows: Rows,
+    recipe: DataRecipe,
+    tokenizer: PreTrainedTokenizerBase,
+    progress: Progress | None = None,
+) -> Encoded:
+    """All rows of a task, tokenised once for every fold, part and run."""
+    done, total = 0, len(rows.dataset)
+
+    def add(number: int) -> None:
+        nonlocal done
+        done += number
+        if progress is not None:
+            progress(f"tokenising {chosen.name}", done, total)
+
+    whole = encode_on_disk(chosen.name, rows.source, rows.dataset, tokenizer, form_of(chosen, recipe), add)
+    return Encoded(whole, np.arange(len(whole)), total)
+
+
 def _encode_first(
-    rows: datasets.Dataset, limit: int, recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase
+    rows: datasets.Dataset, limit: int, chosen: Chosen, recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase
 ) -> Encoded:
     """The first ``limit`` rows that fit, in the order of seed and identity, so that fewer are always among more.
 
     The rows are tried in that order until there are enough; the counts are of those that were tried.
     """
-    identities = rows["row"]
+    identities = column(rows, "row")
     order = sorted(range(len(rows)), key=lambda position: order_key(recipe.seed, identities[position]))
     pieces: list[Encoded] = []
     tried = kept = 0
     while (tried < len(order) and kept < limit) or not pieces:
-        chosen = order[tried : tried + limit - kept]
-        pieces.append(encode(rows.select(chosen), tokenizer, recipe.prompt, recipe.max_length, recipe.overlong))
-        tried += len(chosen)
-        kept += pieces[-1].counts.kept
-    together = datasets.concatenate_datasets([piece.dataset for piece in pieces])
+        following = order[tried : tried + limit - kept]
+        pieces.append(encode(rows.select(following), tokenizer, form_of(chosen, recipe)))
+        tried += len(following)
+        kept += len(pieces[-1].places)
+    together = pyarrow.concat_tables([piece.whole.data.table for piece in pieces])
     place = {identity: position for position, identity in enumerate(identities)}
-    in_source_order = sorted(range(len(together)), key=[place[row] for row in together["row"]].__getitem__)
-    counts = Counts(*(sum(column) for column in zip(*(astuple(piece.counts) for piece in pieces), strict=True)))
-    return Encoded(together.select(in_source_order), counts)
+    in_source_order = np.argsort([place[row] for row in together["row"].to_pylist()])
+    whole = datasets.Dataset(datasets.table.InMemoryTable(together.take(in_source_order)))
+    return Encoded(whole, np.arange(kept), tried)
 
 
 def _describe(part: str, counts: Counts) -> str:

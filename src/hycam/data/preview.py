@@ -2,55 +2,85 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 
+import datasets
+import numpy as np
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
-from hycam.data.encode import IGNORED, Counts, Overlong, encode
-from hycam.data.load import load_task
-from hycam.data.prompts import PromptStyle
-from hycam.data.tasks import task
+from hycam.data.chosen import Chosen
+from hycam.data.encode import Encoded, lengths
+from hycam.data.partition import Rows, rows_of
+from hycam.data.prepare import encode_all
+from hycam.data.recipe import DataRecipe
+from hycam.labelled import IGNORED
 
+_BARS = 10
+_BAR_WIDTH = 40  # characters
 _LEGEND = '"+" and green: trained. "|" separates tokens, "↵" is a line end, "→" a tab.'
 _WORD_START = "▁"  # how SentencePiece writes the blank before a word, which decoding one token alone loses
 
 
 def preview(
-    name_or_path: str,
-    tokenizer: PreTrainedTokenizerBase,
-    console: Console,
-    rows: int = 3,
-    style: PromptStyle = "alpaca",
-    max_length: int = 1200,
-    overlong: Overlong = "shorten",
+    chosen: Chosen, recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase, console: Console, rows: int = 3
 ) -> None:
-    """Prints the first ``rows`` rows of a task, and what becomes of all its rows under these settings.
+    """Prints the first ``rows`` rows of a task as tokens, and what becomes of all its rows under a recipe's settings.
 
     Raises:
         HycamError: as ``load_task`` and ``encode`` do.
     """
-    encoded = encode(load_task(name_or_path), tokenizer, style, max_length, overlong)
+    loaded = rows_of(chosen, recipe)
+    encoded = encode_all(chosen, loaded, recipe, tokenizer)
     for row in encoded.dataset.select(range(min(rows, encoded.counts.kept))):
-        trained = len(row["input_ids"]) - row["prompt_length"]
         note = ", shortened in the middle of the prompt" if row["shortened"] else ""
-        title = f"{row['row']}: {row['prompt_length']} tokens of prompt, {trained} trained{note}"
+        title = f"{row['row']}: {row['prompt_length']} tokens of prompt, {row['trained']} trained{note}"
         console.print(Text(title, style="bold"), soft_wrap=True)
         console.print(_marked(row["input_ids"], row["labels"], tokenizer, console.width), soft_wrap=True)
         console.print()
     console.print(_LEGEND, highlight=False, soft_wrap=True)
-    console.print(_summary(task(name_or_path).name, encoded.counts), highlight=False, soft_wrap=True)
+    for line in (*_summary(chosen.name, encoded, loaded), *_histogram(lengths(encoded.whole))):
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
-def _summary(name: str, counts: Counts) -> str:
+def _summary(name: str, encoded: Encoded, loaded: Rows) -> Iterator[str]:
+    counts = encoded.counts
     mean = counts.tokens / counts.kept if counts.kept else 0
-    return (
+    share = counts.response_tokens / counts.tokens if counts.tokens else 0
+    yield (
         f"{name}: {counts.rows:,} rows, {counts.kept:,} kept, of them {counts.shortened:,} shortened; "
-        f"{counts.dropped:,} dropped as too long. {counts.tokens:,} tokens ({mean:.0f} a row), "
-        f"{counts.response_tokens:,} of them trained."
+        f"{counts.dropped:,} dropped as too long."
     )
+    yield (f"{counts.tokens:,} tokens ({mean:.0f} a row), {counts.response_tokens:,} of them trained ({share:.1%}).")
+    yield (
+        f"{loaded.empty:,} more rows are left out because the response or the question is empty; "
+        f"{_repeats(loaded.dataset):,} rows repeat another one."
+    )
+
+
+def _repeats(rows: datasets.Dataset) -> int:
+    """How many rows have the texts of a row before them."""
+    seen = set()
+    for table in rows.remove_columns(["row", "group", "part"]).with_format("arrow").iter(batch_size=1000):
+        for row in table.to_pylist():
+            seen.add(hashlib.sha256(json.dumps(row).encode()).digest())
+    return len(rows) - len(seen)
+
+
+def _histogram(tokens: np.ndarray) -> Iterator[str]:
+    """How many rows have which length, a bar for each of ten ranges of the same width."""
+    if len(tokens) == 0:
+        return
+    yield "Tokens in a row:"
+    width = -(-(int(tokens.max()) + 1) // _BARS)
+    counts = np.bincount(tokens // width)
+    for number, count in enumerate(counts.tolist()):
+        bar = "#" * -(-count * _BAR_WIDTH // int(counts.max()))
+        yield f"{number * width:>7,} to {(number + 1) * width - 1:>6,} {count:>9,} {bar}".rstrip()
 
 
 def _marked(ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerBase, width: int) -> Text:

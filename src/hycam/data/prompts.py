@@ -1,19 +1,23 @@
 """The text that stands before the response.
 
-The line end between the prompt's last marker and the response belongs to the prompt: the first token that is trained,
+A line end between the prompt's last marker and the response belongs to the prompt: the first token that is trained,
 and that a model generates, is the response's own.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Literal
+from functools import lru_cache
+from typing import Any, NamedTuple
 
+from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
-from hycam.errors import HycamError
+from hycam.data.recipe import Turns
+from hycam.errors import HycamError, nearest
 
-PromptStyle = Literal["alpaca", "chat"]
+STYLES = ("alpaca", "paper", "chat")
 
 # The wording of Stanford Alpaca, kept to the letter: results are comparable only under the same prompt.
 _WITH_INPUT = (
@@ -26,30 +30,158 @@ _WITHOUT_INPUT = (
     "Write a response that appropriately completes the request.\n\n"
     "### Instruction:\n{instruction}\n\n### Response:\n"
 )
+_LATER_TURN = "\n\n### Instruction:\n{instruction}\n\n### Response:\n"
+_ALPACA = ("alpaca", "paper")  # the paper's code puts the response right behind the marker
+_FIELD = re.compile(r"\{(instruction|input|system)\}")
 
 
-def render(example: Mapping[str, str], style: PromptStyle, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The prompt of one example, up to where its response begins.
+class Turn(NamedTuple):
+    """What stands before an answer, and the answer; an end token follows it."""
+
+    before: str
+    answer: str
+
+
+def check_prompt(style: str) -> None:
+    """Raises HycamError where a prompt is neither one of ``STYLES`` nor a template with an instruction."""
+    if style not in STYLES and "{instruction}" not in style:
+        raise HycamError(
+            f'The prompt "{style}" is none of {", ".join(STYLES)}, and no template either, which has {{instruction}} '
+            f"in it and may have {{input}} and {{system}}.{nearest(style, STYLES)}"
+        )
+
+
+def render(example: Mapping[str, Any], style: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The prompt of an example without a history, up to where its response begins.
 
     Args:
-        example: has ``instruction`` and ``input`` (empty where there is none).
-        style: ``"alpaca"``: the Stanford Alpaca form, with or without the input part; the tokenizer's own special
-            tokens still have to be added. ``"chat"``: the tokenizer's chat template with one message of the user
-            (instruction, blank line, input) and the opening of the answer; special tokens are in the text already.
+        example: has ``instruction`` and ``input`` (empty where there is none), and may have ``system``.
+        style: see :func:`render_turns`.
         tokenizer: its chat template is used by ``"chat"``.
 
     Raises:
         HycamError: ``"chat"`` with a tokenizer that has no chat template.
     """
-    has_input = bool(example["input"].strip())
-    if style == "alpaca":
-        template = _WITH_INPUT if has_input else _WITHOUT_INPUT
-        return template.format(instruction=example["instruction"], input=example["input"])
+    (only,) = render_turns({**example, "response": "", "history": ()}, style, tokenizer)
+    return only.before
+
+
+def render_turns(
+    example: Mapping[str, Any], style: str, tokenizer: PreTrainedTokenizerBase, turns: Turns = "all"
+) -> list[Turn]:
+    """The texts of an example that are tokenised apart: before each answer, and the answer.
+
+    Args:
+        example: ``instruction``, ``input``, ``response``, and where there are any ``system`` and ``history`` (a list of
+            ``asked`` and ``answered``).
+        style: ``"alpaca"``: the Stanford Alpaca form, with or without the input part, later turns without its preamble;
+            the tokenizer's own special tokens still have to be added. ``"paper"``: the same without the last line end,
+            as the released code of the paper has it. ``"chat"``: the tokenizer's chat template, the
+            input below the instruction; special tokens are in the text already. Anything else is a template: each turn
+            is the template with ``{instruction}``, ``{input}`` and ``{system}`` put in; what it has no place for goes
+            before (system) or below (input) the instruction.
+        tokenizer: its chat template is used by ``"chat"``.
+        turns: ``"last"`` gives a chat as one turn, so that the template may shorten the earlier ones.
+
+    Raises:
+        HycamError: ``"chat"`` with a tokenizer that has no chat template, or whose template refuses the conversation or
+            changes earlier turns of it.
+    """
+    if style == "chat":
+        return _chat(example, tokenizer, turns)
+    asked = [turn["asked"] for turn in example["history"]] + [example["instruction"]]
+    answers = [turn["answered"] for turn in example["history"]] + [example["response"]]
+    system, given = example.get("system") or "", example["input"] if example["input"].strip() else ""
+    inputs = ["" for _ in example["history"]] + [given]
+    found = []
+    for number, (instruction, input_, answer) in enumerate(zip(asked, inputs, answers, strict=True)):
+        is_first = number == 0
+        before = _turn(style, instruction, input_, system if is_first else "", is_first)
+        found.append(Turn(before, answer))
+    return found
+
+
+def _turn(style: str, instruction: str, given: str, system: str, is_first: bool) -> str:
+    if style not in _ALPACA:
+        return _filled(style, instruction, given, system)
+    template = _LATER_TURN if not is_first else _WITH_INPUT if given else _WITHOUT_INPUT
+    if style == "paper":
+        template = template.removesuffix("\n")
+    before = _filled(template, instruction, given, "")
+    return f"{system}\n\n{before}" if system else before
+
+
+def _filled(template: str, instruction: str, given: str, system: str) -> str:
+    if given and "{input}" not in template:
+        instruction = f"{instruction}\n\n{given}"
+    if system and "{system}" not in template:
+        instruction = f"{system}\n\n{instruction}"
+    values = {"instruction": instruction, "input": given, "system": system}
+    # In one pass, so that braces in a row's own text stay what they are.
+    return _FIELD.sub(lambda match: values[match[1]], template)
+
+
+def _chat(example: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, turns: Turns) -> list[Turn]:
     if not tokenizer.chat_template:
         raise HycamError(
             f'The prompt "chat" needs a chat template, and {tokenizer.name_or_path or "the tokenizer"} has none. '
             'Use the prompt "alpaca", or a backbone that was tuned for chat.'
         )
-    content = f"{example['instruction']}\n\n{example['input']}" if has_input else example["instruction"]
-    message = [{"role": "user", "content": content}]
-    return str(tokenizer.apply_chat_template(message, tokenize=False, add_generation_prompt=True))
+    given = f"\n\n{example['input']}" if example["input"].strip() else ""
+    system = example.get("system")
+    messages = [{"role": "system", "content": system}] if system else []
+    found: list[Turn] = []
+    passed = ""  # all text up to the end of the answer before
+    for turn in example["history"]:
+        messages.append({"role": "user", "content": turn["asked"]})
+        if turns == "all":
+            before = _templated(tokenizer, messages)
+            found.append(Turn(_added(before, passed, tokenizer), turn["answered"]))
+            passed = before + turn["answered"]
+        messages.append({"role": "assistant", "content": turn["answered"]})
+    messages.append({"role": "user", "content": example["instruction"] + given})
+    found.append(Turn(_added(_templated(tokenizer, messages), passed, tokenizer), example["response"]))
+    return found
+
+
+def _templated(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        raise HycamError(f"The chat template of {tokenizer.name_or_path} refuses a conversation: {error}.") from error
+
+
+def _added(text: str, passed: str, tokenizer: PreTrainedTokenizerBase) -> str:
+    """What a turn adds to the text before it; the end token of the answer before is left out, since it is put there."""
+    if not text.startswith(passed):
+        raise HycamError(
+            f"The chat template of {tokenizer.name_or_path} changes earlier answers of a conversation, which then "
+            'cannot be trained. Train the last answer only (turns: last), or use the prompt "alpaca".'
+        )
+    added = text[len(passed) :]
+    if not passed:
+        return added
+    end = end_token(tokenizer, "chat")
+    return added.lstrip().removeprefix(end) if added.lstrip().startswith(end) else added
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase, style: str) -> str:
+    """What ends an answer: in a chat the special token that the template puts there, else the tokenizer's end token."""
+    if style != "chat" or not tokenizer.chat_template:
+        return str(tokenizer.eos_token)
+    return _chat_end(tokenizer, str(tokenizer.chat_template))
+
+
+@lru_cache(maxsize=4)
+def _chat_end(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    said = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+    try:
+        behind = (
+            str(tokenizer.apply_chat_template(said, chat_template=template, tokenize=False))
+            .rpartition("answer")[2]
+            .lstrip()
+        )
+    except TemplateError:
+        behind = ""
+    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return max((token for token in special if behind.startswith(token)), key=len, default=str(tokenizer.eos_token))

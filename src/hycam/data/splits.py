@@ -1,8 +1,9 @@
 """Which rows are trained on, validated on and tested on, the same on every machine.
 
-Groups of rows that belong together are ordered by the SHA-256 of seed and group key and cut into ten blocks of nearly
-equal rows. Fold f of 5 tests on block 2f and validates on blocks 2f + 1 and 2f + 3 (mod 10). Test blocks are even and
-validation blocks odd, so whatever is tuned on any fold's validation rows has seen no fold's test rows.
+The five folds: groups of rows that belong together are ordered by the SHA-256 of seed and group key and cut into ten
+blocks of nearly equal rows. Fold f of 5 tests on block 2f and validates on blocks 2f + 1 and 2f + 3 (mod 10). Test
+blocks are even and validation blocks odd, so whatever is tuned on any fold's validation rows has seen no fold's test
+rows.
 """
 
 from __future__ import annotations
@@ -11,13 +12,24 @@ import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
+from hycam.data.recipe import PARTS
 from hycam.errors import HycamError
 
 FOLDS = 5
 _BLOCKS = 10
+_PART_NAMES = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+}
 
 
 @dataclass(frozen=True)
@@ -50,19 +62,72 @@ def split_fold(groups: Sequence[str], fold: int, seed: int) -> Split:
     """
     if not 0 <= fold < FOLDS:
         raise HycamError(f"There is no fold {fold}: the folds are 0 to {FOLDS - 1}.")
-    sizes = Counter(groups)
+    group, sizes = _ordered(groups, seed)
     if len(sizes) < _BLOCKS:
         raise HycamError(
             f"{len(groups)} rows in {len(sizes)} groups cannot be split: ten blocks need at least {_BLOCKS} groups. "
             "Rows with the same input (or without one, the same instruction) are one group and are never separated: "
             "add rows that differ."
         )
-    ordered = sorted(sizes, key=lambda group: order_key(seed, group))
-    block_of_group = _blocks(np.array([sizes[group] for group in ordered]))
-    lookup = dict(zip(ordered, block_of_group.tolist(), strict=True))
-    block = np.array([lookup[group] for group in groups])
+    block = _cut(sizes, [Fraction(number, _BLOCKS) * len(groups) for number in range(1, _BLOCKS)])[group]
     test = block == 2 * fold
     validation = (block == 2 * fold + 1) | (block == (2 * fold + 3) % _BLOCKS)
+    return _split(validation, test)
+
+
+def split_count(groups: Sequence[str], validation_rows: int, test_rows: int, seed: int) -> Split:
+    """About ``test_rows`` rows for the test, ``validation_rows`` for validation and the others for training.
+
+    Groups are in the order of seed and key; the test part is the first of them and the validation part the next, each
+    cut at the group boundary nearest to its number of rows.
+
+    Raises:
+        HycamError: that leaves nothing for training, or there are fewer than three groups.
+    """
+    group, sizes = _ordered(groups, seed)
+    if validation_rows + test_rows >= len(groups) or len(sizes) < 3:
+        raise HycamError(
+            f"{len(groups)} rows in {len(sizes)} groups cannot give {validation_rows} for validation, {test_rows} for "
+            "the test and at least one group for training. Ask for fewer."
+        )
+    block = _cut(sizes, [Fraction(test_rows), Fraction(test_rows + validation_rows)])[group]
+    return _split(block == 1, block == 0)
+
+
+def split_column(parts: Sequence[str], column: str) -> Split:
+    """The parts that the rows name themselves: ``train``, ``validation`` (or valid, val, dev) and ``test``.
+
+    Raises:
+        HycamError: a row names something else, or a part has no row.
+    """
+    found = Counter(parts)
+    meant = {name: _PART_NAMES.get(name.strip().lower()) for name in found}
+    for name, part in meant.items():
+        if part is None:
+            raise HycamError(
+                f'the column "{column}" says "{name[:40]}" in {found[name]:,} rows, where one of '
+                f"{', '.join(_PART_NAMES)} was expected."
+            )
+    missing = [part for part in PARTS if part not in meant.values()]
+    if missing:
+        counts = ", ".join(f"{name} {count:,}" for name, count in found.items())
+        raise HycamError(f'the column "{column}" gives no row to {" and ".join(missing)} (it has: {counts}).')
+    rows = np.array([PARTS.index(str(meant[name])) for name in parts])
+    return _split(rows == 1, rows == 2)
+
+
+def straddling(groups: Sequence[str], split: Split) -> int:
+    """How many groups have rows in more than one part: what is tested was then partly trained on."""
+    seen: dict[str, int] = {}
+    both = set()
+    for number, part in enumerate((split.train, split.validation, split.test)):
+        for row in part:
+            if seen.setdefault(groups[row], number) != number:
+                both.add(groups[row])
+    return len(both)
+
+
+def _split(validation: np.ndarray, test: np.ndarray) -> Split:
     return Split(
         train=np.flatnonzero(~(test | validation)).tolist(),
         validation=np.flatnonzero(validation).tolist(),
@@ -70,12 +135,20 @@ def split_fold(groups: Sequence[str], fold: int, seed: int) -> Split:
     )
 
 
-def _blocks(sizes: np.ndarray) -> np.ndarray:
-    """The block of each group, ``[groups]``, from the number of rows of each, in order."""
+def _ordered(groups: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The place of each row's group in the order of seed and key, and the number of rows of each group in it."""
+    counts = Counter(groups)
+    ordered = sorted(counts, key=lambda group: order_key(seed, group))
+    place = {group: number for number, group in enumerate(ordered)}
+    return np.array([place[group] for group in groups]), np.array([counts[group] for group in ordered])
+
+
+def _cut(sizes: np.ndarray, targets: Sequence[Fraction]) -> np.ndarray:
+    """The block of each group, ``[groups]``, where the cut after each block is nearest to its target number of rows."""
     ends = np.concatenate([[0], np.cumsum(sizes)])  # ends[g]: rows in the first g groups
-    count, rows = len(sizes), ends[-1]
+    count, blocks = len(sizes), len(targets) + 1
     cuts = [0]
-    for block in range(1, _BLOCKS):
-        nearest = int(np.argmin(np.abs(_BLOCKS * ends - block * rows)))
-        cuts.append(min(max(nearest, cuts[-1] + 1), count - (_BLOCKS - block)))
-    return np.repeat(np.arange(_BLOCKS), np.diff([*cuts, count]))
+    for block, target in enumerate(targets, 1):
+        nearest = int(np.argmin(np.abs(target.denominator * ends - target.numerator)))
+        cuts.append(min(max(nearest, cuts[-1] + 1), count - (blocks - block)))
+    return np.repeat(np.arange(blocks), np.diff([*cuts, count]))

@@ -1,8 +1,8 @@
-"""Auto-CoT: arithmetic and common sense with machine-written chains of thought. 5,816 rows in the paper."""
+"""Auto-CoT: arithmetic and common sense with machine-written chains of thought."""
 
 from __future__ import annotations
 
-from hycam.data.tasks.base import Task
+from hycam.data.tasks.base import PaperCounts, Task
 from hycam.data.tasks.columns import by_column_names
 from hycam.data.tasks.sources import DataFolder
 
@@ -15,4 +15,5 @@ TASK = Task(
         "Take Auto-CoT.json from the Alpaca-CoT collection or from the paper's repository, write it as JSON lines with "
         "instruction, input and output, and set HYCAM_DATA to its folder; or name any such file in place of the task."
     ),
+    paper=PaperCounts(samples=5816, tokens=943_474),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hycam.data.tasks.base import Task
+from hycam.data.tasks.base import PaperCounts, Task
 from hycam.data.tasks.columns import by_column_names
 from hycam.data.tasks.sources import DataFolder, OnHub
 
@@ -12,4 +12,9 @@ TASK = Task(
     licence="CC BY-NC 4.0",
     sources=(DataFolder("code_alpaca", by_column_names), OnHub("sahil2801/CodeAlpaca-20k", "main", by_column_names)),
     remedy="Put code_alpaca.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or go online.",
+    paper=PaperCounts(
+        samples=20_222,
+        tokens=2_195_523,
+        remark="a misprint of 20,022: its mean of 109.66 tokens is that of 2,195,523 in 20,022 rows",
+    ),
 )

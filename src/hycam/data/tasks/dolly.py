@@ -1,11 +1,11 @@
-"""Dolly: instructions and answers by the employees of Databricks. 15,015 rows in the paper.
+"""Dolly: instructions and answers by the employees of Databricks.
 
 Rows are grouped by context where there is one, which is what the input is here.
 """
 
 from __future__ import annotations
 
-from hycam.data.tasks.base import Task
+from hycam.data.tasks.base import PaperCounts, Task
 from hycam.data.tasks.columns import by_column_names
 from hycam.data.tasks.sources import DataFolder, OnHub
 
@@ -18,4 +18,5 @@ TASK = Task(
         OnHub("databricks/databricks-dolly-15k", "bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a", by_column_names),
     ),
     remedy="Put dolly.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or go online.",
+    paper=PaperCounts(samples=15_015, tokens=3_061_007),
 )

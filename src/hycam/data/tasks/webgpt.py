@@ -1,22 +1,19 @@
-"""WebGPT comparisons: long answers with citations, the better one of each pair. 18,994 rows in the paper."""
+"""WebGPT comparisons: long answers with citations, the better one of each pair."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-
 from hycam.data.formats import SourceRow
-from hycam.data.tasks.base import Example, Task
+from hycam.data.tasks.base import Example, PaperCounts, Task
 from hycam.data.tasks.columns import by_column_names
 from hycam.data.tasks.sources import DataFolder, OnHub
 
 
-def from_hub(rows: Iterable[SourceRow]) -> Iterator[Example]:
+def from_hub(row: SourceRow) -> Example:
     """The answer with the higher score, the first one on a tie. Comparisons of one question share a group."""
-    for row in rows:
-        better = "answer_1" if row.fields["score_1"] > row.fields["score_0"] else "answer_0"
-        question = SourceRow(row.path, row.line, row.fields["question"])
-        # The ends are blanks of the web page that the text was taken from.
-        yield Example.of(row, instruction=question.text("full_text").strip(), response=row.text(better).strip())
+    better = "answer_1" if row.value("score_1") > row.value("score_0") else "answer_0"
+    # The ends are blanks of the web page that the text was taken from.
+    question = row.inside("question").text("full_text").strip()
+    return Example.of(row, instruction=question, response=row.text(better).strip())
 
 
 TASK = Task(
@@ -29,4 +26,5 @@ TASK = Task(
         OnHub("openai/webgpt_comparisons", "refs/convert/parquet", from_hub),
     ),
     remedy="Put webgpt.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or go online.",
+    paper=PaperCounts(samples=18_994, tokens=13_988_895),
 )

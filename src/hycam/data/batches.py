@@ -1,0 +1,191 @@
+"""From the order of the draws to micro-batches: as they come, of similar length, or packed.
+
+For ``DataLoader(batch_sampler=...)``. What is yielded depends on the seed and the epoch alone, so a run that is resumed
+by skipping batches goes on with the same ones.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import chain, count, islice
+
+import datasets
+import numpy as np
+import pyarrow as pa
+
+from hycam.data.mixture import Mixture, Purpose, generator
+from hycam.errors import HycamError
+
+_GROUPED = 50  # batches: rows are sorted by length within so many
+_PACKED = 1000  # draws: rows are packed within so many
+
+
+class Batches:
+    """Micro-batches of global row indices; :meth:`set_epoch` says of which epoch.
+
+    As they come, ``batch_size`` consecutive draws are a batch, and an epoch's last may be smaller. Grouped by length,
+    the same holds after the draws of 50 batches at a time were sorted by length and their batches shuffled; the first
+    batch of an epoch has the longest row of the first 50, so that a machine that is too small fails at once.
+
+    Packed, ``batch_size`` packs are a batch, and what is yielded is the rows of all of them. A pack is rows of together
+    at most ``max_length`` tokens; every 1,000 draws are packed by themselves and their packs shuffled. All passes over
+    the draws form one stream of packs, and an epoch is as many batches of it as hold the first pass. So each draw is in
+    exactly one pack, and an epoch may end a little before or after a pass does.
+
+    Args:
+        mixture: gives the draws.
+        lengths: tokens of each row, ``[rows]``, from 1 to ``max_length``.
+        batch_size: rows, or packs, in a batch.
+        max_length: most tokens of a row or pack.
+        packing: whether rows are packed.
+        group_by_length: whether rows of similar length come together.
+
+    Attributes:
+        batch_size: rows in a batch, or None where packing leaves that open (as accelerate asks of a batch sampler).
+
+    Raises:
+        HycamError: there is not a length for every row, or one is out of range; ``batch_size`` is below 1; packing and
+            grouping are both asked for. From ``len`` and iteration: TRL, which packs, is not installed.
+    """
+
+    def __init__(
+        self,
+        mixture: Mixture,
+        lengths: np.ndarray,
+        batch_size: int,
+        max_length: int,
+        packing: bool = False,
+        group_by_length: bool = False,
+    ) -> None:
+        rows = int(mixture.sizes.sum())
+        if len(lengths) != rows:
+            raise HycamError(f"There are {len(lengths)} lengths for {rows} rows: give the tokens of every row.")
+        outside = np.flatnonzero((lengths < 1) | (lengths > max_length))
+        if len(outside):
+            raise HycamError(
+                f"Row {outside[0]} has {lengths[outside[0]]} tokens, and 1 to {max_length} were expected: "
+                "encode the rows with this max_length, or raise it."
+            )
+        if batch_size < 1:
+            raise HycamError(f"The batch size is {batch_size}: a number above 0 was expected.")
+        if packing and group_by_length:
+            raise HycamError("packing and group_by_length exclude each other: a packed row has no padding to save.")
+        self.batch_size = None if packing else batch_size
+        self._mixture, self._lengths, self._size = mixture, lengths, batch_size
+        self._packs = _Packs(mixture, lengths, max_length) if packing else None
+        self._grouping = group_by_length
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The next iteration is over the batches of this epoch, from 0."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        """Batches in an epoch, the same in every one."""
+        pieces = len(self._mixture) if self._packs is None else self._packs.in_first_pass()
+        return -(-pieces // self._size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        if self._packs is not None:
+            return self._packed(self._packs, self._epoch)
+        return self._grouped(self._epoch) if self._grouping else self._plain(self._epoch)
+
+    def _plain(self, epoch: int) -> Iterator[list[int]]:
+        draws = self._mixture.epoch(epoch)
+        for start in range(0, len(draws), self._size):
+            yield draws[start : start + self._size].tolist()
+
+    def _grouped(self, epoch: int) -> Iterator[list[int]]:
+        draws, size = self._mixture.epoch(epoch), self._size
+        for window, start in enumerate(range(0, len(draws), _GROUPED * size)):
+            rows = draws[start : start + _GROUPED * size]
+            rows = rows[np.argsort(self._lengths[rows], kind="stable")[::-1]]
+            full, rest = divmod(len(rows), size)
+            order = generator(self._mixture.seed, Purpose.GROUPS, epoch, window).permutation(full).tolist()
+            if window == 0:
+                order.sort(key=bool)  # batch 0, which has the longest row, goes first; the others stay as they are
+            for batch in order:
+                yield rows[batch * size : (batch + 1) * size].tolist()
+            if rest:
+                yield rows[full * size :].tolist()
+
+    def _packed(self, packs: _Packs, epoch: int) -> Iterator[list[int]]:
+        stream = packs.stream(epoch * len(self) * self._size)
+        for _ in range(len(self)):
+            yield list(chain.from_iterable(islice(stream, self._size)))
+
+
+class _Packs:
+    """The packs of one window of draws after the other, of one pass over the draws after the other, without end."""
+
+    def __init__(self, mixture: Mixture, lengths: np.ndarray, max_length: int) -> None:
+        self._mixture, self._lengths, self._max_length = mixture, lengths, max_length
+        self._windows_in_pass = -(-len(mixture) // _PACKED)
+        self._ends: list[int] = []  # packs in the stream up to the end of each window, of those packed so far
+
+    def in_first_pass(self) -> int:
+        """How many packs the first pass over the draws has."""
+        ahead = self._windows(len(self._ends))
+        while len(self._ends) < self._windows_in_pass:
+            next(ahead)
+        return self._ends[self._windows_in_pass - 1]
+
+    def stream(self, first: int) -> Iterator[list[int]]:
+        """The rows of each pack from pack ``first`` of the stream on. What comes before is packed, if it never was."""
+        ahead = self._windows(len(self._ends))
+        while not self._ends or self._ends[-1] <= first:
+            next(ahead)
+        window = bisect_right(self._ends, first)
+        skipped = first - (self._ends[window - 1] if window else 0)
+        return islice(chain.from_iterable(self._windows(window)), skipped, None)
+
+    def _windows(self, first: int) -> Iterator[list[list[int]]]:
+        """The packs of each window from window ``first`` of the stream on."""
+        start_pass, start_window = divmod(first, self._windows_in_pass)
+        for number in count(start_pass):
+            draws = self._mixture.epoch(number)
+            for window in range(start_window, self._windows_in_pass):
+                rows = draws[window * _PACKED : (window + 1) * _PACKED]
+                packs = _pack(self._lengths[rows], self._max_length)
+                if number * self._windows_in_pass + window == len(self._ends):
+                    self._ends.append((self._ends[-1] if self._ends else 0) + len(packs))
+                order = generator(self._mixture.seed, Purpose.PACKS, number, window).permutation(len(packs))
+                yield [rows[packs[pack]].tolist() for pack in order]
+            start_window = 0
+
+
+def _pack(lengths: np.ndarray, max_length: int) -> list[np.ndarray]:
+    """Divides sequences of so many tokens, ``[n]``, into packs of at most ``max_length``; numbers 0 to n - 1 of each.
+
+    TRL packs the tokens themselves. Here each token is the number of its sequence, which tells what is in a pack.
+    """
+    try:
+        from trl import pack_dataset
+    except ImportError as error:
+        raise HycamError('Packing needs TRL: pip install "hycam[trl]", or leave packing off.') from error
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    numbers = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
+    sequences = datasets.Dataset(pa.table({"number": pa.ListArray.from_arrays(offsets, numbers)}))
+    with _without_progress():
+        together = {"keep_in_memory": True, "batch_size": len(lengths)}
+        packed = pack_dataset(sequences, max_length, strategy="bfd", map_kwargs=together)
+    table = packed.with_format("arrow")[:]
+    tokens = table["number"].combine_chunks().flatten().to_numpy()
+    pieces = table["seq_lengths"].combine_chunks()
+    ends = np.cumsum(pieces.flatten().to_numpy())
+    return np.split(tokens[ends - 1], np.cumsum(pieces.value_lengths().to_numpy())[:-1])
+
+
+@contextmanager
+def _without_progress() -> Iterator[None]:
+    """A bar for every window would say nothing, on a terminal neither."""
+    if not datasets.is_progress_bar_enabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()

@@ -1,0 +1,84 @@
+"""What was made of data, kept on the disk: an entry is there whole or not at all, and never made twice at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+from filelock import FileLock
+
+from hycam.downloads import cache_folder
+from hycam.files import whole_folder
+
+
+def cached(name: str, key: dict[str, Any], build: Callable[[Path], None]) -> Path:
+    """The folder of an entry, which ``build`` fills where it is not there yet.
+
+    Two processes that want the same entry wait for each other. ``build`` writes into another folder, which is renamed
+    when it is done, so an interruption leaves nothing that a later run takes for the entry.
+
+    Args:
+        name: begins the folder's name, for people who look into the cache.
+        key: everything that the content depends on, but for this package's own code, which is always part of it.
+        build: is given an empty folder.
+
+    Raises:
+        HycamError: the cache cannot be written, or the disk is full; and what ``build`` raises.
+    """
+    words = json.dumps({**key, "code": _code()}, sort_keys=True)
+    # A name may hold anything; a folder's may not, and is short.
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)[:60].strip(".")
+    entry = cache_folder() / "data" / f"{plain}-{hashlib.sha256(words.encode()).hexdigest()[:24]}"
+    if not entry.exists():
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(entry.with_name(f".{entry.name}.lock")):
+            if not entry.exists():
+                for left in entry.parent.glob(f".{entry.name}-*"):  # of a process that was killed: the lock is ours
+                    shutil.rmtree(left, ignore_errors=True)
+                with whole_folder(entry) as folder:
+                    build(folder)
+    return entry
+
+
+class ArrowWriter:
+    """Writes record batches of one schema as a stream that is mapped into memory when it is read."""
+
+    def __init__(self, path: Path, schema: pyarrow.Schema) -> None:
+        self._sink = pyarrow.OSFile(str(path), "wb")
+        self._writer = pyarrow.ipc.new_stream(self._sink, schema)
+
+    def __enter__(self) -> ArrowWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+        self._sink.close()
+
+    def write(self, batch: pyarrow.RecordBatch) -> None:
+        self._writer.write_batch(batch)
+
+
+def read_arrow(path: Path) -> datasets.Dataset:
+    """What an ``ArrowWriter`` wrote, mapped into memory and not read."""
+    return datasets.Dataset.from_file(str(path))
+
+
+def entry_of(dataset: datasets.Dataset) -> str:
+    """The name of the entry that a dataset of ``read_arrow``, or rows of it, are out of."""
+    return Path(dataset.cache_files[0]["filename"]).parent.name
+
+
+@cache
+def _code() -> str:
+    """A hash of the code that makes entries, so that an entry of another version is not taken for this one's."""
+    digest = hashlib.sha256()
+    for file in sorted(Path(__file__).parent.rglob("*.py")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

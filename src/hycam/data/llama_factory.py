@@ -1,0 +1,277 @@
+"""LLaMA-Factory's list of datasets, ``dataset_info.json``, read as tasks.
+
+What an entry means is what LLaMA-Factory's own parser makes of it, which is stricter than its documentation: where an
+entry has ``columns`` or ``tags``, they replace the default names all together and not one by one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hycam.data.recipe import TaskRecipe
+from hycam.data.tasks.conversations import TAGS
+from hycam.errors import HycamError, nearest, unknown
+
+_log = logging.getLogger(__name__)
+
+_FILE = "dataset_info.json"
+
+
+@dataclass(frozen=True)
+class _Names:
+    """Keys under which LLaMA-Factory names something, each with ours; which it cannot do without; its defaults."""
+
+    ours: dict[str, str]
+    needed: tuple[str, ...]
+    defaults: dict[str, str] = field(default_factory=dict)
+
+
+_ALPACA = _Names(
+    ours={"prompt": "instruction", "query": "input", "response": "response", "history": "history", "system": "system"},
+    needed=("prompt", "response"),
+    defaults={"prompt": "instruction", "query": "input", "response": "output"},
+)
+_CONVERSATION = _Names(
+    ours={"messages": "messages", "system": "system"}, needed=("messages",), defaults={"messages": "conversations"}
+)
+_FORMATTINGS = {"alpaca": _ALPACA, "sharegpt": _CONVERSATION, "openai": _CONVERSATION}  # the last two differ by tools
+
+# Without defaults: a conversation is recognised where it is spelt in ShareGPT's way, as theirs are, or in OpenAI's.
+_TAGS = _Names(
+    ours={f"{one}_tag": one for one in TAGS},
+    needed=("role_tag", "content_tag", "user_tag", "assistant_tag"),
+)
+
+_ALIKE = 0.76  # of difflib's ratio: "samples" is taken for a misspelt "num_samples", a note's "task" not for "tags"
+
+_MEDIA = ("images", "videos", "audios")
+_ELSEWHERE = {  # in the order of precedence, before a file and after the Hugging Face hub
+    "ms_hub_url": "on ModelScope",
+    "om_hub_url": "on openMind",
+    "script_url": "given by a script, and code that comes with data is not run",
+    "cloud_file_name": "in cloud storage",
+}
+_KEYS = {
+    "the entry": (
+        *("file_name", "hf_hub_url", *_ELSEWHERE, "formatting", "ranking", "subset", "split", "revision", "folder"),
+        *("num_samples", "media_dir", "columns", "tags"),
+    ),
+    "columns": (*_ALPACA.ours, "messages", "tools", *_MEDIA, "chosen", "rejected", "kto_tag"),
+    "tags": (*_TAGS.ours, "observation_tag", "function_tag"),
+}
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """The entries of a ``dataset_info.json``, by name, as they stand there.
+
+    Such a list has many entries that are not for training on instructions. They are no error until one is asked for.
+    """
+
+    path: Path
+    entries: dict[str, dict[str, Any]]
+
+    @property
+    def names(self) -> list[str]:
+        """Of all entries, also of those that cannot be used."""
+        return list(self.entries)
+
+    def task(self, name: str) -> TaskRecipe:
+        """The entry of that name as a task. Whether its data are there is not looked at.
+
+        Raises:
+            HycamError: there is no such entry, or it cannot be used; the message says why.
+        """
+        if name not in self.entries:
+            raise unknown(f"entry in {self.path}", name, self.entries)
+        try:
+            return _task(self.path.parent, name, self.entries[name])
+        except HycamError as reason:
+            raise HycamError(f'{self.path}: "{name}" cannot be used: {reason}.') from None
+
+    def tasks(self) -> list[TaskRecipe]:
+        """All entries that can be used, in the order of the file; one warning counts and names the others.
+
+        Raises:
+            HycamError: none can be used.
+        """
+        usable, refused = [], {}
+        for name in self.entries:
+            try:
+                usable.append(self.task(name))
+            except HycamError as error:
+                refused[name] = error
+        if not usable:
+            first = "".join(f" {error}" for error in list(refused.values())[:1])
+            raise HycamError(f"{self.path} has no entry to train on.{first}")
+        if refused:
+            _log.warning(
+                "%s: %d of %d entries cannot be used and are left out: %s. Name one as a task to be told why.",
+                self.path,
+                len(refused),
+                len(self.entries),
+                ", ".join(refused),
+            )
+        return usable
+
+
+def dataset_info(path: str | Path) -> DatasetInfo:
+    """The list at ``path``, which is a ``dataset_info.json`` or the folder it is in.
+
+    Raises:
+        HycamError: there is no such file, or it is not such a list; the message has the place.
+    """
+    path = Path(path).expanduser()
+    file = path / _FILE if path.is_dir() else path
+    try:
+        text = file.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise HycamError(f"{file} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise HycamError(f"{file} is not UTF-8 (byte {error.start + 1}): convert it and try again.") from None
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        # Of two entries with one name, the library json would keep the last and say nothing.
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise HycamError(f'{file}: one object has the name "{key}" twice: rename or remove one of the two.')
+            found[key] = value
+        return found
+
+    try:
+        entries = json.loads(text, object_pairs_hook=once)
+    except json.JSONDecodeError as error:
+        raise HycamError(
+            f"{file}:{error.lineno}:{error.colno}: one JSON object with an entry for each dataset was expected "
+            f"({error.msg})."
+        ) from None
+    if not isinstance(entries, dict):
+        raise HycamError(
+            f"{file}: an object with an entry for each dataset was expected, not {_shown(entries)}. "
+            "A file of rows is a task of its own: name it under tasks."
+        )
+    for name, entry in entries.items():
+        if not isinstance(entry, dict):
+            raise HycamError(
+                f'{file}: "{name}" is {_shown(entry)}, where an object that says where a dataset is was expected. '
+                f"Is it LLaMA-Factory's? The library datasets saves another kind of {_FILE}."
+            )
+    return DatasetInfo(file, entries)
+
+
+def _task(folder: Path, name: str, entry: dict[str, Any]) -> TaskRecipe:
+    """Raises HycamError with a clause, without capital and full stop, that says why the entry cannot be used."""
+    columns, tags = _object(entry, "columns"), _object(entry, "tags")
+    for where, stated in (("the entry", entry), ("columns", columns or {}), ("tags", tags or {})):
+        _check_spelling(where, stated)
+    _check_purpose(entry, columns or {})
+
+    formatting = _text(entry, "formatting") or "alpaca"
+    if formatting not in _FORMATTINGS:
+        meant, known = nearest(formatting, _FORMATTINGS), ", ".join(_FORMATTINGS)
+        raise HycamError(f'its formatting is "{formatting}", which is unknown.{meant} Known: {known}')
+    names = _FORMATTINGS[formatting]
+    recipe = TaskRecipe(name=name, columns=_ours("columns", columns, names), rows=_rows(entry))
+    recipe.turns = "all"  # whatever the default here is: LLaMA-Factory trains earlier answers, too
+    if names is _CONVERSATION:
+        recipe.tags = _ours("tags", tags, _TAGS)
+        if recipe.tags:  # without it LLaMA-Factory would leave out, with a warning, what begins with a system message
+            recipe.tags.setdefault("system", "system")
+    _locate(recipe, folder, entry)
+    return recipe
+
+
+def _check_spelling(where: str, stated: dict[str, Any]) -> None:
+    """Refuses a key that looks like a known one which is not there.
+
+    LLaMA-Factory ignores every key it does not know. So must we, since it knows more with each release and people keep
+    notes in their entries; but ignoring a misspelt one would change what is read and not tell.
+    """
+    missing = [key for key in _KEYS[where] if key not in stated]
+    for key in stated:
+        if key not in _KEYS[where] and (meant := difflib.get_close_matches(key, missing, n=1, cutoff=_ALIKE)):
+            raise HycamError(f'"{key}" in {where} is unknown. Did you mean "{meant[0]}"? Correct it, or leave it out')
+
+
+def _check_purpose(entry: dict[str, Any], columns: dict[str, Any]) -> None:
+    if entry.get("ranking"):
+        raise HycamError('it ranks answers ("ranking"), and only training on given answers is done here')
+    if columns.get("kto_tag"):
+        raise HycamError('its answers are rated ("kto_tag"), and only training on given answers is done here')
+    for medium in _MEDIA:
+        if columns.get(medium):
+            raise HycamError(f'it has {medium} (the column "{columns[medium]}"), and only text is trained on here')
+
+
+def _ours(kind: str, stated: dict[str, Any] | None, names: _Names) -> dict[str, str]:
+    """What an entry states under ``kind``, or else the defaults, by our own keys."""
+    if stated is None:
+        return {names.ours[key]: value for key, value in names.defaults.items()}
+    found = {ours: value for key, ours in names.ours.items() if (value := _text(stated, key))}
+    for key in names.needed:
+        if names.ours[key] not in found:
+            why = f"where {kind} are named, none has a default"
+            if key == "response":  # so text for pre-training is listed, with a prompt alone
+                why = "text without an answer is not trained on here"
+            raise HycamError(f'its "{kind}" name no "{key}", and {why}')
+    return found
+
+
+def _rows(entry: dict[str, Any]) -> int | None:
+    rows = entry.get("num_samples")
+    if rows is None:
+        return None
+    if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
+        raise HycamError(f'its "num_samples" is {_shown(rows)}, and a whole number above 0 was expected')
+    return rows
+
+
+def _locate(recipe: TaskRecipe, folder: Path, entry: dict[str, Any]) -> None:
+    """Writes into the recipe where the data are, from the first place that counts."""
+    split = _text(entry, "split") or "train"
+    if hub := _text(entry, "hf_hub_url"):
+        if _text(entry, "folder"):
+            raise HycamError(
+                'of a hub dataset one "folder" cannot be chosen: fetch that folder, and name it under "file_name" '
+                'instead of "hf_hub_url"'
+            )
+        recipe.hub, recipe.hub_split = hub, split
+        recipe.subset, recipe.revision = _text(entry, "subset"), _text(entry, "revision")
+        return
+    for key, where in _ELSEWHERE.items():
+        if entry.get(key):
+            raise HycamError(
+                f'its data are {where} ("{key}"): save them to a file, and name that under "file_name" instead'
+            )
+    file = _text(entry, "file_name")
+    if not file:
+        raise HycamError('it does not say where its data are: "file_name" or "hf_hub_url" was expected')
+    if split != "train":
+        raise HycamError(f'a file has no split "{split}": name a file with only these rows, or leave "split" out')
+    recipe.path = str(folder / file)
+
+
+def _object(entry: dict[str, Any], key: str) -> dict[str, Any] | None:
+    value = entry.get(key)
+    if value is not None and not isinstance(value, dict):
+        raise HycamError(f'its "{key}" is {_shown(value)}, and an object with names was expected')
+    return value
+
+
+def _text(stated: dict[str, Any], key: str) -> str | None:
+    """The text under ``key``; None where it is missing, null or empty, which LLaMA-Factory takes for the same."""
+    value = stated.get(key)
+    if value is not None and not isinstance(value, str):
+        raise HycamError(f'its "{key}" is {_shown(value)}, and text in quotes was expected')
+    return value or None
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 40 else text[:39] + "…"

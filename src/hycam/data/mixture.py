@@ -1,0 +1,150 @@
+"""In which order the rows of several tasks are drawn: the same on every machine, and the same after a resume.
+
+An epoch is drawn in two steps. How many rows it takes of each task is settled once, by the seed, so that all epochs are
+equally long; then each epoch merges the tasks anew. Under independent draws every order of the same multiset of tasks
+is equally likely, so counts first and a random order after are distributed exactly as draws one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+
+import numpy as np
+
+from hycam.data.recipe import MixtureRecipe
+from hycam.errors import HycamError
+
+_BLOCK = 4096  # rows: short permutations are made that many at a time, so that no task is too small to be quick
+
+
+class Purpose(IntEnum):
+    """What random numbers are for. The numbers stand in the seeds: a change changes every order."""
+
+    COUNTS = 0
+    ORDER = 1
+    ROWS = 2
+    GROUPS = 3
+    PACKS = 4
+
+
+def generator(seed: int, purpose: Purpose, *numbers: int) -> np.random.Generator:
+    """Random numbers of their own for every seed, purpose and ``numbers`` (of a task, an epoch ...)."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(purpose, *numbers))))
+
+
+class Mixture:
+    """The order in which rows are trained on: a function of the seed and the epoch alone.
+
+    The rows of a task come from an endless series of permutations of them, and each epoch goes on in the series where
+    the one before stopped. So at the end of any epoch, the rows of a task were drawn in all equally often, give or take
+    one. Within a single epoch this holds where the epoch begins with a permutation: in epoch 0, and in every epoch for
+    a task whose count is a multiple of its rows. Elsewhere a row may come at the end of one permutation and again at
+    the beginning of the next, under ``stop`` too.
+
+    Args:
+        recipe: the proportions, and what happens when a task has no row left.
+        sizes: rows of each task.
+        seed: at least 0.
+
+    Attributes:
+        tasks: their names, in the order of ``sizes``.
+        sizes: rows of each, ``[tasks]``.
+        probabilities: of a draw to be of each task while all have rows left, ``[tasks]``; they sum to 1.
+        counts: rows of each that an epoch draws, ``[tasks]``.
+        seed: as given.
+
+    Raises:
+        HycamError: there is no task, or one without rows that is to be drawn; the weights are not those of the tasks;
+            the seed is below 0.
+    """
+
+    def __init__(self, recipe: MixtureRecipe, sizes: Mapping[str, int], seed: int) -> None:
+        recipe.check_tasks(list(sizes))
+        if not sizes:
+            raise HycamError("A mixture needs a task: name at least one in data.tasks.")
+        for name, size in sizes.items():
+            if size < 1 and recipe.weights.get(name, 1) > 0:
+                raise HycamError(f"{name} has no rows to train on: leave it out of data.tasks, or give it some.")
+        if seed < 0:
+            raise HycamError(f"The seed is {seed}: a number of at least 0 was expected.")
+        self.tasks = tuple(sizes)
+        self.sizes = np.array(list(sizes.values()), dtype=np.int64)
+        self.seed = seed
+        self.probabilities = _probabilities(recipe, self.tasks, self.sizes)
+        self.counts = _counts(recipe, self.sizes, self.probabilities, generator(seed, Purpose.COUNTS))
+        self._dropping = recipe.strategy != "concatenate" and recipe.exhaustion == "drop"
+        self._offsets = np.cumsum(self.sizes) - self.sizes
+
+    def __len__(self) -> int:
+        """Draws in an epoch, the same in every one."""
+        return int(self.counts.sum())
+
+    def epoch(self, number: int) -> np.ndarray:
+        """The rows that epoch ``number`` (from 0) draws, in order: int64 ``[len]``.
+
+        A row's index is global: the rows of the first task come first, then those of the second, and so on.
+        """
+        drawn = np.flatnonzero(self.counts).tolist()
+        rows = np.concatenate([self._offsets[task] + self._rows(task, number) for task in drawn])
+        arrivals = np.concatenate([self._arrivals(task, number) for task in drawn])
+        return rows[np.argsort(arrivals, kind="stable")]
+
+    def _rows(self, task: int, epoch: int) -> np.ndarray:
+        """What the epoch takes of the task's series of permutations, ``[counts[task]]``, counted from 0 in the task."""
+        size, count = int(self.sizes[task]), int(self.counts[task])
+        together = -(-_BLOCK // size)  # permutations in a block
+        length, start = together * size, epoch * count
+        first, end = start // length, -(-(start + count) // length)
+        blocks = [
+            generator(self.seed, Purpose.ROWS, task, block).permuted(np.tile(np.arange(size), (together, 1)), axis=1)
+            for block in range(first, end)
+        ]
+        skipped = start - first * length
+        return np.concatenate(blocks, axis=None)[skipped : skipped + count]
+
+    def _arrivals(self, task: int, epoch: int) -> np.ndarray:
+        """When each row that the epoch takes of the task arrives, ascending, ``[counts[task]]``; the first goes first.
+
+        Rows that arrive at rate p_i (after waiting times Exp(1) / p_i) are, at any time, next of task i with the
+        probability p_i / Σ p over the tasks that still have rows: what ``drop`` asks for. Rows that arrive uniformly
+        come in any order of the tasks with the same probability.
+        """
+        random, count = generator(self.seed, Purpose.ORDER, task, epoch), int(self.counts[task])
+        if self._dropping:
+            return np.cumsum(random.standard_exponential(count)) / self.probabilities[task]
+        return np.sort(random.random(count))
+
+
+def _probabilities(recipe: MixtureRecipe, tasks: tuple[str, ...], sizes: np.ndarray) -> np.ndarray:
+    shares = sizes / sizes.max()  # at most 1: no power of them overflows
+    if recipe.strategy == "temperature":
+        shares = shares ** (1 / recipe.temperature)
+    elif recipe.strategy == "equal":
+        shares = np.ones(len(tasks))
+    elif recipe.strategy == "weights":
+        shares = np.array([recipe.weights[name] for name in tasks], dtype=np.float64)
+        shares /= shares.max()
+    return shares / shares.sum()
+
+
+def _counts(
+    recipe: MixtureRecipe, sizes: np.ndarray, probabilities: np.ndarray, random: np.random.Generator
+) -> np.ndarray:
+    """Rows of each task that an epoch draws, ``[tasks]``.
+
+    Under ``cycle`` they are those of as many independent draws as there are rows. Under ``stop``, let draws of task i
+    arrive at rate p_i. The first that finds none of its n_i rows left arrives at a time Gamma(n_i + 1) / p_i; the
+    earliest of these times ends the epoch. The n_i draws before it lie uniformly between 0 and it, so a binomial number
+    of them, all n_i in the task that ends the epoch, has arrived by then.
+    """
+    possible = probabilities > 0
+    if recipe.strategy == "concatenate" or recipe.exhaustion == "drop":
+        return np.where(possible, sizes, 0)
+    counts = np.zeros_like(sizes)
+    if recipe.exhaustion == "cycle":
+        counts[possible] = random.multinomial(sizes.sum(), probabilities[possible])
+    else:
+        refused = random.standard_gamma(sizes[possible] + 1) / probabilities[possible]
+        counts[possible] = random.binomial(sizes[possible], refused.min() / refused)
+    return counts
