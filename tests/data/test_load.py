@@ -22,9 +22,10 @@ def test_a_file_becomes_rows_with_identity_and_group(tmp_path: Path) -> None:
         {"instruction": "Sing.", "input": " ", "output": "La"},
     )
     dataset = load_task(str(path))
+    other = {"system": "", "history": [], "part": ""}
     assert dataset.to_list() == [
-        {"row": "mine.jsonl:1", "group": "2 3", "instruction": "Sum.", "input": "2 3", "response": "5"},
-        {"row": "mine.jsonl:2", "group": "Sing.", "instruction": "Sing.", "input": " ", "response": "La"},
+        {"row": "mine.jsonl:1", "group": "2 3", "instruction": "Sum.", "input": "2 3", "response": "5", **other},
+        {"row": "mine.jsonl:2", "group": "Sing.", "instruction": "Sing.", "input": " ", "response": "La", **other},
     ]
 
 

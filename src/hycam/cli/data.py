@@ -137,12 +137,13 @@ def _is_comparison(path: Path) -> bool:
 
 def _found(names: list[str], data: DataRecipe) -> dict[str, Chosen]:
     """The tasks of these names, as the recipe has them, or else as they would be in a recipe."""
-    found = chosen_tasks(data) if data.tasks else {}
-    missing: list[str | TaskRecipe] = [name for name in names if name not in found]
-    if missing:
-        found = {**found, **chosen_tasks(replace(data, tasks=missing, mixture=MixtureRecipe()))}
-    by_word = {**{str(one.entry.path): one for one in found.values()}, **found}
-    return {by_word[name].name: by_word[name] for name in names}
+    own = chosen_tasks(data) if data.tasks else {}
+    known = {**{str(one.entry.path): one for one in own.values()}, **own}
+    others: list[str | TaskRecipe] = [name for name in names if name not in known]
+    if others:
+        found = chosen_tasks(replace(data, tasks=others, mixture=MixtureRecipe()))
+        known |= dict(zip(map(str, others), found.values(), strict=True))
+    return {known[name].name: known[name] for name in names}
 
 
 def _list(as_json: bool) -> None:

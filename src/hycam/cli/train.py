@@ -28,5 +28,11 @@ def main(arguments: Sequence[str]) -> None:
         if name.startswith("eval_loss_")
     )
     print(f"Validation loss per token: {summary['validation']['eval_loss']:.3f} (mean over tasks; {losses})")
+    if len(summary.get("shares", ())) > 1:  # a run of an older version has none
+        shares = ", ".join(
+            f"{name} {summary['rows'][name]:,} ({share:.1%} of {summary['wanted_shares'][name]:.1%} wanted)"
+            for name, share in summary["shares"].items()
+        )
+        print(f"Rows trained on: {shares}")
     print(f"{summary['steps']} steps, {summary['tokens']:,} tokens, {summary['seconds']:.0f} s")
     print(f"Adapter: {run.adapter}" if run.adapter.exists() else f"Model: {run.model}")

@@ -43,6 +43,7 @@ class Batches:
         group_by_length: whether rows of similar length come together.
 
     Attributes:
+        packing: whether a batch is to be laid out as packed rows.
         batch_size: rows in a batch, or None where packing leaves that open (as accelerate asks of a batch sampler).
 
     Raises:
@@ -72,6 +73,7 @@ class Batches:
             raise HycamError(f"The batch size is {batch_size}: a number above 0 was expected.")
         if packing and group_by_length:
             raise HycamError("packing and group_by_length exclude each other: a packed row has no padding to save.")
+        self.packing = packing
         self.batch_size = None if packing else batch_size
         self._mixture, self._lengths, self._size = mixture, lengths, batch_size
         self._packs = _Packs(mixture, lengths, max_length) if packing else None

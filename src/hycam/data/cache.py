@@ -15,6 +15,7 @@ import pyarrow
 from filelock import FileLock
 
 from hycam.downloads import cache_folder
+from hycam.errors import HycamError
 from hycam.files import whole_folder
 
 
@@ -34,16 +35,21 @@ def cached(name: str, key: dict[str, Any], build: Callable[[Path], None]) -> Pat
     """
     words = json.dumps({**key, "code": _code()}, sort_keys=True)
     # A name may hold anything; a folder's may not, and is short.
-    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)[:60].strip(".")
+    plain = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)[:40].strip(".")
     entry = cache_folder() / "data" / f"{plain}-{hashlib.sha256(words.encode()).hexdigest()[:24]}"
-    if not entry.exists():
-        entry.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(entry.with_name(f".{entry.name}.lock")):
-            if not entry.exists():
-                for left in entry.parent.glob(f".{entry.name}-*"):  # of a process that was killed: the lock is ours
-                    shutil.rmtree(left, ignore_errors=True)
-                with whole_folder(entry) as folder:
-                    build(folder)
+    try:
+        if not entry.exists():
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            with FileLock(entry.with_name(f".{entry.name}.lock")):
+                if not entry.exists():
+                    for left in entry.parent.glob(f".{entry.name}-*"):  # of a process that was killed: the lock is ours
+                        shutil.rmtree(left, ignore_errors=True)
+                    with whole_folder(entry) as folder:
+                        build(folder)
+    except (OSError, NotImplementedError) as error:  # the latter where the file system has no locks
+        raise HycamError(
+            f"The cache folder {entry.parent} cannot be used ({error}). Set HYCAM_CACHE to a folder that can."
+        ) from error
     return entry
 
 
@@ -58,16 +64,25 @@ class ArrowWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.close()
-        self._sink.close()
+        try:
+            self._writer.close()
+        finally:
+            self._sink.close()
 
     def write(self, batch: pyarrow.RecordBatch) -> None:
         self._writer.write_batch(batch)
 
 
 def read_arrow(path: Path) -> datasets.Dataset:
-    """What an ``ArrowWriter`` wrote, mapped into memory and not read."""
-    return datasets.Dataset.from_file(str(path))
+    """What an ``ArrowWriter`` wrote, mapped into memory and not read.
+
+    Raises:
+        HycamError: it is not whole, as after a power failure.
+    """
+    try:
+        return datasets.Dataset.from_file(str(path))
+    except (pyarrow.ArrowException, OSError) as error:
+        raise HycamError(f"{path} in the cache is damaged ({error}): delete {path.parent} and try again.") from error
 
 
 def entry_of(dataset: datasets.Dataset) -> str:

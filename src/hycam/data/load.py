@@ -53,13 +53,15 @@ def load_task(wanted: str | Task, skip_bad_rows: bool = False, keep_empty: bool 
     fetched = found.fetch()
     key = {"rows": fetched.key, "convert": _called(fetched.convert), "skip": skip_bad_rows}
     _announce(found)
-    folder = cached(found.name, key, lambda folder: _build(fetched, folder, skip_bad_rows))
-    told = json.loads((folder / "counts.json").read_text())
+    folder = cached(found.name, key, lambda folder: _build(fetched, folder, skip_bad_rows, found.path()))
     dataset = read_arrow(folder / "rows.arrow")
+    try:
+        told = json.loads((folder / "counts.json").read_text())
+    except (OSError, ValueError) as error:
+        raise HycamError(f"{folder} in the cache is damaged ({error}): delete it and try again.") from error
     if told["bad"]:
-        _log.warning(
-            "%s: %s malformed rows passed over; the first: %s", found.name, f"{told['bad']:,}", told["first_bad"]
-        )
+        first = told["first_bad"].replace(told["path"], str(found.path() or ""))  # the same rows may lie elsewhere now
+        _log.warning("%s: %s malformed rows passed over; the first: %s", found.name, f"{told['bad']:,}", first)
     if len(dataset) == len(told["empty"]) and not keep_empty:
         raise HycamError(f"{found.path() or found.name} has no row with an instruction and a response.")
     difference = found.compare(len(dataset))
@@ -89,7 +91,7 @@ def _announce(found: Task) -> None:
         _log.info("%s: reading %s MB of %s", found.name, f"{size / 1e6:,.0f}", path)
 
 
-def _build(fetched: Fetched, folder: Path, skip_bad_rows: bool) -> None:
+def _build(fetched: Fetched, folder: Path, skip_bad_rows: bool, path: Path | None) -> None:
     bad: list[str] = []
     empty: list[int] = []
 
@@ -103,7 +105,7 @@ def _build(fetched: Fetched, folder: Path, skip_bad_rows: bool) -> None:
             empty += [total + number for number, example in enumerate(batch) if example.is_empty]
             total += len(batch)
             writer.write(pyarrow.RecordBatch.from_pylist([_values(example) for example in batch], _SCHEMA))
-    counts = {"empty": empty, "bad": len(bad), "first_bad": bad[0] if bad else None}
+    counts = {"empty": empty, "bad": len(bad), "first_bad": bad[0] if bad else "", "path": str(path or "")}
     (folder / "counts.json").write_text(json.dumps(counts))
 
 
@@ -117,7 +119,8 @@ def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
     size = 0
     for example in examples:
         batch.append(example)
-        size += len(example.instruction) + len(example.input) + len(example.response)
+        texts = (example.group, example.instruction, example.input, example.response, example.system)
+        size += sum(map(len, texts)) + sum(len(asked) + len(answered) for asked, answered in example.history)
         if len(batch) == _ROWS_AT_ONCE or size > _TEXT_AT_ONCE:
             yield batch
             batch, size = [], 0

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 
 import numpy as np
+import torch
 
 from hycam.data.recipe import MixtureRecipe
 from hycam.errors import HycamError
@@ -73,18 +74,27 @@ class Mixture:
         self.seed = seed
         self.probabilities = _probabilities(recipe, self.tasks, self.sizes)
         self.counts = _counts(recipe, self.sizes, self.probabilities, generator(seed, Purpose.COUNTS))
-        self._dropping = recipe.strategy != "concatenate" and recipe.exhaustion == "drop"
+        self._shuffling = recipe.strategy == "concatenate"
+        self._dropping = not self._shuffling and recipe.exhaustion == "drop"
         self._offsets = np.cumsum(self.sizes) - self.sizes
 
     def __len__(self) -> int:
         """Draws in an epoch, the same in every one."""
         return int(self.counts.sum())
 
+    def wanted(self) -> dict[str, float]:
+        """The probability of each task in a draw to which every task still has rows."""
+        return dict(zip(self.tasks, self.probabilities.tolist(), strict=True))
+
     def epoch(self, number: int) -> np.ndarray:
         """The rows that epoch ``number`` (from 0) draws, in order: int64 ``[len]``.
 
         A row's index is global: the rows of the first task come first, then those of the second, and so on.
         """
+        if self._shuffling:
+            # The order that transformers' Trainer gives the rows of one dataset under the same seed.
+            shuffler = torch.Generator().manual_seed(self.seed + number)
+            return torch.randperm(len(self), generator=shuffler).numpy()
         drawn = np.flatnonzero(self.counts).tolist()
         rows = np.concatenate([self._offsets[task] + self._rows(task, number) for task in drawn])
         arrivals = np.concatenate([self._arrivals(task, number) for task in drawn])

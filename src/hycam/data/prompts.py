@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
 from hycam.data.recipe import Turns
@@ -60,9 +59,10 @@ def render(example: Mapping[str, Any], style: str, tokenizer: PreTrainedTokenize
         tokenizer: its chat template is used by ``"chat"``.
 
     Raises:
-        HycamError: ``"chat"`` with a tokenizer that has no chat template.
+        HycamError: as :func:`render_turns`.
     """
-    (only,) = render_turns({**example, "response": "", "history": ()}, style, tokenizer)
+    # Whatever the answer, the same stands before it; a template may refuse an empty one.
+    (only,) = render_turns({**example, "response": "answer", "history": ()}, style, tokenizer)
     return only.before
 
 
@@ -76,10 +76,10 @@ def render_turns(
             ``asked`` and ``answered``).
         style: ``"alpaca"``: the Stanford Alpaca form, with or without the input part, later turns without its preamble;
             the tokenizer's own special tokens still have to be added. ``"paper"``: the same without the last line end,
-            as the released code of the paper has it. ``"chat"``: the tokenizer's chat template, the
-            input below the instruction; special tokens are in the text already. Anything else is a template: each turn
-            is the template with ``{instruction}``, ``{input}`` and ``{system}`` put in; what it has no place for goes
-            before (system) or below (input) the instruction.
+            as the released code of the paper has it. ``"chat"``: the tokenizer's chat template, the input below the
+            instruction; special tokens are in the text already, and an answer is what the template makes of it.
+            Anything else is a template: each turn is the template with ``{instruction}``, ``{input}`` and ``{system}``
+            put in; what it has no place for goes before (system) or below (input) the instruction.
         tokenizer: its chat template is used by ``"chat"``.
         turns: ``"last"`` gives a chat as one turn, so that the template may shorten the earlier ones.
 
@@ -124,49 +124,67 @@ def _filled(template: str, instruction: str, given: str, system: str) -> str:
 def _chat(example: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, turns: Turns) -> list[Turn]:
     if not tokenizer.chat_template:
         raise HycamError(
-            f'The prompt "chat" needs a chat template, and {tokenizer.name_or_path or "the tokenizer"} has none. '
+            f'The prompt "chat" needs a chat template, and {_called(tokenizer)} has none. '
             'Use the prompt "alpaca", or a backbone that was tuned for chat.'
         )
     given = f"\n\n{example['input']}" if example["input"].strip() else ""
     system = example.get("system")
-    messages = [{"role": "system", "content": system}] if system else []
-    found: list[Turn] = []
-    passed = ""  # all text up to the end of the answer before
+    said = [{"role": "system", "content": system}] if system else []
     for turn in example["history"]:
-        messages.append({"role": "user", "content": turn["asked"]})
-        if turns == "all":
-            before = _templated(tokenizer, messages)
-            found.append(Turn(_added(before, passed, tokenizer), turn["answered"]))
-            passed = before + turn["answered"]
-        messages.append({"role": "assistant", "content": turn["answered"]})
-    messages.append({"role": "user", "content": example["instruction"] + given})
-    found.append(Turn(_added(_templated(tokenizer, messages), passed, tokenizer), example["response"]))
+        said += [{"role": "user", "content": turn["asked"]}, {"role": "assistant", "content": turn["answered"]}]
+    said += [{"role": "user", "content": example["instruction"] + given}]
+    said += [{"role": "assistant", "content": example["response"]}]
+    whole = _templated(tokenizer, said)
+    end = end_token(tokenizer, "chat")
+    answers = [number for number, message in enumerate(said) if message["role"] == "assistant"]
+    found: list[Turn] = []
+    passed = ""  # all text up to the end token of the answer before, with it
+    for number in answers if turns == "all" else answers[-1:]:
+        opened, answer = _templated(tokenizer, said[:number], opening=True), said[number]["content"]
+        written = _written(whole[len(opened) :], answer, end) if whole.startswith(opened) else None
+        if not opened.startswith(passed) or (written is None and number != answers[-1]):
+            raise HycamError(
+                f"The chat template of {_called(tokenizer)} does not keep the earlier answers of a conversation as "
+                f"they are, each with {end} behind it, so they cannot be trained. Train the last answer only "
+                '(turns: last), or use the prompt "alpaca".'
+            )
+        before, answer = written or ("", answer)  # a template that writes no answers as it asks for them
+        found.append(Turn(opened[len(passed) :] + before, answer))
+        passed = opened + before + answer + end
     return found
 
 
-def _templated(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> str:
+def _templated(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], opening: bool = False) -> str:
+    """A conversation as the template writes it; with ``opening`` up to where an answer begins."""
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    except TemplateError as error:
-        raise HycamError(f"The chat template of {tokenizer.name_or_path} refuses a conversation: {error}.") from error
-
-
-def _added(text: str, passed: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """What a turn adds to the text before it; the end token of the answer before is left out, since it is put there."""
-    if not text.startswith(passed):
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opening))
+    except Exception as error:  # a template is a program: it may raise anything, and on purpose
+        said = f"{error}".strip().rstrip(".") or type(error).__name__
         raise HycamError(
-            f"The chat template of {tokenizer.name_or_path} changes earlier answers of a conversation, which then "
-            'cannot be trained. Train the last answer only (turns: last), or use the prompt "alpaca".'
-        )
-    added = text[len(passed) :]
-    if not passed:
-        return added
-    end = end_token(tokenizer, "chat")
-    return added.lstrip().removeprefix(end) if added.lstrip().startswith(end) else added
+            f"The chat template of {_called(tokenizer)} refuses a conversation ({said}). Leave out what it does not "
+            'take, such as the system text, or use the prompt "alpaca".'
+        ) from error
+
+
+def _written(text: str, answer: str, end: str) -> tuple[str, str] | None:
+    """What stands before an answer and the answer, in ``text`` that begins with them, up to the end token; or None.
+
+    Blanks right before the answer, and white space behind it, are the answer's: a model that is asked has to write
+    them. A template may strip an answer.
+    """
+    place = text.find(end)
+    while place >= 0:
+        for wanted in (answer, answer.strip()):
+            start = text.rfind(wanted, 0, place)
+            if start >= 0 and not text[start + len(wanted) : place].strip() and end not in text[:start]:
+                start = len(text[:start].rstrip(" "))
+                return text[:start], text[start:place]
+        place = text.find(end, place + 1)
+    return None
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase, style: str) -> str:
-    """What ends an answer: in a chat the special token that the template puts there, else the tokenizer's end token."""
+    """What ends an answer: in a chat the token that the template puts there, else the tokenizer's end token."""
     if style != "chat" or not tokenizer.chat_template:
         return str(tokenizer.eos_token)
     return _chat_end(tokenizer, str(tokenizer.chat_template))
@@ -174,14 +192,15 @@ def end_token(tokenizer: PreTrainedTokenizerBase, style: str) -> str:
 
 @lru_cache(maxsize=4)
 def _chat_end(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """``template`` is there for the cache alone: another one may end an answer in another way."""
     said = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
     try:
-        behind = (
-            str(tokenizer.apply_chat_template(said, chat_template=template, tokenize=False))
-            .rpartition("answer")[2]
-            .lstrip()
-        )
-    except TemplateError:
+        behind = _templated(tokenizer, said).rpartition("answer")[2].lstrip()
+    except HycamError:
         behind = ""
-    special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return max((token for token in special if behind.startswith(token)), key=len, default=str(tokenizer.eos_token))
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    return max((token for token in added if behind.startswith(token)), key=len, default=str(tokenizer.eos_token))
+
+
+def _called(tokenizer: PreTrainedTokenizerBase) -> str:
+    return str(tokenizer.name_or_path or "the tokenizer")

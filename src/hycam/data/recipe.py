@@ -84,6 +84,10 @@ class TaskRecipe:
     domain: str = "own data"
     split: SplitRecipe | None = None
 
+    def __post_init__(self) -> None:
+        if self.rows is not None and self.rows < 1:
+            raise HycamError(f"rows of a task is {self.rows}: a number above 0 was expected.")
+
 
 @dataclass
 class MixtureRecipe:

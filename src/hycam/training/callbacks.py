@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from hycam.console import Reporter
+from hycam.data.batches import Batches
 
 
 class ProgressCallback(TrainerCallback):
@@ -52,6 +54,35 @@ class JsonLinesCallback(TrainerCallback):
         line = {"step": state.global_step, "elapsed": round(time.monotonic() - self.began, 3), **logs}
         with self.path.open("a") as handle:
             handle.write(json.dumps(line) + "\n")
+
+
+class EpochCallback(TrainerCallback):
+    """Tells the batches which epoch begins. What several processes wrap them in hides them from the trainer."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.batches.set_epoch(int(state.epoch or 0))
+
+
+class RowCounter(TrainerCallback, ExportableState):
+    """How many rows of each task were trained on (on this process); a resumed run goes on counting."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, int] = {}
+
+    def add(self, rows: dict[str, int]) -> None:
+        for name, number in rows.items():
+            self.rows[name] = self.rows.get(name, 0) + number
+
+    def shares(self) -> dict[str, float]:
+        """Each task's share of the rows so far."""
+        total = sum(self.rows.values())
+        return {name: number / total for name, number in self.rows.items()}
+
+    def state(self) -> dict[str, Any]:
+        return {"args": {}, "attributes": {"rows": self.rows}}
 
 
 class RankAllocationCallback(TrainerCallback):

@@ -24,7 +24,7 @@ def evaluate_run(run: Run, settings: EvaluationRecipe, reporter: Reporter) -> di
         HycamError: the folder is no complete run, or the data cannot be had or have changed since training.
     """
     model, tokenizer = run.load()
-    data = prepare(run.recipe().data, tokenizer)
+    data = prepare(run.recipe().data, tokenizer, reporter.update)
     summary = run.summary()
     if summary is not None and summary["data"] != data.fingerprint:
         raise HycamError(

@@ -47,18 +47,29 @@ def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
         filled = parser.instantiate(parser.parse_args(words))
     except ArgumentError as error:
         raise _explained(kind, str(error)) from error
+    except HycamError:
+        raise
+    except ValueError as error:
+        raise _refused(str(error)) from error
     return kind(**{entry.name: filled[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]
 
 
 def field_names(kind: type, prefix: str = "") -> list[str]:
-    """The names of all fields, nested ones with dots: ``data.fold``, and ``methods.*.name`` under any label."""
+    """The names of all fields, nested ones with dots.
+
+    ``data.fold``; ``methods.*.name`` under any label; ``data.tasks.[].path`` in the entries of a list.
+    """
     names = []
     for name, annotation in get_type_hints(kind).items():
         names.append(prefix + name)
-        if is_dataclass(annotation):
-            names += field_names(annotation, f"{prefix}{name}.")  # type: ignore[arg-type]
-        elif get_origin(annotation) is dict and is_dataclass(get_args(annotation)[1]):
-            names += field_names(get_args(annotation)[1], f"{prefix}{name}.*.")
+        inside, where = annotation, ""
+        if get_origin(annotation) is dict:
+            inside, where = get_args(annotation)[1], "*."
+        elif get_origin(annotation) is list:
+            inside, where = get_args(annotation)[0], "[]."
+        for possible in (inside, *get_args(inside)):  # itself, or one of a union
+            if is_dataclass(possible):
+                names += field_names(possible, f"{prefix}{name}.{where}")  # type: ignore[arg-type]
     return names
 
 
@@ -88,6 +99,10 @@ def _check_fields(content: dict[Any, Any], prefix: str, pattern: str, known: set
             raise HycamError(f'{path} has an unknown field "{name}".{nearest(as_known, known)}')
         if isinstance(value, dict) and any(entry.startswith(f"{as_known}.") for entry in known):
             _check_fields(value, f"{name}.", f"{as_known}.", known, path)
+        if isinstance(value, list) and any(entry.startswith(f"{as_known}.[].") for entry in known):
+            for number, item in enumerate(value):
+                if isinstance(item, dict):
+                    _check_fields(item, f"{name}[{number}].", f"{as_known}.[].", known, path)
 
 
 def _explained(kind: type, message: str) -> HycamError:
@@ -95,9 +110,10 @@ def _explained(kind: type, message: str) -> HycamError:
     if unknown_option:
         name = unknown_option.group(1)
         return UsageError(f"There is no option --{name}.{nearest(name, field_names(kind))}")
-    wrong_value = re.search(r'Parser key "([\w.]+)":\s*(.*)', message, re.DOTALL)
-    if wrong_value:
-        key, rest = wrong_value.groups()
+    keys = re.findall(r'Parser key "([\w.]+)":', message)
+    if keys:
+        # Of an entry in a list the innermost key is the wrong one, and what is said after it.
+        key, rest = ".".join(keys), message.rpartition(f'Parser key "{keys[-1]}":')[2].strip()
         unknown_field = re.search(r"[Oo]ption '(\w+)' is not accepted", rest)
         if unknown_field:
             known = (name.rpartition(".")[2] for name in field_names(kind) if name.startswith(f"{key}."))
@@ -107,3 +123,9 @@ def _explained(kind: type, message: str) -> HycamError:
         what = f"expected {expected.group(1)}" if expected else rest.splitlines()[0]
         return HycamError(f"{key} has a wrong value: {what}{f', got {got.group(1)}' if got else ''}.")
     return HycamError(message)
+
+
+def _refused(message: str) -> HycamError:
+    """Why a dataclass in a list refuses its fields: its own words among what jsonargparse says of all it tried."""
+    reasons = re.findall(r"^\s*- (?!Expected|Does not validate)(.*)$", message, re.MULTILINE)
+    return HycamError(reasons[0] if reasons else message)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from transformers import EarlyStoppingCallback, TrainingArguments, set_seed
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments, set_seed
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
 from hycam import backbones
 from hycam.adapt import adapt, trainable_parameters
 from hycam.console import Reporter
+from hycam.data.batches import Batches
+from hycam.data.mixture import Mixture
 from hycam.data.prepare import prepare
 from hycam.errors import HycamError, nearest
 from hycam.files import is_disk_full, needs_room
@@ -23,7 +25,9 @@ from hycam.machine import peak_memory_bytes
 from hycam.methods import method
 from hycam.training.callbacks import JsonLinesCallback, ProgressCallback, RankAllocationCallback
 from hycam.training.device import torch_device, torch_dtype
+from hycam.training.packing import check_packing
 from hycam.training.recipe import Recipe
+from hycam.training.rows import MixedRows
 from hycam.training.run import Run
 from hycam.training.trainer import MultiTaskTrainer
 
@@ -43,7 +47,8 @@ def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
     Returns:
         the summary that ``training.json`` holds: ``steps``, ``tokens`` (without padding), ``seconds`` (since training
         was last started), ``peak_memory_bytes``, ``trainable_parameters``, ``total_parameters``, ``learning_rate``,
-        ``data`` (its fingerprint) and ``validation`` (the last pass: ``eval_loss`` and each task's).
+        ``data`` (its fingerprint), ``rows`` and ``shares`` (of each task, that were trained on), ``wanted_shares`` (as
+        the mixture has them) and ``validation`` (the last pass: ``eval_loss`` and each task's).
 
     Raises:
         HycamError: a part of the recipe does not work; nothing that was there is lost.
@@ -58,11 +63,21 @@ def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
     arguments = _arguments(recipe, run, rate, device.type, autocast=entry.trains_backbone and dtype == torch.bfloat16)
     tokenizer = backbones.load_tokenizer(recipe.backbone)
     tokenizer.padding_side = "right"
-    data = prepare(recipe.data, tokenizer)
+    data = prepare(recipe.data, tokenizer, reporter.update)
     run.begin(recipe)
     complete = run.summary()
     if complete is not None:
         return complete
+    rows = MixedRows(data.train)
+    mixture = Mixture(recipe.data.mixture, rows.sizes, settings.seed)
+    batches = Batches(
+        mixture,
+        rows.lengths,
+        settings.batch_size,
+        recipe.data.max_length,
+        packing=recipe.data.packing,
+        group_by_length=recipe.data.group_by_length,
+    )
 
     set_seed(settings.seed)
     # Weights that are trained are kept in float32: a step of a learning rate is less than bfloat16 can tell.
@@ -74,11 +89,14 @@ def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
     # What is trained, in float32; a checkpoint has it too, with AdamW's two moments. One more is there for a moment.
     checkpoints = 0 if arguments.save_strategy == "no" else _KEPT_CHECKPOINTS + 1
     needs_room(run.folder, trainable * 4 * (1 + 3 * checkpoints), f"the {kind} and its checkpoints")
+    if batches.packing:
+        check_packing(cast(PreTrainedModel, adapted))
     trainer = MultiTaskTrainer(
         adapted,
         arguments,
         tokenizer,
-        data.train,
+        rows,
+        batches,
         data.validation,
         optimizer,
         progress=lambda done, rows: reporter.update("validation", done, rows),
@@ -114,6 +132,9 @@ def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
         "total_parameters": total,
         "learning_rate": rate,
         "data": data.fingerprint,
+        "rows": trainer.counter.rows,
+        "shares": trainer.counter.shares(),
+        "wanted_shares": mixture.wanted(),
         "validation": validation,
     }
     run.finish(adapted, tokenizer, summary)
@@ -178,7 +199,8 @@ def _settings(
         "metric_for_best_model": "loss",
         "greater_is_better": False,
         "logging_steps": settings.log_every,
-        "include_num_input_tokens_seen": "non_padding",
+        # A packed row has no padding, and no mask that says so.
+        "include_num_input_tokens_seen": "all" if recipe.data.packing else "non_padding",
         "restore_callback_states_from_checkpoint": True,  # early stopping goes on counting
         "report_to": settings.report_to or "none",
         "seed": settings.seed,

@@ -10,6 +10,7 @@ import datasets
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
@@ -18,9 +19,13 @@ from transformers import (
     TrainingArguments,
 )
 
+from hycam.data.batches import Batches
 from hycam.evaluation.perplexity import across_tasks, response_nll
 from hycam.labelled import head_at, labelled_positions
 from hycam.optim import OptimizerSettings, RiemannianAdamW, factor_pairs, parameter_groups
+from hycam.training.callbacks import EpochCallback, RowCounter
+from hycam.training.packing import PackedCollator
+from hycam.training.rows import MixedRows
 from hycam.tuners.hycam import HyCAMModel
 
 
@@ -29,16 +34,17 @@ class MultiTaskTrainer(Trainer):
 
     The objective is what the model's own forward returns, so a HyCAM adapter brings its balance loss with it; logits
     are computed for the labelled positions only (see :mod:`hycam.labelled`), which changes no value. Logged beside the
-    loss: each task's own mean loss per labelled token since the last log, the balance loss, and the routing averaged
-    over tokens and layers. Validation is one pass over every task's rows; ``eval_loss``, which picks the best
-    checkpoint and stops early, is the mean of the tasks' losses (the Trainer's own evaluation of a dictionary of
-    datasets has no such aggregate).
+    loss: each task's own mean loss per labelled token since the last log, its share of the rows so far, the balance
+    loss, and the routing averaged over tokens and layers. Validation is one pass over every task's rows; ``eval_loss``,
+    which picks the best checkpoint and stops early, is the mean of the tasks' losses (the Trainer's own evaluation of a
+    dictionary of datasets has no such aggregate).
 
     Args:
         model: the adapted backbone.
         arguments: the trainer's settings; ``remove_unused_columns`` has to be off, since rows carry their task.
         tokenizer: pads the batches.
-        train: the training rows of each task, with the columns ``input_ids`` and ``labels``.
+        train: the training rows of all tasks.
+        batches: which of them make up each micro-batch; packed ones are laid out in one row.
         validation: the validation rows of each task, as :func:`hycam.evaluation.perplexity.response_nll` takes them.
         optimizer: what the method's optimizer has beyond AdamW.
         progress: called during validation with rows done and rows in all.
@@ -49,12 +55,14 @@ class MultiTaskTrainer(Trainer):
         model: torch.nn.Module,
         arguments: TrainingArguments,
         tokenizer: PreTrainedTokenizerBase,
-        train: dict[str, datasets.Dataset],
+        train: MixedRows,
+        batches: Batches,
         validation: dict[str, datasets.Dataset],
         optimizer: OptimizerSettings,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
-        self.tasks = list(train)
+        self.tasks = train.tasks
+        self.batches = batches
         self.optimizer_settings = optimizer
         self.progress = progress
         self.last_validation: dict[str, float] = {}
@@ -64,12 +72,32 @@ class MultiTaskTrainer(Trainer):
         super().__init__(
             model=model,
             args=arguments,
-            train_dataset=_mixed(train),
+            train_dataset=train,
             eval_dataset=validation,
-            data_collator=DataCollatorForSeq2Seq(tokenizer, label_pad_token_id=-100),
+            data_collator=PackedCollator() if batches.packing else DataCollatorForSeq2Seq(tokenizer),
             processing_class=tokenizer,
+            callbacks=[EpochCallback(batches), RowCounter()],
         )
         self.tuner = next((module for module in model.modules() if isinstance(module, HyCAMModel)), None)
+
+    @property
+    def counter(self) -> RowCounter:
+        """The counter of rows; resuming puts another in its place."""
+        return next(one for one in self.callback_handler.callbacks if isinstance(one, RowCounter))
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Micro-batches as ``batches`` has them, in place of the Trainer's own shuffling."""
+        arguments = self.args
+        loader = DataLoader(
+            cast(MixedRows, self.train_dataset),
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            num_workers=arguments.dataloader_num_workers,
+            pin_memory=arguments.dataloader_pin_memory,
+            persistent_workers=arguments.dataloader_persistent_workers,
+            prefetch_factor=arguments.dataloader_prefetch_factor,
+        )
+        return self.accelerator.prepare(loader)
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's own, with the groups of the method, and preconditioned where the method asks for it."""
@@ -94,10 +122,20 @@ class MultiTaskTrainer(Trainer):
     ) -> Any:
         task = inputs.pop("task")
         row, position, targets = labelled_positions(inputs["labels"])
+        if task.dim() == 1:  # one task a row; a packed row has one for each token, and its examples begin at position 0
+            self._count(task)
+            task = task.unsqueeze(1).expand_as(inputs["labels"])
+        else:
+            self._count(task[inputs["position_ids"] == 0])
         with head_at(self.accelerator.unwrap_model(model), row, position):
             loss, outputs = super().compute_loss(model, {**inputs, "shift_labels": targets}, True, num_items_in_batch)
-        self._note(outputs.logits[0], targets, task[row])
+        self._note(outputs.logits[0], targets, task[row, position])
         return (loss, outputs) if return_outputs else loss
+
+    def _count(self, tasks: Tensor) -> None:
+        """Counts rows, given the task of each."""
+        numbers = torch.bincount(tasks.cpu(), minlength=len(self.tasks)).tolist()
+        self.counter.add(dict(zip(self.tasks, numbers, strict=True)))
 
     @torch.no_grad()
     def _note(self, logits: Tensor, targets: Tensor, of_task: Tensor) -> None:
@@ -118,6 +156,7 @@ class MultiTaskTrainer(Trainer):
                 if tokens:
                     logs[f"loss_{name}"] = total / tokens
             self._sums.zero_()
+            logs.update({f"share_{name}": share for name, share in self.counter.shares().items()})
             if self._routing:
                 balance, *routing = torch.stack(self._routing).mean(dim=0).tolist()
                 logs["balance_loss"] = balance
@@ -147,12 +186,3 @@ class MultiTaskTrainer(Trainer):
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
-
-
-def _mixed(tasks: dict[str, datasets.Dataset]) -> datasets.Dataset:
-    """All rows in one dataset with the index of their task; the trainer's sampler shuffles them."""
-    parts = []
-    for index, rows in enumerate(tasks.values()):
-        kept = rows.select_columns(["input_ids", "labels"])
-        parts.append(kept.add_column("task", [index] * len(kept)))
-    return datasets.concatenate_datasets(parts)

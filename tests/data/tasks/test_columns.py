@@ -22,11 +22,11 @@ from hycam.errors import HycamError
     ],
 )
 def test_the_usual_names_are_understood(fields: dict, given: str) -> None:
-    (example,) = by_column_names([SourceRow("a.jsonl", 1, fields)])
+    example = by_column_names(SourceRow("a.jsonl", 1, fields))
     assert (example.instruction, example.input, example.response) == ("ask", given, "say")
 
 
 def test_other_columns_are_refused_with_what_was_expected_and_what_is_there() -> None:
     row = SourceRow("a.csv", 2, {"instruction": "x", "label": "y"})
     with pytest.raises(HycamError, match=r"a.csv:2: .*instruction and output, .*columns are: instruction, label"):
-        list(by_column_names([row]))
+        by_column_names(row)

@@ -25,7 +25,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     monkeypatch.delenv("HYCAM_DATA", raising=False)
     asked: list[tuple] = []
 
-    def load_dataset(repository: str, revision: str, split: str) -> datasets.Dataset:
+    def load_dataset(repository: str, subset: str | None, revision: str, split: str) -> datasets.Dataset:
         asked.append((repository, revision, split))
         (name,) = [name for name in HUB_ROWS if f"hub {repository}" in TASKS[name].sources[-1].describe()]
         return datasets.Dataset.from_list([HUB_ROWS[name]])

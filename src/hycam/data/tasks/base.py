@@ -93,7 +93,7 @@ class Fetched:
                 if example is not None:
                     yield example
         if missing and last is not None:
-            known = ", ".join(last.fields)
+            known = ", ".join(map(str, last.fields))
             raise HycamError(f"{last.path} has no column {', '.join(sorted(missing))} in any row. Columns: {known}.")
 
 
@@ -142,13 +142,15 @@ class Task:
         """The rows of the first source that has them.
 
         Raises:
-            HycamError: no source has them; each is named with its reason.
+            HycamError: no source has them; each is named with its reason. Or a file that is here cannot be read.
         """
         reasons = []
         for source in self.sources:
             try:
                 return source.fetch()
             except HycamError as error:
+                if source.path() is not None:
+                    raise  # another source may have other rows
                 reasons.append(str(error).removesuffix("."))
         raise HycamError(
             f'The data of the task "{self.name}" cannot be had: {"; ".join(reasons)}. {self.remedy}'.strip()

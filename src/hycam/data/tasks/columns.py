@@ -54,13 +54,20 @@ class ByColumns:
         extra = {
             name: row.text(named[name]) for name in ("group", "part") if name in named and named[name] in row.fields
         }
+        if not extra.get("group", "").strip():
+            extra.pop("group", None)  # rows without a group are none
         system = _optional(row, named.get("system"))
         if "messages" in named:
             column = named["messages"]
+            unread = sorted(self.columns.keys() & {"instruction", "input", "response", "history"})
+            if unread:
+                raise row.error(
+                    f'"{column}" has the whole conversation, so no column has {", ".join(unread)} beside it'
+                )
             talk = conversation(row, column, row.value(column), self.tags)
             return _of_turns(row, talk.system or system, talk.turns, extra)
         if isinstance(row.fields.get(named["instruction"]), list):
-            return self._trl(row, named, extra)
+            return self._trl(row, named, system, extra)
         return Example.of(
             row,
             instruction=row.text(named["instruction"]),
@@ -81,7 +88,10 @@ class ByColumns:
         possible = [names for names in _PAIRS if names[0] in row.fields and names[1] in row.fields]
         if not possible:
             pairs = ", ".join(f"{asked} and {answered}" for asked, answered in dict.fromkeys(n[:2] for n in _PAIRS))
-            known = ", ".join(row.fields) or "none"
+            for column in _CONVERSATIONS:
+                if column in row.fields:
+                    return {"messages": column}
+            known = ", ".join(map(str, row.fields)) or "none"
             raise row.error(
                 f"one of these pairs of columns was expected: {pairs}; or a list of messages in {_CONVERSATIONS[0]} or "
                 f"{_CONVERSATIONS[1]}. The columns are: {known}. A recipe names others under columns"
@@ -90,7 +100,7 @@ class ByColumns:
         usual = {"instruction": asked, "input": given, "response": answered, "system": "system", "history": "history"}
         return {**usual, **self.columns}
 
-    def _trl(self, row: SourceRow, named: Mapping[str, str], extra: Mapping[str, str]) -> Example:
+    def _trl(self, row: SourceRow, named: Mapping[str, str], system: str, extra: Mapping[str, str]) -> Example:
         """TRL's conversational form: a prompt and a completion that are lists of messages."""
         both = [row.value(named[name]) for name in ("instruction", "response")]
         if not all(isinstance(part, list) for part in both):
@@ -98,7 +108,7 @@ class ByColumns:
                 f'"{named["response"]}" was expected to be a list of messages, as "{named["instruction"]}" is'
             )
         talk = conversation(row, f"{named['instruction']} and {named['response']}", both[0] + both[1], self.tags)
-        return _of_turns(row, talk.system, talk.turns, extra)
+        return _of_turns(row, talk.system or system, talk.turns, extra)
 
 
 by_column_names = ByColumns()
@@ -115,7 +125,7 @@ def _optional(row: SourceRow, column: str | None) -> str:
 
 def _history(row: SourceRow, column: str | None) -> tuple[tuple[str, str], ...]:
     earlier: Any = row.fields.get(column) if column else None
-    if earlier is None:
+    if earlier is None or earlier == "":  # the latter in CSV, where a cell cannot be null
         return ()
     if not isinstance(earlier, list):
         raise row.error(f'"{column}" was expected to be a list of earlier questions and answers')

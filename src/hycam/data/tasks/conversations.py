@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hycam.data.formats import SourceRow
+from hycam.data.formats import SourceRow, kind_of
 
 TAGS = ("role", "content", "user", "assistant", "system")
 _USUAL = (("role", "content"), ("from", "value"))
@@ -37,6 +37,8 @@ def conversation(row: SourceRow, column: str, messages: Any, tags: Mapping[str, 
         HycamError: it is no such list, a turn is by a tool or has something other than text, or user and assistant do
             not alternate from a first question to a last answer. The message has the number of the turn.
     """
+    if not isinstance(messages, list):
+        raise row.error(f'"{column}" is {kind_of(messages)}, a list of messages was expected')
     system, asked, turns = "", None, []
     for number, message in enumerate(messages, 1):
         who = f'message {number} of "{column}"'
@@ -71,11 +73,13 @@ def _message(row: SourceRow, who: str, message: Any, tags: Mapping[str, str]) ->
         known = ", ".join(map(str, message)) or "nothing"
         raise row.error(f"{who} was expected to have {pairs} (or, in ShareGPT's form, from and value); it has {known}")
     named = message[role_key]
-    roles = {tags[role]: role for role in ("user", "assistant", "system") if role in tags} or _ROLES
+    roles = {word: role for word, role in _ROLES.items() if role not in tags}
+    roles |= {tags[role]: role for role in ("user", "assistant", "system") if role in tags}
     role = roles.get(named) if isinstance(named, str) else None
     if role is None:
+        by = f'"{named}"' if isinstance(named, str) else kind_of(named)
         hint = "; conversations with tools are not supported" if named in _TOOLS else ""
-        raise row.error(f'{who} is by "{named}": {", ".join(roles)} were expected{hint}')
+        raise row.error(f"{who} is by {by}: {', '.join(roles)} were expected{hint}")
     return role, row.checked(f"the {content_key} of {who}", _joined(message[content_key]))
 
 

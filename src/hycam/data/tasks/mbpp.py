@@ -19,11 +19,10 @@ def example(row: SourceRow) -> Example:
     have the Windows kind, which a model would have to spell out, and some begin or end with a blank line.
     """
     problem = row.inside("doc")
-    test = problem.fields["test_list"][0]
     code = _LINE_END.sub("\n", problem.text("code")).strip("\n")
     return Example.of(
         row,
-        instruction=f"{problem.text('text')}\nThe function must pass this test:\n{test}",
+        instruction=f"{problem.text('text')}\nThe function must pass this test:\n{problem.first('test_list')}",
         response=code,
         group=problem.text("text"),
     )

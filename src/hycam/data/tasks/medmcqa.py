@@ -18,13 +18,16 @@ def example(row: SourceRow) -> Example | None:
     """
     question = row.inside("doc")
     explanation = question.text("exp")
-    if row.value("idx") != 0 or row.value("doc_id") >= _SECOND_TIME or not explanation:
+    if row.number("idx") != 0 or row.number("doc_id") >= _SECOND_TIME or not explanation:
         return None
     options = [f"{letter}. {question.text('op' + letter.lower())}" for letter in "ABCD"]
+    right = question.number("cop")
+    if right not in range(len(options)):
+        raise row.error(f'"cop" is {right}, the number of an option (0 to {len(options) - 1}) was expected')
     return Example.of(
         row,
         instruction="\n".join([question.text("question"), *options]),
-        response=f"{options[question.fields['cop']]}\n\n{explanation}",
+        response=f"{options[int(right)]}\n\n{explanation}",
     )
 
 

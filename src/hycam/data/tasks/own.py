@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import permutations
 from pathlib import Path
 
-from hycam.data.formats import ENDINGS, label_of
+from hycam.data.formats import ENDINGS, is_data_file, label_of
 from hycam.data.recipe import TaskRecipe
 from hycam.data.tasks.base import Source, Task
 from hycam.data.tasks.columns import COLUMNS, ByColumns
 from hycam.data.tasks.conversations import TAGS
-from hycam.data.tasks.sources import NamedFile, OnHub
+from hycam.data.tasks.sources import NamedFile, OnHub, expanded
 from hycam.errors import HycamError, nearest
 
 
 def is_path(word: str) -> bool:
     """Whether a word in a list of tasks means a file or a folder: it is there, or it looks like one."""
     path = Path(word)
-    return path.exists() or len(path.parts) > 1 or label_of(path.name).endswith(ENDINGS)
+    try:
+        is_there = bool(word) and path.exists()
+    except OSError:  # too long a name, or a folder that may not be looked into
+        is_there = False
+    return is_there or len(path.parts) > 1 or is_data_file(path.name)
 
 
 def own_task(entry: TaskRecipe, part_column: str | None = None) -> Task:
@@ -31,11 +36,11 @@ def own_task(entry: TaskRecipe, part_column: str | None = None) -> Task:
     Raises:
         HycamError: the entry contradicts itself, or names columns or tags that there are not.
     """
-    if (entry.path is None) == (entry.hub is None):
+    if bool(entry.path) == bool(entry.hub):
         raise HycamError(f'The task "{name_of(entry)}" needs either a path or a hub dataset.')
     convert = _converter(entry, part_column)
-    if entry.path is not None:
-        return _task(entry, NamedFile(Path(entry.path).expanduser(), convert))
+    if entry.path:
+        return _task(entry, NamedFile(expanded(entry.path), convert))
     return _task(entry, _on_hub(entry, entry.hub_split, convert))
 
 
@@ -46,19 +51,24 @@ def own_parts(entry: TaskRecipe, files: Mapping[str, str]) -> dict[str, Task]:
         HycamError: as :func:`own_task`.
     """
     convert = _converter(entry, None)
-    if entry.hub is not None:
-        return {part: _task(entry, _on_hub(entry, name, convert)) for part, name in files.items()}
-    if entry.path is not None:
+    if entry.path:
         raise HycamError(f'The task "{name_of(entry)}" is split by files, so its path would not be read: leave it out.')
-    paths = {part: Path(file).expanduser().absolute() for part, file in files.items()}
-    if len(set(paths.values())) < len(paths):
-        raise HycamError(f'The task "{name_of(entry)}" has one file for two parts.')
+    paths = {part: expanded(file).absolute() for part, file in files.items()}
     # As much of the path as it takes to tell the files apart.
     above = Path(os.path.commonpath([path.parent for path in paths.values()]))
-    same_names = len({path.name for path in paths.values()}) < len(paths)
+    same_names = len({label_of(path.name) for path in paths.values()}) < len(paths)
     labels = {
         part: label_of(path.relative_to(above).as_posix() if same_names else path.name) for part, path in paths.items()
     }
+    places = {part: Path(os.path.realpath(path)) for part, path in paths.items()}
+    for one, other in permutations(files, 2):
+        same = places[one] == places[other] or places[one] in places[other].parents or labels[one] == labels[other]
+        if files[one] == files[other] or (not entry.hub and same):
+            raise HycamError(
+                f'The task "{name_of(entry)}" has the same rows for {one} and {other}: {files[one]} and {files[other]}.'
+            )
+    if entry.hub:
+        return {part: _task(entry, _on_hub(entry, name, convert)) for part, name in files.items()}
     return {part: _task(entry, NamedFile(path, convert, labels[part])) for part, path in paths.items()}
 
 
@@ -66,12 +76,12 @@ def name_of(entry: TaskRecipe) -> str:
     """What the task of an entry is called: as it says, or after its file, folder or repository."""
     if entry.name is not None:
         return entry.name
-    if entry.hub is not None:
+    if entry.hub:
         return entry.hub.rpartition("/")[2]
-    if entry.path is None:
+    if not entry.path:
         raise HycamError("A task of your own needs a name where it has neither a path nor a hub dataset.")
-    plain = label_of(Path(entry.path).expanduser().absolute().name)
-    return next((plain.removesuffix(ending) for ending in ENDINGS if plain.endswith(ending)), plain)
+    plain = label_of(expanded(entry.path).absolute().name)
+    return next((plain[: -len(ending)] for ending in ENDINGS if plain.lower().endswith(ending)), plain)
 
 
 def _task(entry: TaskRecipe, source: Source) -> Task:
@@ -84,8 +94,10 @@ def _on_hub(entry: TaskRecipe, split: str, convert: ByColumns) -> OnHub:
 
 def _converter(entry: TaskRecipe, part_column: str | None) -> ByColumns:
     name = name_of(entry)
-    if entry.hub is None and (entry.subset or entry.revision):
-        raise HycamError(f'The task "{name}" has a subset or a revision, which only a hub dataset has: set hub.')
+    if not entry.hub and (entry.subset or entry.revision or entry.hub_split != TaskRecipe.hub_split):
+        raise HycamError(
+            f'The task "{name}" has a subset, a revision or a hub_split, which only a hub dataset has: set hub.'
+        )
     _check_words(f'columns of the task "{name}"', entry.columns, [word for word in COLUMNS if word != "part"])
     _check_words(f'tags of the task "{name}"', entry.tags, TAGS)
     missing = {"instruction", "response"} - entry.columns.keys()

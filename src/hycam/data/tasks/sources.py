@@ -15,6 +15,18 @@ from hycam.downloads import Wheel, fetched_member, wheel_member
 from hycam.errors import HycamError
 
 
+def expanded(path: str) -> Path:
+    """The path with ``~`` or ``~user`` resolved.
+
+    Raises:
+        HycamError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise HycamError(f"{path} cannot be read: there is no home folder of that user.") from error
+
+
 @dataclass(frozen=True)
 class NamedFile:
     """A file that the user names, or a folder of files.
@@ -31,7 +43,10 @@ class NamedFile:
         return str(self.file)
 
     def path(self) -> Path | None:
-        return self.file if self.file.exists() else None
+        try:
+            return self.file if self.file.exists() else None
+        except OSError:  # too long a name, or a folder that may not be looked into
+            return None
 
     def fetch(self) -> Fetched:
         files = data_files(self.file)
@@ -56,8 +71,11 @@ class DataFolder:
         folder = os.environ.get("HYCAM_DATA")
         if not folder:
             return None
-        files = [Path(folder).expanduser() / f"{self.name}.jsonl{end}" for end in ("", ".gz")]
-        return next((file for file in files if file.is_file()), None)
+        files = [expanded(folder) / f"{self.name}.jsonl{end}" for end in ("", ".gz")]
+        try:
+            return next((file for file in files if file.is_file()), None)
+        except OSError:  # a folder that may not be looked into
+            return None
 
     def fetch(self) -> Fetched:
         file = self.path()
@@ -115,27 +133,50 @@ class OnHub:
         label = name if self.split == "train" else f"{name}/{self.split}"
 
         def read(_: Bad) -> Iterator[SourceRow]:
-            for number, fields in enumerate(found, 1):
-                yield SourceRow(self.repository, number, fields, label)
+            try:
+                for number, fields in enumerate(found, 1):
+                    yield SourceRow(self.repository, number, fields, label)
+            except Exception as error:  # what the decoders of its columns raise has no common base either
+                raise HycamError(f"A row of {self.repository} cannot be read: {error}.") from error
 
-        return Fetched(f"hub {self.repository} {found._fingerprint}", read, self.convert, _expected(self.convert))
+        key = f"hub {self.repository} {label} {found._fingerprint}"
+        return Fetched(key, read, self.convert, _expected(self.convert))
 
 
 def _of_files(files: list[tuple[Path, str]], convert: Convert) -> Fetched:
     """The rows of files one after the other, each with its label."""
     digest = hashlib.sha256()
+    known: dict[str, Path] = {}
+    states = []
     for file, label in files:
+        if label in known:
+            raise HycamError(f"The rows of {known[label]} and {file} would have the same names: remove one of them.")
+        known[label] = file
         try:
+            states.append(_state(file))
             with file.open("rb") as content:
                 digest.update(f"{label}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\0".encode())
         except OSError as error:
             raise HycamError(f"{file} cannot be read: {error.strerror or error}.") from error
+        except ValueError as error:  # a null, or bytes that are not UTF-8
+            raise HycamError(f"{str(file)!a} cannot be read: its name is not text. Give it another.") from error
 
     def read(bad: Bad) -> Iterator[SourceRow]:
-        for file, label in files:
+        for (file, label), state in zip(files, states, strict=True):
             yield from read_rows(file, bad, label)
+            if _state(file) != state:
+                raise HycamError(f"{file} was changed while it was read: try again.")
 
     return Fetched(digest.hexdigest(), read, convert, _expected(convert))
+
+
+def _state(file: Path) -> tuple[int, int, int] | None:
+    """What is another when the file is written to; None where it is gone."""
+    try:
+        status = file.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def _expected(convert: Convert) -> frozenset[str]:

@@ -26,7 +26,7 @@ def example(row: SourceRow) -> Example:
         row,
         instruction=layout["question"],
         input=layout["passage"],
-        response=item.fields["answers_text"][0],
+        response=item.first("answers_text"),
         group=item.text("title"),
     )
 

@@ -1,0 +1,47 @@
+"""The training rows of several tasks under one numbering."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import datasets
+import numpy as np
+from torch.utils.data import Dataset
+
+_ROWS_AT_ONCE = 10_000
+
+
+class MixedRows(Dataset[dict[str, Any]]):
+    """The rows of the tasks one task after the other, each with ``input_ids``, ``labels`` and the index of its task.
+
+    Nothing is copied: a row is read from its own dataset when it is asked for.
+
+    Args:
+        tasks: the training rows of each task, with the columns ``input_ids`` and ``labels``.
+    """
+
+    def __init__(self, tasks: Mapping[str, datasets.Dataset]) -> None:
+        self.tasks = tuple(tasks)
+        self.sizes = {name: len(rows) for name, rows in tasks.items()}
+        self._parts = [rows.select_columns(["input_ids", "labels"]) for rows in tasks.values()]
+        self._starts = (np.cumsum([0, *self.sizes.values()])[:-1]).tolist()
+
+    def __len__(self) -> int:
+        return sum(self.sizes.values())
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        task = bisect_right(self._starts, index) - 1
+        return {**self._parts[task][index - self._starts[task]], "task": task}
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row: int64 ``[rows]``."""
+        counted = [
+            batch["input_ids"].combine_chunks().value_lengths().to_numpy()
+            for part in self._parts
+            for batch in part.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=_ROWS_AT_ONCE)
+        ]
+        return np.concatenate(counted).astype(np.int64)
