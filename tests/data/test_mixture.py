@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from accelerate.data_loader import SeedableRandomSampler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -220,7 +221,8 @@ def test_an_epoch_depends_on_the_seed_and_its_number_and_on_nothing_else(strateg
     assert [resumed.epoch(number).tolist() for number in (4, 2, 0)] == [epochs[4], epochs[2], epochs[0]]
     assert all(one != next_one for one, next_one in pairwise(epochs))
     assert Mixture(made, sizes, 8).epoch(0).tolist() != epochs[0]
-    assert Mixture(made, sizes, 7 + 2**32).epoch(0).tolist() != epochs[0]
+    if strategy != "concatenate":  # which torch shuffles, with the lower half of the seed
+        assert Mixture(made, sizes, 7 + 2**32).epoch(0).tolist() != epochs[0]
 
 
 def test_the_limits_of_the_temperature_are_proportional_equal_and_the_largest_task_alone() -> None:
@@ -242,7 +244,7 @@ def test_an_epoch_is_pinned() -> None:
         for exhaustion in ("stop", "cycle", "drop"):
             mixture = Mixture(recipe(strategy, exhaustion, sizes), sizes, 2333)
             digest.update(mixture.epoch(0).astype("<i8").tobytes() + mixture.epoch(3).astype("<i8").tobytes())
-    assert digest.hexdigest() == "bc97c594a16282f33553716198d0be95c5cb1c08cfd95d12c2612975b874f24a"
+    assert digest.hexdigest() == "0d1251669a741ccfad8a5f74ee29416682e0fe1f75457ac52298f99227e2aa4c"
 
 
 @pytest.mark.parametrize(
@@ -258,3 +260,12 @@ def test_an_epoch_is_pinned() -> None:
 def test_what_cannot_be_mixed_is_refused(made: MixtureRecipe, sizes: dict[str, int], seed: int, message: str) -> None:
     with pytest.raises(HycamError, match=message):
         Mixture(made, sizes, seed)
+
+
+def test_concatenated_rows_come_in_the_order_of_transformers_own_trainer() -> None:
+    # Without settings of its own the Trainer shuffles with accelerate's sampler, seeded by training.seed and the epoch.
+    mixture = Mixture(MixtureRecipe(), {"a": 5, "b": 9}, seed=2333)
+    sampler = SeedableRandomSampler(data_source=range(14), data_seed=2333)
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        assert mixture.epoch(epoch).tolist() == list(sampler)

@@ -15,9 +15,13 @@ from peft import AutoPeftModelForCausalLM
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from architectures import tiny
+from byte_tokenizer import byte_tokenizer
 from hycam import backbones
 from hycam.console import Reporter
+from hycam.data.mixture import Mixture
 from hycam.data.prepare import prepare
+from hycam.data.recipe import MixtureRecipe
 from hycam.errors import HycamError
 from hycam.evaluation.perplexity import response_nll
 from hycam.methods import METHODS
@@ -26,6 +30,7 @@ from hycam.training.evaluate import evaluate_run
 from hycam.training.recipe import MethodRecipe, Recipe
 from hycam.training.run import Run
 from hycam.training.train import train as train_with
+from hycam.training.trainer import MultiTaskTrainer
 
 
 def train(recipe: Recipe) -> dict:
@@ -139,6 +144,105 @@ def test_an_interrupted_run_continues_from_its_last_whole_checkpoint_to_the_same
     again, once = weights(chosen), weights(whole)
     assert again.keys() == once.keys()
     assert all(torch.equal(again[key], once[key]) for key in once)
+
+
+ORDERS = {
+    "concatenate": {},
+    "stop": {"mixture": MixtureRecipe("weights", weights={"counting": 3, "mirror": 1}, exhaustion="stop")},
+    "cycle": {"mixture": MixtureRecipe("equal", exhaustion="cycle")},
+    "drop": {"mixture": MixtureRecipe("temperature", exhaustion="drop")},
+    "grouped": {"group_by_length": True},
+    "packed": {"packing": True, "mixture": MixtureRecipe("proportional", exhaustion="cycle")},
+}
+
+
+@pytest.fixture
+def batches_seen(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The token ids of every micro-batch, as training comes to it."""
+    seen: list[list[int]] = []
+    compute_loss = MultiTaskTrainer.compute_loss
+
+    def watched(self, model, inputs, *args, **kwargs):
+        seen.append(inputs["input_ids"].flatten().tolist())
+        return compute_loss(self, model, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(MultiTaskTrainer, "compute_loss", watched)
+    return seen
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_run_resumed_at_any_step_goes_on_with_the_very_batches_and_counts(
+    recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches_seen: list[list[int]], order: str
+) -> None:
+    monkeypatch.setattr("hycam.training.train._KEPT_CHECKPOINTS", 100)
+    chosen = recipe("lora", max_steps=None, epochs=2, batch_size=3, gradient_accumulation=2, save_every=1, log_every=1)
+    chosen.data = replace(chosen.data, **ORDERS[order])
+    whole = train(chosen)
+    steps, once = whole["steps"], list(batches_seen)
+    assert steps > 4
+    finished = tmp_path / "finished"
+    Path(chosen.output).rename(finished)
+    for step in range(1, steps):
+        again = Run(tmp_path / f"from-{step}")
+        shutil.copytree(finished, again.folder)
+        shutil.rmtree(again.adapter)
+        (again.folder / "training.json").unlink()
+        for later in range(step + 1, steps + 1):
+            shutil.rmtree(again.checkpoints / f"checkpoint-{later}")
+        batches_seen.clear()
+        summary = train(replace(chosen, output=str(again.folder)))
+        assert batches_seen == once[len(once) - len(batches_seen) :]
+        assert len(batches_seen) < len(once)
+        assert (summary["rows"], summary["steps"]) == (whole["rows"], steps)
+        assert summary["tokens"] == whole["tokens"]
+
+
+@pytest.mark.parametrize("order", ["stop", "cycle", "drop"])
+def test_the_rows_trained_on_are_those_of_the_mixture(recipe, order: str) -> None:
+    chosen = recipe("lora", max_steps=None, epochs=3, batch_size=2, gradient_accumulation=1, log_every=1)
+    chosen.data = replace(chosen.data, **ORDERS[order])
+    summary = train(chosen)
+    sizes = dict.fromkeys(("counting", "mirror"), 14)
+    mixture = Mixture(chosen.data.mixture, sizes, chosen.training.seed)
+    expected = dict(zip(mixture.tasks, (3 * mixture.counts).tolist(), strict=True))
+    assert summary["rows"] == expected
+    total = sum(expected.values())
+    assert summary["shares"] == {name: rows / total for name, rows in expected.items()}
+    assert summary["wanted_shares"] == mixture.wanted()
+    last = [line for line in lines(Run(Path(chosen.output))) if "loss" in line][-1]
+    assert {name: last[f"share_{name}"] for name in expected} == summary["shares"]
+
+
+def test_packed_rows_give_each_task_the_loss_and_the_adapter_the_step_that_padded_rows_give(
+    recipe, tmp_path: Path
+) -> None:
+    results = {}
+    for packing in (False, True):
+        chosen = recipe("lora", max_steps=1, batch_size=28, gradient_accumulation=1, log_every=1)
+        chosen.data = replace(chosen.data, packing=packing)
+        chosen.output = str(tmp_path / str(packing))
+        summary = train(chosen)
+        line = next(line for line in lines(Run(Path(chosen.output))) if "loss" in line)
+        results[packing] = (line, weights(chosen), summary)
+    padded, packed = results[False], results[True]
+    for name in ("loss", "loss_counting", "loss_mirror", "share_counting", "grad_norm"):
+        assert packed[0][name] == pytest.approx(padded[0][name], rel=1e-5)
+    assert packed[2]["tokens"] == padded[2]["tokens"]
+    for name, value in padded[1].items():
+        # Adam's first step has the sign of the gradient, so a gradient near zero may differ by a whole step.
+        assert torch.isclose(packed[1][name], value, atol=1e-5).float().mean() > 0.99
+
+
+def test_packing_is_refused_before_the_first_step_where_one_example_would_see_another(recipe, tmp_path: Path) -> None:
+    folder = tmp_path / "opt"
+    tiny("opt", vocab_size=258, max_position_embeddings=512, bos_token_id=0, eos_token_id=1).save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+    chosen = replace(recipe("lora"), backbone=str(folder))
+    chosen.data = replace(chosen.data, packing=True)
+    with pytest.raises(HycamError, match=r"packing.*opt.*group_by_length"):
+        train(chosen)
+    assert not Run(Path(chosen.output)).adapter.exists()
+    train(replace(chosen, data=replace(chosen.data, packing=False)))
 
 
 def test_early_stopping_goes_on_counting_after_an_interruption(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
