@@ -30,7 +30,7 @@ def main(arguments: Sequence[str]) -> None:
     print(f"Validation loss per token: {summary['validation']['eval_loss']:.3f} (mean over tasks; {losses})")
     if len(summary.get("shares", ())) > 1:  # a run of an older version has none
         shares = ", ".join(
-            f"{name} {summary['rows'][name]:,} ({share:.1%} of {summary['wanted_shares'][name]:.1%} wanted)"
+            f"{name} {summary['rows'][name]:,} ({share:.1%}, wanted {summary['wanted_shares'][name]:.1%})"
             for name, share in summary["shares"].items()
         )
         print(f"Rows trained on: {shares}")
