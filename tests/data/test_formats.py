@@ -4,8 +4,14 @@ import csv
 import gzip
 import io
 import json
+import logging
+import os
 import re
+import tracemalloc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
@@ -13,7 +19,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hycam.data.formats import SourceRow, read_rows
+import hycam.data.formats
+from hycam.data.formats import SourceRow, data_files, read_rows
 from hycam.errors import HycamError
 
 ROWS = [
@@ -95,14 +102,116 @@ def test_rows_of_json_and_csv_carry_the_line_on_which_they_begin(tmp_path: Path)
     assert [row.line for row in read_rows(table)] == [3, 6]
 
 
-@settings(max_examples=40, deadline=None)
-@given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")), min_size=1, max_size=5))
-def test_any_text_comes_back_out_of_json_lines_a_json_list_and_csv(tmp_path_factory, texts: list[str]) -> None:
+any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
+
+
+@settings(max_examples=60, deadline=None)
+@given(rows=st.lists(st.tuples(any_text, any_text), min_size=1, max_size=5), zipped=st.booleans())
+def test_any_text_comes_back_out_of_every_format_whatever_the_chunk(
+    tmp_path_factory, rows: list[tuple[str, str]], zipped: bool
+) -> None:
     folder = tmp_path_factory.mktemp("texts")
-    rows = [{"instruction": "x", "output": text} for text in texts]
-    for kind in ("jsonl", "json", "csv"):
-        path = write(folder, WRITERS[kind](rows), f"rows.{kind}")
-        assert [row.fields["output"] for row in read_rows(path)] == texts
+    written = [{"instruction": f"x{asked}", "output": answer} for asked, answer in rows]
+    for kind, as_bytes in WRITERS.items():
+        content = as_bytes(written)
+        path = write(folder, gzip.compress(content) if zipped else content, f"rows.{kind}" + ".gz" * zipped)
+        for chunk in (1, 3, 64):
+            with chunks_of(chunk):
+                read = list(read_rows(path))
+            assert [row.fields for row in read] == written
+            assert len({row.identity for row in read}) == len(written)
+
+
+@contextmanager
+def chunks_of(size: int) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hycam.data.formats, "_CHUNK", size)
+        patch.setattr(hycam.data.formats, "_PARQUET_ROWS", size)
+        yield
+
+
+spaces = st.text(" \t\r\n", max_size=4)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | any_text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(any_text, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    items=st.lists(st.tuples(spaces, st.dictionaries(any_text, values, max_size=3) | values, spaces), max_size=6),
+    chunk=st.integers(1, 40),
+    mark=st.booleans(),
+    plain=st.booleans(),
+)
+def test_a_list_in_pieces_has_the_items_and_lines_of_the_whole(
+    tmp_path_factory, items: list[tuple[str, Any, str]], chunk: int, mark: bool, plain: bool
+) -> None:
+    text, lines = "\n[", []
+    for number, (before, value, after) in enumerate(items):
+        text += "," * (number > 0) + before
+        lines.append(text.count("\n") + 1)
+        text += json.dumps(value, ensure_ascii=plain) + after
+    path = write(tmp_path_factory.mktemp("list"), b"\xef\xbb\xbf" * mark + (text + "]\n").encode(), "a.json")
+    bad: list[str] = []
+    with chunks_of(chunk):
+        rows = list(read_rows(path, lambda error: bad.append(str(error))))
+    is_row = [isinstance(value, dict) for _, value, _ in items]
+    assert [row.line for row in rows] == [line for line, good in zip(lines, is_row, strict=True) if good]
+    assert repr([row.fields for row in rows]) == repr([value for _, value, _ in items if isinstance(value, dict)])
+    places = [int(error.removeprefix(f"{path}:").split(":")[0]) for error in bad]
+    assert places == [line for line, good in zip(lines, is_row, strict=True) if not good]
+
+
+@settings(max_examples=100, deadline=None)
+@given(place=st.integers(0, 60), put=st.sampled_from([b"", b"x", b'"', b"\n", b"]", b"}", b"\xff", b"\\", b","]))
+def test_a_list_in_pieces_is_refused_at_the_place_where_the_whole_is(tmp_path_factory, place: int, put: bytes) -> None:
+    good = '[\n {"a": "grün", "b": [1, 2e5, true]},\n {"a": "\\ud83d\\ude00", "b": -7}\n]'.encode()
+    path = write(tmp_path_factory.mktemp("list"), good[:place] + put + good[place + 1 :], "a.json")
+
+    def outcome() -> str:
+        try:
+            return str([(row.line, row.fields) for row in read_rows(path)])
+        except HycamError as error:
+            return str(error)
+
+    whole = outcome()
+    for chunk in range(1, 20):
+        with chunks_of(chunk):
+            assert outcome() == whole
+
+
+def most_held(path: Path) -> int:
+    """The most bytes that Python held at a time while the rows were read."""
+    tracemalloc.start()
+    try:
+        for _ in read_rows(path):
+            pass
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    return peak
+
+
+@pytest.mark.parametrize(("kind", "separator"), [("json", ", "), ("json", ",\n"), ("jsonl", "\n")])
+def test_no_more_of_a_long_file_is_held_than_a_piece(tmp_path: Path, kind: str, separator: str) -> None:
+    row = json.dumps({"instruction": "x" * 2000, "output": "y" * 2000})
+    text = separator.join([row] * 6000)
+    path = write(tmp_path, (f"[{text}]" if kind == "json" else text).encode(), f"long.{kind}")
+    assert path.stat().st_size > 24e6
+    assert most_held(path) < 8e6
+
+
+def test_an_early_error_in_a_long_list_is_reported_before_the_rest_is_read(tmp_path: Path) -> None:
+    row = json.dumps({"instruction": "x" * 4000})
+    path = write(tmp_path, f'[{{"a": 1 "b": 2}}, {", ".join([row] * 6000)}]'.encode(), "long.json")
+    tracemalloc.start()
+    try:
+        assert failure(path).startswith(f"{path}:1:10: ")
+        assert tracemalloc.get_traced_memory()[1] < 8e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_csv_cell_may_be_longer_than_the_default_limit_of_the_library(tmp_path: Path) -> None:
@@ -134,6 +243,29 @@ def test_a_csv_cell_may_be_longer_than_the_default_limit_of_the_library(tmp_path
         ("a.parquet", b"\x00\xff" * 50, "a.parquet", "is not Parquet"),
         ("a.jsonl.gz", gzip.compress(as_jsonl(ROWS))[:-9], "a.jsonl.gz", "cut off or damaged"),
         ("a.parquet.gz", gzip.compress(as_parquet(ROWS))[:-9], "a.parquet.gz", "cut off or damaged"),
+        ("a.jsonl.gz", gzip.compress(as_jsonl(ROWS))[:5], "a.jsonl.gz", "cut off or damaged"),
+        ("a.jsonl.gz", gzip.compress(as_jsonl(ROWS)) + b"more", "a.jsonl.gz", "cut off or damaged"),
+        ("a.json.gz", gzip.compress(as_json(ROWS))[:-9], "a.json.gz", "cut off or damaged"),
+        ("a.jsonl.gz", gzip.compress(b""), "a.jsonl.gz", "is empty"),
+        ("a.jsonl", b"\xef\xbb\xbf", "a.jsonl", "is empty"),
+        ("a.jsonl", b" " * 10_000, "a.jsonl", "is empty"),
+        ("a.jsonl", as_jsonl(ROWS).decode().encode("utf-16"), "a.jsonl", "UTF-16"),
+        ("a.jsonl", as_jsonl(ROWS).decode().encode("utf-16-le"), "a.jsonl", "UTF-16"),
+        ("a.csv", as_csv(ROWS).decode().encode("utf-16-be"), "a.csv", "UTF-16"),
+        ("a.csv", as_csv(ROWS).decode().encode("utf-32"), "a.csv", "UTF-16"),
+        ("a.csv", b"a,b\n1,2\n1,gr\xfc\xdf\n", "a.csv:3:5", "0xfc is not UTF-8"),
+        ("a.json", b'[{"a": "1"},\n {"a": "gr\xfc\xdf"}]', "a.json:2:11", "0xfc is not UTF-8"),
+        ("a.json", b'[{"a": "1"}, {"a": "\xe2\x82', "a.json:1:21", "0xe2 is not UTF-8"),
+        ("a.jsonl", b'{"a": ' + b"1" * 5000 + b"}\n", "a.jsonl:1", "too many digits"),
+        ("a.json", b'[\n{"a": ' + b"1" * 5000 + b"}\n]", "a.json:2:1", "too many digits"),
+        ("a.jsonl", b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}\n", "a.jsonl:1", "nested too deeply"),
+        ("a.json", b'[{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}]\n", "a.json:1:2", "nested too deeply"),
+        ("a.json", b'[\n {"a": 1},\n]', "a.json:3:1", "JSON objects"),
+        ("a.json", b"[", "a.json:1:2", "JSON objects"),
+        ("a.json", b'[["a", 1]]', "a.json:1", "not a list"),
+        ("a.csv", b"a;b\n1,2;3\n", "a.csv:2", "1 cells were expected (a;b), not 2"),
+        ("a.csv", b"a,b\n1\n", "a.csv:2", "2 cells were expected (a, b), not 1"),
+        ("a.csv", b'a,b\n1,"2"x\n', "a.csv:2", "a row of CSV"),
     ],
 )
 def test_a_broken_file_is_reported_with_its_place(
@@ -150,9 +282,140 @@ def test_a_missing_file_and_a_folder_are_reported(tmp_path: Path) -> None:
     assert "directory" in failure(tmp_path)
 
 
+def test_columns_of_one_name_in_parquet_are_refused(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    table = pyarrow.Table.from_arrays([pyarrow.array(["x"]), pyarrow.array(["y"])], names=["output", "output"])
+    pyarrow.parquet.write_table(table, sink)
+    assert "two columns have the same name: output, output" in failure(write(tmp_path, sink.getvalue(), "a.parquet"))
+
+
+def test_text_in_parquet_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
+    sink = io.BytesIO()
+    text = pyarrow.array([b"gr\xfc\xdf"]).view(pyarrow.string())
+    pyarrow.parquet.write_table(pyarrow.table({"output": text}), sink)
+    assert "cannot be read as Parquet" in failure(write(tmp_path, sink.getvalue(), "a.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "good", "places"),
+    [
+        (
+            "a.jsonl",
+            b'{"a": "1"}\n{"a"\n[]\n{"a": "gr\xfc"}\nnull\n{"a": "2"}\n',
+            ["1", "2"],
+            ["2:5", "3", "4:10", "5"],
+        ),
+        ("a.json", b'[{"a": "1"},\n5,\n"x",\n{"a": "2"}]', ["1", "2"], ["2", "3"]),
+        ("a.csv", b"a,b\n1,x\n1,x,y\n1\n2,x\n", ["1", "2"], ["3", "4"]),
+    ],
+)
+def test_malformed_rows_are_handed_over_and_the_others_read(
+    tmp_path: Path, name: str, content: bytes, good: list[str], places: list[str]
+) -> None:
+    path, bad = write(tmp_path, content, name), []
+    assert [row.fields["a"] for row in read_rows(path, lambda error: bad.append(str(error)))] == good
+    assert [error.removeprefix(f"{path}:").split(": ")[0] for error in bad] == places
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", b'[{"a": 1},\n{"a" 2},\n{"a": 3}]'),
+        ("a.csv", b'a,b\n1,2\n"1,2\n3,4\n'),
+        ("a.csv", b"a,b\n1,2\n1,\xfc\n3,4\n"),
+        ("a.jsonl.gz", gzip.compress(as_jsonl(ROWS))[:-9]),
+    ],
+)
+def test_where_the_next_row_cannot_be_found_nothing_is_passed_over(tmp_path: Path, name: str, content: bytes) -> None:
+    path, bad = write(tmp_path, content, name), []
+    with pytest.raises(HycamError):
+        list(read_rows(path, bad.append))
+    assert bad == []
+
+
+@contextmanager
+def nobody_may_enter(folder: Path) -> Iterator[None]:
+    """Takes the rights to a folder, and from root its own."""
+    user, mode = os.geteuid(), folder.stat().st_mode
+    folder.chmod(0)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if user == 0:
+            os.seteuid(0)
+        folder.chmod(mode)
+
+
+def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
+    inside = tmp_path / "data" / "sub"
+    inside.mkdir(parents=True)
+    write(tmp_path / "data", as_jsonl(ROWS), "a.jsonl")
+    file = write(inside, as_jsonl(ROWS), "b.jsonl")
+    tried: list[str] = []
+    with nobody_may_enter(inside):
+        for attempt in (lambda: data_files(tmp_path / "data"), lambda: data_files(file), lambda: list(read_rows(file))):
+            try:
+                attempt()
+            except HycamError as error:
+                tried.append(str(error))
+    assert len(tried) == 3 and all("Permission denied" in said and str(tmp_path) in said for said in tried)
+
+
+def test_a_folder_gives_its_data_files_in_the_order_of_their_names(tmp_path: Path, caplog) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    folder = tmp_path / "data.jsonl"  # called like a file
+    for place in (elsewhere, folder / "b", folder / ".git"):
+        place.mkdir(parents=True)
+    for name in ("c.JSONL", "a.csv.gz", "b/z.parquet", "b/a.json", ".hidden.jsonl", ".git/x.json", "part.jsonl.zst"):
+        (folder / name).touch()
+    (elsewhere / "linked.jsonl").touch()
+    (folder / "link").symlink_to(elsewhere)
+    with caplog.at_level(logging.WARNING):
+        found = data_files(folder)
+    assert [file.relative_to(folder).as_posix() for file in found] == [
+        "a.csv.gz",
+        "b/a.json",
+        "b/z.parquet",
+        "c.JSONL",
+        "link/linked.jsonl",
+    ]
+    assert "passed over: part.jsonl.zst" in caplog.text and "hidden" not in caplog.text
+
+
+def test_a_folder_without_data_or_in_itself_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(HycamError, match=r"has no data file: \.jsonl, \.json, \.csv, \.parquet"):
+        data_files(tmp_path)
+    (tmp_path / "again").symlink_to(tmp_path)
+    with pytest.raises(HycamError, match=r"again is a link to a folder that it is in"):
+        data_files(tmp_path)
+
+
+def test_a_link_to_nowhere_is_not_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").symlink_to(tmp_path / "none")
+    assert data_files(tmp_path) == [tmp_path / "a.jsonl"]
+    assert "No such file" in failure(tmp_path / "a.jsonl")
+
+
+def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(HycamError, match="neither a file nor a folder"):
+        data_files(tmp_path / "a.jsonl")
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
-    [(42, "a number (42)"), (True, "true or false"), (["x"], "a list"), ({}, "an object"), ("\ud800", "half")],
+    [
+        (42, "a number (42)"),
+        (float("nan"), "a number (nan)"),
+        (True, "true or false"),
+        (["x"], "a list"),
+        ({}, "an object"),
+        (b"x", "of type bytes"),
+        ("a\ud800", "half of a character (\\ud800)"),
+    ],
 )
 def test_what_is_not_text_is_refused_where_text_belongs(value: object, said: str) -> None:
     with pytest.raises(HycamError, match=re.escape(said)) as caught:
@@ -163,6 +426,16 @@ def test_what_is_not_text_is_refused_where_text_belongs(value: object, said: str
 def test_a_missing_column_is_named_with_the_nearest_and_with_those_there_are() -> None:
     with pytest.raises(HycamError, match=r'no column "output".*Did you mean "outputs"\? Columns: prompt, outputs'):
         SourceRow("a.csv", 2, {"prompt": "", "outputs": ""}).text("output")
+
+
+def test_a_deep_or_long_value_is_shown_shortened() -> None:
+    deep: list = []
+    for _ in range(5000):
+        deep = [deep]
+    for value in (deep, ["x" * 10_000] * 1000, {str(n): n for n in range(10_000)}):
+        with pytest.raises(HycamError, match="text in quotes was expected") as caught:
+            SourceRow("a.jsonl", 1, {"output": value}).text("output")
+        assert len(str(caught.value)) < 400
 
 
 def test_null_is_empty_text() -> None:

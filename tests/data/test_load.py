@@ -1,12 +1,25 @@
 from __future__ import annotations
 
+import csv
+import gzip
+import io
 import json
 import logging
+import tracemalloc
 from pathlib import Path
+from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+import hycam.data.load
 from hycam.data.load import load_task
+from hycam.data.recipe import TaskRecipe
+from hycam.data.tasks import TASKS
+from hycam.data.tasks.own import own_task
 from hycam.errors import HycamError
 
 
@@ -57,3 +70,165 @@ def test_an_error_in_a_row_names_file_and_line(tmp_path: Path) -> None:
     path = write(tmp_path / "mine.jsonl", {"instruction": "a", "output": "b"}, {"instruction": "a", "output": 5})
     with pytest.raises(HycamError, match=rf'^{path}:2: "output" is a number \(5\)'):
         load_task(str(path))
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+
+
+@st.composite
+def files(draw: st.DrawFn) -> tuple[str, bytes, list[dict[str, str]], list[int]]:
+    """A file's name and content, its rows, and the line of each, written by hand in any of the formats."""
+    columns = ("instruction", "input", "output")
+    rows = [dict(zip(columns, row, strict=True)) for row in draw(st.lists(st.tuples(texts, texts, texts), min_size=1))]
+    kind = draw(st.sampled_from(["jsonl", "json", "csv", "parquet"]))
+    end = draw(st.sampled_from(["\n", "\r\n"]))
+    blank = [draw(st.integers(0, 2)) for _ in rows]
+    text, lines = "", []
+    if kind == "csv":
+        text = f"instruction,input,output{end}"
+    for number, row in enumerate(rows):
+        text += end * blank[number]
+        if kind == "json":
+            text += "[" if number == 0 else ","
+        lines.append(text.count("\n") + 1)
+        if kind == "csv":
+            cells = io.StringIO(newline="")
+            csv.writer(cells, lineterminator=end, quoting=csv.QUOTE_ALL).writerow(row.values())
+            text += cells.getvalue()
+        else:
+            text += json.dumps(row, ensure_ascii=draw(st.booleans())) + end
+    if kind == "json":
+        text += "]"
+    content = text.encode()
+    if kind == "parquet":
+        sink = io.BytesIO()
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), sink, row_group_size=2)
+        content, lines = sink.getvalue(), list(range(1, len(rows) + 1))
+    elif draw(st.booleans()):
+        content = b"\xef\xbb\xbf" + content
+    zipped = draw(st.booleans())
+    return f"a.{kind}" + ".gz" * zipped, gzip.compress(content) if zipped else content, rows, lines
+
+
+@settings(max_examples=120, deadline=None)
+@given(file=files(), at_once=st.integers(1, 4))
+def test_every_row_that_was_written_is_read_with_its_texts_and_identity(tmp_path_factory, file, at_once: int) -> None:
+    name, content, rows, lines = file
+    path = tmp_path_factory.mktemp("any") / name
+    path.write_bytes(content)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hycam.data.load, "_ROWS_AT_ONCE", at_once)
+        read = load_task(str(path), keep_empty=True).to_list()
+    assert [row["row"] for row in read] == [f"{name.removesuffix('.gz')}:{line}" for line in lines]
+    assert [[row["instruction"], row["input"], row["response"]] for row in read] == [[*row.values()] for row in rows]
+
+
+def test_history_and_system_come_back_as_they_were(tmp_path: Path) -> None:
+    talk = [("system", "s"), ("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    messages = [{"role": role, "content": text} for role, text in talk]
+    path = write(tmp_path / "mine.jsonl", {"messages": messages}, {"messages": messages[1:3]})
+    first, second = load_task(str(path)).to_list()
+    assert (first["system"], first["history"], first["group"]) == ("s", [{"asked": "a", "answered": "b"}], "a")
+    assert (first["instruction"], first["response"]) == ("c", "d")
+    assert (second["system"], second["history"], second["instruction"]) == ("", [], "a")
+
+
+def test_malformed_rows_are_passed_over_where_that_is_wanted_and_the_first_is_told(tmp_path: Path, caplog) -> None:
+    good = json.dumps({"instruction": "a", "output": "b"})
+    path = tmp_path / "mine.jsonl"
+    bad = ['{"instruction": 5}', '{"instruction": "a", "output": 5}', "{", "[]", '{"messages": [null]}']
+    path.write_text("\n".join([good, *bad, good]))
+    with pytest.raises(HycamError, match=rf"^{path}:2: "):
+        load_task(str(path))
+    for _ in range(2):  # the second time out of the cache
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            assert load_task(str(path), skip_bad_rows=True)["row"][:] == ["mine.jsonl:1", "mine.jsonl:7"]
+        (told,) = caplog.messages
+        assert told.startswith(f"mine: 5 malformed rows passed over; the first: {path}:2: one of these pairs")
+    moved = tmp_path / "other" / "mine.jsonl"
+    moved.parent.mkdir()
+    path.rename(moved)
+    caplog.clear()
+    load_task(str(moved), skip_bad_rows=True)
+    assert f"the first: {moved}:2: " in caplog.text
+
+
+def test_a_file_of_malformed_rows_alone_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.jsonl", {"instruction": 5, "output": "a"}, {"instruction": "a", "output": 5})
+    with pytest.raises(HycamError, match=r"mine\.jsonl has no row with an instruction and a response"):
+        load_task(str(path), skip_bad_rows=True)
+
+
+@pytest.mark.parametrize("skip", [False, True])
+def test_a_misspelt_column_is_no_malformed_row(tmp_path: Path, skip: bool) -> None:
+    path = write(tmp_path / "mine.jsonl", *[{"q": "a", "a": "b"}] * 3)
+    task = own_task(TaskRecipe(path=str(path), columns={"instruction": "q", "response": "answer"}))
+    with pytest.raises(HycamError, match=r'no column "?answer.*Columns: q, a'):
+        load_task(task, skip_bad_rows=skip)
+
+
+def test_nothing_is_left_out_for_being_empty_where_all_rows_are_wanted(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.jsonl", {"instruction": "a", "output": ""})
+    assert load_task(str(path), keep_empty=True)["response"][:] == [""]
+
+
+def test_all_rows_of_the_source_are_compared_with_the_papers_count(tmp_path: Path, monkeypatch, caplog) -> None:
+    rows: list[dict[str, Any]] = [{"instruction": "a", "output": "b"}, {"instruction": "a", "output": ""}]
+    write(tmp_path / "dolly.jsonl", *rows)
+    monkeypatch.setenv("HYCAM_DATA", str(tmp_path))
+    for _ in range(2):
+        caplog.clear()
+        with caplog.at_level(logging.INFO, logger="hycam"):
+            load_task("dolly")
+        assert TASKS["dolly"].compare(2) in caplog.messages
+
+
+def test_a_file_of_the_papers_that_cannot_be_read_is_not_passed_over_for_the_hub(tmp_path: Path, monkeypatch) -> None:
+    file = write(tmp_path / "dolly.jsonl", {"instruction": "a", "output": "b"})
+    monkeypatch.setenv("HYCAM_DATA", str(tmp_path))
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("the hub was asked"))
+    opened = Path.open
+
+    def refused(path: Path, *args: Any, **kwargs: Any) -> Any:
+        if path == file:
+            raise PermissionError(13, "Permission denied", str(path))
+        return opened(path, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(HycamError, match=rf"^{file} cannot be read: Permission denied"):
+        load_task("dolly")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet"])
+def test_a_giant_row_takes_a_small_multiple_of_its_size(tmp_path: Path, kind: str) -> None:
+    size = 20_000_000
+    row = {"instruction": "a", "input": "b", "output": "c" * size}
+    path = tmp_path / f"giant.{kind}"
+    if kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), path)
+    elif kind == "csv":
+        path.write_text(f"instruction,input,output\na,b,{row['output']}\n")
+    else:
+        path.write_text(json.dumps([row] if kind == "json" else row))
+    tracemalloc.start()
+    try:
+        dataset = load_task(str(path))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert len(dataset[0]["response"]) == size
+    assert peak < (12 if kind == "csv" else 6) * size  # the csv module's own buffer has four bytes a character
+
+
+@pytest.mark.soak
+def test_a_row_of_100_megabytes_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "giant.jsonl", {"instruction": "a", "output": "c" * 100_000_000})
+    assert len(load_task(str(path))[0]["response"]) == 100_000_000
+
+
+def test_a_batch_of_long_histories_is_written_before_it_is_full(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(hycam.data.load, "_TEXT_AT_ONCE", 100)
+    rows = [{"instruction": "a", "output": "b", "history": [["x" * 60, "y" * 60]]}] * 5
+    dataset = load_task(str(write(tmp_path / "mine.jsonl", *rows)))
+    assert dataset.data.column("row").num_chunks == len(dataset) == 5

@@ -324,8 +324,9 @@ def _json(path: Path, number: int, raw: bytes) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
+        column = min(error.pos, len(text.rstrip())) + 1  # not behind the line's end, where white space was skipped
         raise HycamError(
-            f"{path}:{number}:{error.colno}: one whole JSON object on the line was expected ({error.msg})."
+            f"{path}:{number}:{column}: one whole JSON object on the line was expected ({error.msg})."
         ) from None
     except ValueError:  # of int(), which takes no more than some thousands of digits
         raise HycamError(f"{path}:{number}: {_LONGEST}.") from None
@@ -368,8 +369,9 @@ class _OpenList:
             raise self._error(self.at, 'a comma or the "]" that closes the list was expected')
         if not self.is_first and character == ",":
             self.at += 1
-            character = self._peek()
-        if character == "]":
+            if self._peek() == "]":
+                raise self._error(self.at, "a list of JSON objects was expected (nothing follows the comma)")
+        elif character == "]":
             self.at += 1
             if self._peek():
                 raise self._error(self.at, "nothing was expected after the list")
@@ -381,7 +383,7 @@ class _OpenList:
             except json.JSONDecodeError as error:
                 # Whether it goes on in what was not read yet; else all the rest would be read to find the same error.
                 is_cut = error.msg.startswith("Unterminated string") or error.pos > len(self.text) - _CUT
-                if not (is_cut and self._read(len(self.text))):
+                if not (is_cut and self._read(len(self.text) - self.at)):
                     raise self._error(error.pos, f"a list of JSON objects was expected ({error.msg})") from None
             except ValueError:
                 raise self._error(self.at, _LONGEST) from None

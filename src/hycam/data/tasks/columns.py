@@ -87,10 +87,10 @@ class ByColumns:
                 return {"messages": column, "system": "system", **self.columns}
         possible = [names for names in _PAIRS if names[0] in row.fields and names[1] in row.fields]
         if not possible:
-            pairs = ", ".join(f"{asked} and {answered}" for asked, answered in dict.fromkeys(n[:2] for n in _PAIRS))
             for column in _CONVERSATIONS:
                 if column in row.fields:
-                    return {"messages": column}
+                    return {"messages": column}  # which is no list, as will be said
+            pairs = ", ".join(f"{asked} and {answered}" for asked, answered in dict.fromkeys(n[:2] for n in _PAIRS))
             known = ", ".join(map(str, row.fields)) or "none"
             raise row.error(
                 f"one of these pairs of columns was expected: {pairs}; or a list of messages in {_CONVERSATIONS[0]} or "

@@ -1,0 +1,297 @@
+"""Entries of the cache: whole or not there, made once, told apart by what they are made of."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pyarrow
+import pytest
+
+import hycam.data.cache
+from hycam.data.cache import ArrowWriter, cached, entry_of, read_arrow
+from hycam.data.load import load_task
+from hycam.data.recipe import TaskRecipe
+from hycam.data.tasks.own import own_task
+from hycam.errors import HycamError
+
+
+def write(path: Path, *answers: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"q": f"ask {a}", "instruction": "Go.", "output": a}) + "\n" for a in answers))
+    return path
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, for this process and for those that a test starts."""
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    monkeypatch.setattr(hycam.data.cache, "cache_folder", lambda: folder)
+    monkeypatch.setenv("HYCAM_CACHE", str(folder))
+    return folder
+
+
+def entries(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "data").iterdir() if not path.name.startswith("."))
+
+
+def left_over(folder: Path) -> list[str]:
+    return [path.name for path in (folder / "data").iterdir() if path.name.startswith(".") and path.suffix != ".lock"]
+
+
+def test_an_entry_is_made_once_and_told_apart_by_its_key(folder: Path) -> None:
+    made: list[str] = []
+
+    def build(at: Path) -> None:
+        made.append(str(at))
+        (at / "content").write_text(str(len(made)))
+
+    first = cached("a task", {"rows": "x", "skip": False}, build)
+    assert cached("a task", {"skip": False, "rows": "x"}, build) == first  # in whatever order
+    other = cached("a task", {"rows": "x", "skip": True}, build)
+    assert [(entry / "content").read_text() for entry in (first, other)] == ["1", "2"]
+    assert len(made) == 2 and entries(folder) == sorted([first.name, other.name]) and left_over(folder) == []
+
+
+@pytest.mark.parametrize("name", ["", ".", "../../up", "a/b\\c:d*[e]?", "𝒜" * 200, "x" * 500, "-", "gr\udcfc"])
+def test_a_task_may_have_any_name(folder: Path, name: str) -> None:
+    entry = cached(name, {}, lambda at: (at / "content").touch())
+    assert entry.parent == folder / "data" and (entry / "content").exists()
+
+
+def test_what_an_entry_is_made_of_is_in_its_key(folder: Path, tmp_path: Path, monkeypatch) -> None:
+    file = write(tmp_path / "a" / "mine.jsonl", "1", "2")
+
+    def entry(path: Path, skip: bool = False, **settings: dict) -> str:
+        return entry_of(load_task(own_task(TaskRecipe(path=str(path), **settings)), skip))
+
+    first = entry(file)
+    assert entry(write(tmp_path / "elsewhere" / "mine.jsonl", "1", "2")) == first
+    later = file.stat().st_mtime + 100
+    os.utime(file, (later, later))
+    assert entry(file) == first
+    others = {
+        entry(file, skip=True),
+        entry(file, columns={"instruction": "q", "response": "output"}),
+        entry(file, columns={"group": "q"}),
+        entry(file, tags={"user": "guest"}),
+        entry(write(tmp_path / "a" / "yours.jsonl", "1", "2")),  # its rows have other identities
+    }
+    assert len(others) == 5 and first not in others
+    status = file.stat()
+    write(file, "1", "3")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert file.stat().st_size == status.st_size and entry(file) != first
+    assert load_task(str(file))["response"][:] == ["1", "3"]
+    monkeypatch.setattr(hycam.data.cache, "_code", lambda: "another version")
+    write(file, "1", "2")
+    assert entry(file) != first
+
+
+def test_an_error_while_an_entry_is_made_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.jsonl", *map(str, range(3000)))
+    file.write_text(file.read_text() + "{\n")
+    with pytest.raises(HycamError, match=r"mine\.jsonl:3001:2: "):
+        load_task(str(file))
+    assert entries(folder) == left_over(folder) == []
+
+
+# A fresh process, whose children are forked from it once the libraries are imported.
+PRELUDE = """
+import json, os, shutil, signal, sys, time
+from pathlib import Path
+import hycam.data.load
+from hycam.data.load import load_task
+from hycam.data.tasks.base import Task
+from hycam.data.tasks.columns import by_column_names
+from hycam.data.tasks.sources import NamedFile
+
+hycam.data.load._ROWS_AT_ONCE = 2
+file, folder = Path(sys.argv[1]), Path(os.environ["HYCAM_CACHE"]) / "data"
+
+def answers(convert):
+    return load_task(Task("mine", "tests", "none", (NamedFile(file, convert),)))["response"][:]
+
+class Child:
+    def __init__(self, action):
+        reads, writes = os.pipe()
+        self.number = os.fork()
+        if self.number == 0:
+            code = 1
+            try:
+                os.write(writes, json.dumps(action()).encode())
+                code = 0
+            finally:
+                os._exit(code)
+        os.close(writes)
+        self.pipe = os.fdopen(reads)
+
+    def outcome(self):
+        with self.pipe:
+            answer = self.pipe.read()
+        return [os.waitpid(self.number, 0)[1], answer]
+"""
+
+
+def told(script: str, file: Path) -> list:
+    """What a process that runs the script ends with, printed as JSON."""
+    command = [sys.executable, "-c", PRELUDE + textwrap.dedent(script), str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_killed_at_any_step_nothing_half_made_is_believed(folder: Path, tmp_path: Path) -> None:
+    """Children are killed at every step that Python reports to an audit hook, and at every row."""
+    file = write(tmp_path / "mine.jsonl", *map(str, range(7)))
+    script = """
+    def run(limit):
+        steps = 0
+
+        def step():
+            nonlocal steps
+            steps += 1
+            if steps == limit:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        def converted(row):
+            step()
+            return by_column_names(row)
+
+        def hook(event, _):
+            if event.split(".")[0] in ("open", "os", "shutil", "fcntl", "tempfile"):
+                step()
+
+        sys.addaudithook(hook)
+        return answers(converted)
+
+    def state():
+        scratch = [one for one in folder.glob(".*") if one.suffix != ".lock"]
+        return len(list(folder.glob("mine-*"))), len(scratch)
+
+    outcomes = []
+    limit = 1
+    while os.WIFSIGNALED((killed := Child(lambda: run(limit)).outcome())[0]):
+        before = state()
+        outcomes.append([before, Child(lambda: run(0)).outcome(), state()])
+        for entry in folder.iterdir():
+            if entry.is_dir():
+                shutil.rmtree(entry)
+        limit += 1
+    print(json.dumps([*outcomes, killed]))
+    """
+    *outcomes, last = told(script, file)
+    right = [0, json.dumps(list(map(str, range(7))))]
+    assert last == right and len(outcomes) > 20
+    for (whole, scratch), outcome, after in outcomes:
+        assert outcome == right
+        # Killed when the entry is there already, an empty folder is left beside it; no later run makes the entry.
+        assert after == [1, scratch if whole else 0]
+    assert {(0, 0), (0, 1), (1, 0)} <= {tuple(before) for before, _, _ in outcomes}  # before, while, after it was made
+
+
+def test_a_killed_process_is_no_hindrance_to_one_that_waits_for_it(folder: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.jsonl", *map(str, range(7)))
+    script = """
+    begun = file.with_name("begun")
+
+    def converted(row):
+        if row.line == 5 and not begun.exists():
+            begun.touch()
+            time.sleep(300)
+        return by_column_names(row)
+
+    stalled = Child(lambda: answers(converted))
+    while not begun.exists():
+        time.sleep(0.01)
+    waiting = Child(lambda: answers(converted))
+    time.sleep(0.5)
+    was_waiting = os.waitpid(waiting.number, os.WNOHANG) == (0, 0)
+    os.kill(stalled.number, signal.SIGKILL)
+    print(json.dumps([was_waiting, waiting.outcome()]))
+    """
+    assert told(script, file) == [True, [0, json.dumps(list(map(str, range(7))))]]
+    assert len(entries(folder)) == 1 and left_over(folder) == []
+
+
+def test_processes_that_want_one_entry_make_it_once(folder: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.jsonl", *map(str, range(7)))
+    script = """
+    def converted(row):
+        with file.with_name("made").open("a") as log:
+            log.write(f"{row.line} ")
+        time.sleep(0.1)
+        return by_column_names(row)
+
+    children = [Child(lambda: answers(converted)) for _ in range(3)]
+    print(json.dumps([child.outcome() for child in children]))
+    """
+    assert told(script, file) == [[0, json.dumps(list(map(str, range(7))))]] * 3
+    assert (tmp_path / "made").read_text().split() == list(map(str, range(1, 8)))
+    assert len(entries(folder)) == 1 and left_over(folder) == []
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    file = write(tmp_path / "mine.jsonl", *["x" * 10_000] * 50)
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, usual[1]))  # no file may grow longer
+    try:
+        with pytest.raises(HycamError, match=rf"Could not write {folder / 'data'}.*Make room"):
+            load_task(str(file))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert entries(folder) == left_over(folder) == []
+    assert len(load_task(str(file))) == 50
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch) -> None:
+    file = write(tmp_path / "mine.jsonl", "1")
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    monkeypatch.setattr(hycam.data.cache, "cache_folder", lambda: folder)
+    (folder / "data").write_text("a file")
+    with pytest.raises(HycamError, match=r"cache/data cannot be used .* Set HYCAM_CACHE"):
+        load_task(str(file))
+    (folder / "data").unlink()
+
+    def refused(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(hycam.data.cache, "FileLock", refused)
+    with pytest.raises(HycamError, match=r"cache/data cannot be used .*Permission denied"):
+        load_task(str(file))
+
+
+@pytest.mark.parametrize("file", ["rows.arrow", "counts.json"])
+@pytest.mark.parametrize("content", [None, b"", b"half"])
+def test_a_damaged_entry_is_named_with_what_to_do(folder: Path, tmp_path: Path, file: str, content) -> None:
+    rows = write(tmp_path / "mine.jsonl", "1", "2")
+    load_task(str(rows))
+    (name,) = entries(folder)
+    damaged = folder / "data" / name / file
+    if content is None:
+        damaged.unlink()
+    else:
+        damaged.write_bytes(content)
+    with pytest.raises(HycamError, match=rf"{name}.* in the cache is damaged .*delete"):
+        load_task(str(rows))
+
+
+def test_batches_come_back_as_one_table_that_names_its_entry(folder: Path) -> None:
+    schema = pyarrow.schema([("n", pyarrow.int64())])
+
+    def build(at: Path) -> None:
+        with ArrowWriter(at / "rows.arrow", schema) as writer:
+            for n in range(3):
+                writer.write(pyarrow.record_batch([pyarrow.array([n, n + 10])], schema))
+
+    entry = cached("numbers", {}, build)
+    dataset = read_arrow(entry / "rows.arrow")
+    assert dataset["n"][:] == [0, 10, 1, 11, 2, 12]
+    assert entry_of(dataset) == entry_of(dataset.select([3])) == entry.name
