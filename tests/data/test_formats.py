@@ -4,8 +4,6 @@ import csv
 import gzip
 import io
 import json
-import logging
-import os
 import re
 import tracemalloc
 from collections.abc import Iterator
@@ -20,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hycam.data.formats
-from hycam.data.formats import SourceRow, data_files, read_rows
+from hycam.data.formats import read_rows
 from hycam.errors import HycamError
 
 ROWS = [
@@ -331,112 +329,3 @@ def test_where_the_next_row_cannot_be_found_nothing_is_passed_over(tmp_path: Pat
     with pytest.raises(HycamError):
         list(read_rows(path, bad.append))
     assert bad == []
-
-
-@contextmanager
-def nobody_may_enter(folder: Path) -> Iterator[None]:
-    """Takes the rights to a folder, and from root its own."""
-    user, mode = os.geteuid(), folder.stat().st_mode
-    folder.chmod(0)
-    if user == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if user == 0:
-            os.seteuid(0)
-        folder.chmod(mode)
-
-
-def test_what_may_not_be_read_is_named(tmp_path: Path) -> None:
-    inside = tmp_path / "data" / "sub"
-    inside.mkdir(parents=True)
-    write(tmp_path / "data", as_jsonl(ROWS), "a.jsonl")
-    file = write(inside, as_jsonl(ROWS), "b.jsonl")
-    tried: list[str] = []
-    with nobody_may_enter(inside):
-        for attempt in (lambda: data_files(tmp_path / "data"), lambda: data_files(file), lambda: list(read_rows(file))):
-            try:
-                attempt()
-            except HycamError as error:
-                tried.append(str(error))
-    assert len(tried) == 3 and all("Permission denied" in said and str(tmp_path) in said for said in tried)
-
-
-def test_a_folder_gives_its_data_files_in_the_order_of_their_names(tmp_path: Path, caplog) -> None:
-    elsewhere = tmp_path / "elsewhere"
-    folder = tmp_path / "data.jsonl"  # called like a file
-    for place in (elsewhere, folder / "b", folder / ".git"):
-        place.mkdir(parents=True)
-    for name in ("c.JSONL", "a.csv.gz", "b/z.parquet", "b/a.json", ".hidden.jsonl", ".git/x.json", "part.jsonl.zst"):
-        (folder / name).touch()
-    (elsewhere / "linked.jsonl").touch()
-    (folder / "link").symlink_to(elsewhere)
-    with caplog.at_level(logging.WARNING):
-        found = data_files(folder)
-    assert [file.relative_to(folder).as_posix() for file in found] == [
-        "a.csv.gz",
-        "b/a.json",
-        "b/z.parquet",
-        "c.JSONL",
-        "link/linked.jsonl",
-    ]
-    assert "passed over: part.jsonl.zst" in caplog.text and "hidden" not in caplog.text
-
-
-def test_a_folder_without_data_or_in_itself_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "notes.txt").touch()
-    with pytest.raises(HycamError, match=r"has no data file: \.jsonl, \.json, \.csv, \.parquet"):
-        data_files(tmp_path)
-    (tmp_path / "again").symlink_to(tmp_path)
-    with pytest.raises(HycamError, match=r"again is a link to a folder that it is in"):
-        data_files(tmp_path)
-
-
-def test_a_link_to_nowhere_is_not_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").symlink_to(tmp_path / "none")
-    assert data_files(tmp_path) == [tmp_path / "a.jsonl"]
-    assert "No such file" in failure(tmp_path / "a.jsonl")
-
-
-def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.jsonl")
-    with pytest.raises(HycamError, match="neither a file nor a folder"):
-        data_files(tmp_path / "a.jsonl")
-
-
-@pytest.mark.parametrize(
-    ("value", "said"),
-    [
-        (42, "a number (42)"),
-        (float("nan"), "a number (nan)"),
-        (True, "true or false"),
-        (["x"], "a list"),
-        ({}, "an object"),
-        (b"x", "of type bytes"),
-        ("a\ud800", "half of a character (\\ud800)"),
-    ],
-)
-def test_what_is_not_text_is_refused_where_text_belongs(value: object, said: str) -> None:
-    with pytest.raises(HycamError, match=re.escape(said)) as caught:
-        SourceRow("folder/a.jsonl", 7, {"output": value}).text("output")
-    assert str(caught.value).startswith("folder/a.jsonl:7: ")
-
-
-def test_a_missing_column_is_named_with_the_nearest_and_with_those_there_are() -> None:
-    with pytest.raises(HycamError, match=r'no column "output".*Did you mean "outputs"\? Columns: prompt, outputs'):
-        SourceRow("a.csv", 2, {"prompt": "", "outputs": ""}).text("output")
-
-
-def test_a_deep_or_long_value_is_shown_shortened() -> None:
-    deep: list = []
-    for _ in range(5000):
-        deep = [deep]
-    for value in (deep, ["x" * 10_000] * 1000, {str(n): n for n in range(10_000)}):
-        with pytest.raises(HycamError, match="text in quotes was expected") as caught:
-            SourceRow("a.jsonl", 1, {"output": value}).text("output")
-        assert len(str(caught.value)) < 400
-
-
-def test_null_is_empty_text() -> None:
-    assert SourceRow("a.jsonl", 1, {"input": None}).text("input") == ""

@@ -11,7 +11,7 @@ import datasets
 import pyarrow
 
 from hycam.data.cache import ArrowWriter, cached, read_arrow
-from hycam.data.formats import refuse
+from hycam.data.source_row import refuse
 from hycam.data.tasks import Example, Task, task
 from hycam.data.tasks.base import Convert, Fetched
 from hycam.data.tasks.columns import ByColumns

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hycam.data.formats import SourceRow
+from hycam.data.source_row import SourceRow
 from hycam.data.tasks.base import Example
 from hycam.data.tasks.columns import ByColumns, by_column_names
 from hycam.errors import HycamError
@@ -105,7 +105,7 @@ TALK = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "sa
     [
         ({}, {}, "The columns are: none"),
         ({"messages": None}, {}, '"messages" is null, a list of messages was expected'),
-        ({"messages": "hello"}, {}, '"messages" is of type str'),
+        ({"messages": "hello"}, {}, '"messages" is text'),
         ({"messages": {"role": ["user"]}}, {}, '"messages" is an object'),
         ({"chat": None}, {"messages": "chat"}, '"chat" is null, a list of messages was expected'),
         ({"chat": 5}, {"messages": "chat"}, '"chat" is a number (5)'),

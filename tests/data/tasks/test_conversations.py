@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hycam.data.formats import SourceRow
+from hycam.data.source_row import SourceRow
 from hycam.data.tasks.conversations import Conversation, conversation
 from hycam.errors import HycamError
 
@@ -58,7 +58,7 @@ def test_a_role_without_a_tag_keeps_its_usual_spellings() -> None:
     ("messages", "said"),
     [
         (None, '"messages" is null, a list of messages was expected'),
-        ("text", '"messages" is of type str'),
+        ("text", '"messages" is text'),
         ({"role": "user"}, '"messages" is an object'),
         ([], 'the last message of "messages" was expected to be an answer'),
         ([None], 'message 1 of "messages" was expected to be an object'),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hycam.data.formats import SourceRow
+from hycam.data.source_row import SourceRow
 from hycam.data.tasks import gsm8k, icliniq, mbpp, medmcqa, squad, webgpt
 from hycam.data.tasks.base import Convert, Example
 from hycam.errors import HycamError
@@ -80,7 +80,7 @@ def test_icliniq_takes_the_doctors_answer_and_groups_by_patient() -> None:
     [
         (medmcqa.example, medical_row("x", "So.", cop=4), '"cop" is 4'),
         (medmcqa.example, medical_row("x", "So.", cop=None), '"cop" is null, a number was expected'),
-        (medmcqa.example, medical_row("x", "So.", idx="0"), '"idx" is of type str'),
+        (medmcqa.example, medical_row("x", "So.", idx="0"), '"idx" is text'),
         (medmcqa.example, medical_row("x", "So.", doc_id=True), '"doc_id" is true or false'),
         (medmcqa.example, {"doc": None}, '"doc" was expected to hold an object'),
         (mbpp.example, {"doc": {"text": "a", "code": "b"}}, 'no column "test_list"'),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from hycam.data.formats import Bad, SourceRow
+from hycam.data.source_row import Bad, SourceRow
 from hycam.errors import HycamError
 
 Turn = tuple[str, str]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hycam.data.formats import SourceRow
+from hycam.data.source_row import SourceRow
 from hycam.data.tasks.base import Example
 from hycam.data.tasks.conversations import conversation
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hycam.data.formats import SourceRow, kind_of
+from hycam.data.source_row import SourceRow, kind_of
 
 TAGS = ("role", "content", "user", "assistant", "system")
 _USUAL = (("role", "content"), ("from", "value"))

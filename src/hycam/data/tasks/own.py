@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
 
-from hycam.data.formats import ENDINGS, is_data_file, label_of
+from hycam.data.folders import ENDINGS, is_data_file
 from hycam.data.recipe import TaskRecipe
+from hycam.data.source_row import label_of
 from hycam.data.tasks.base import Source, Task
 from hycam.data.tasks.columns import COLUMNS, ByColumns
 from hycam.data.tasks.conversations import TAGS

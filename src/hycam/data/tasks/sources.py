@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from hycam.data.formats import Bad, SourceRow, data_files, label_of, read_rows
+from hycam.data.folders import data_files
+from hycam.data.formats import read_rows
+from hycam.data.source_row import Bad, SourceRow, label_of
 from hycam.data.tasks.base import Convert, Fetched
 from hycam.data.tasks.columns import ByColumns
 from hycam.downloads import Wheel, fetched_member, wheel_member

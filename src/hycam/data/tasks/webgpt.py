@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hycam.data.formats import SourceRow
+from hycam.data.source_row import SourceRow
 from hycam.data.tasks.base import Example, PaperCounts, Task
 from hycam.data.tasks.columns import by_column_names
 from hycam.data.tasks.sources import DataFolder, OnHub
