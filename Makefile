@@ -31,6 +31,7 @@ soak: env
 bench: env
 	$(BIN)/python -m benchmarks.baseline_layers
 	$(BIN)/python -m benchmarks.riemannian_step
+	$(BIN)/python -m benchmarks.data_preparation --rows 50000
 
 lint: env
 	$(BIN)/ruff format --check src tests examples benchmarks

@@ -3,15 +3,18 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import shutil
 import struct
 from pathlib import Path
 
 import pytest
+from transformers import PreTrainedTokenizerFast
 
-from hycam.data.encode import encode
+from byte_tokenizer import byte_tokenizer
+from hycam.data.encode import Form, encode
 from hycam.data.load import load_task
-from hycam.data.prepare import PARTS, Prepared, prepare
-from hycam.data.recipe import DataRecipe
+from hycam.data.prepare import Prepared, prepare
+from hycam.data.recipe import PARTS, DataRecipe, SplitRecipe, TaskRecipe
 from hycam.data.splits import split_fold
 from hycam.errors import HycamError
 
@@ -34,15 +37,15 @@ def rows_of(prepared: Prepared) -> dict[str, list[str]]:
 def test_the_parts_are_those_of_the_fold(file: str, tokenizer) -> None:
     dataset = load_task(file)
     for fold in range(5):
-        split = split_fold(dataset["group"], fold, 7)
+        split = split_fold(dataset["group"][:], fold, 7)
         found = rows_of(prepare(DataRecipe(tasks=[file], fold=fold, seed=7), tokenizer))
         assert found == {part: dataset.select(getattr(split, part))["row"][:] for part in PARTS}
 
 
 def test_a_row_carries_its_texts_and_the_ids_of_encode(file: str, tokenizer) -> None:
     row = prepare(DataRecipe(tasks=[file]), tokenizer).test["mine"][0]
-    alone = load_task(file).filter(lambda one: one["row"] == row["row"])
-    assert row == encode(alone, tokenizer).dataset[0]
+    number = int(row["row"].split(":")[1]) - 1
+    assert row == {**encode(load_task(file).select([number]), tokenizer).dataset[0], "index": number}
     assert row["response"].startswith("answer") and row["prompt"].endswith("### Response:\n")
 
 
@@ -132,7 +135,120 @@ def test_a_part_without_a_row_left_is_refused(tmp_path: Path, tokenizer) -> None
         prepare(DataRecipe(tasks=[long], max_length=90), tokenizer)
 
 
-@pytest.mark.parametrize("field", ["max_length", "train_rows", "validation_rows", "test_rows"])
-def test_a_number_of_rows_or_tokens_below_one_is_refused(field: str) -> None:
-    with pytest.raises(HycamError, match=f"{field} is 0"):
-        DataRecipe(**{field: 0})
+class TestCache:
+    """A part of which all rows are wanted is tokenised once, and comes out as if it had been tokenised now."""
+
+    @pytest.fixture(autouse=True)
+    def cache(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr("hycam.data.cache.cache_folder", lambda: tmp_path / "cache")
+        return tmp_path / "cache"
+
+    @staticmethod
+    def entries(cache: Path) -> int:
+        return len([*cache.glob("data/*/tokens.arrow")])
+
+    def test_parts_are_those_encoded_in_memory(self, tmp_path: Path, tokenizer) -> None:
+        rows = [
+            {"messages": [{"role": role, "content": f"{role} {n} {turn}" * (1 + n % 9)} for turn in range(1 + n % 3)
+             for role in ("user", "assistant")]}
+            for n in range(60)
+        ]  # fmt: skip
+        (tmp_path / "talks.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        entry = TaskRecipe(path=str(tmp_path / "talks.jsonl"), turns="last")
+        recipe = DataRecipe(tasks=[entry], max_length=400, overlong="drop", prompt="Q{instruction}A", fold=2)
+        dataset = load_task(str(tmp_path / "talks.jsonl"))
+        split = split_fold(dataset["group"][:], 2, recipe.seed)
+        for _ in range(2):  # made, and found
+            prepared = prepare(recipe, tokenizer)
+            for part in PARTS:
+                wanted = getattr(split, part)
+                encoded = encode(dataset.select(wanted), tokenizer, Form("Q{instruction}A", 400, "drop", "last"))
+                expected = [{**row, "index": wanted[row["index"]]} for row in encoded.dataset]
+                assert getattr(prepared, part)["talks"].to_list() == expected
+                assert prepared.counts[part]["talks"] == encoded.counts
+        assert sum(prepared.counts[part]["talks"].dropped for part in PARTS) > 0
+
+    def test_all_folds_seeds_and_ways_of_splitting_share_one_entry(self, file: str, tokenizer, cache: Path) -> None:
+        told: list[tuple[str, int, int]] = []
+        for fold in range(5):
+            prepare(DataRecipe(tasks=[file], fold=fold), tokenizer, lambda *done: told.append(done))
+        prepare(DataRecipe(tasks=[file], seed=5), tokenizer)
+        prepare(DataRecipe(tasks=[file], split=SplitRecipe("count", validation_rows=3, test_rows=4)), tokenizer)
+        prepare(DataRecipe(tasks=[file], train_rows=3), tokenizer)
+        assert self.entries(cache) == 1
+        assert told == [("tokenising mine", 40, 40)]  # by the first of them
+
+    def test_another_entry_is_made_for_what_changes_the_tokens(self, file: str, tokenizer, cache: Path) -> None:
+        def chat() -> PreTrainedTokenizerFast:
+            other = byte_tokenizer("<s> $A </s>")
+            other.chat_template = "{% for m in messages %}{{ m['content'] }}</s>{% endfor %}"
+            return other
+
+        ways: list[tuple[DataRecipe, PreTrainedTokenizerFast]] = [
+            (DataRecipe(tasks=[file]), tokenizer),
+            (DataRecipe(tasks=[file]), chat()),
+            (DataRecipe(tasks=[file], prompt="chat"), chat()),
+            (DataRecipe(tasks=[file], prompt="paper"), tokenizer),
+            (DataRecipe(tasks=[file], max_length=1199), tokenizer),
+            (DataRecipe(tasks=[file], overlong="drop"), tokenizer),
+            (DataRecipe(tasks=[TaskRecipe(path=file, turns="last")]), tokenizer),
+            (DataRecipe(tasks=[TaskRecipe(path=file, rows=30)]), tokenizer),
+        ]
+        for number, (recipe, words) in enumerate(ways, 1):
+            for _ in range(2):
+                prepare(recipe, words)
+                assert self.entries(cache) == number
+
+    def test_the_fingerprint_does_not_depend_on_where_tokens_come_from(
+        self, file: str, tokenizer, cache: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        recipe = DataRecipe(tasks=[file])
+        first, second = prepare(recipe, tokenizer).fingerprint, prepare(recipe, tokenizer).fingerprint
+        assert self.entries(cache) == 1
+        shutil.rmtree(cache)
+        monkeypatch.setattr("hycam.data.encode._ROWS_AT_ONCE", 7)  # other batches on the disk
+        assert first == second == prepare(recipe, tokenizer).fingerprint
+        # All rows asked for by their number are tokenised anew, in memory, where that is fewer than there are.
+        some = DataRecipe(tasks=[file], train_rows=27)
+        assert prepare(some, tokenizer).fingerprint == prepare(some, tokenizer).fingerprint != first
+
+    def test_limited_rows_are_those_of_the_whole_part_to_the_token(self, file: str, tokenizer) -> None:
+        whole = {row["row"]: row for row in prepare(DataRecipe(tasks=[file]), tokenizer).train["mine"]}
+        some = prepare(DataRecipe(tasks=[file], train_rows=9), tokenizer).train["mine"].to_list()
+        assert len(some) == 9 and all(row == whole[row["row"]] for row in some)
+
+
+def test_rows_that_do_not_fit_make_room_for_the_next_ones(tmp_path: Path, tokenizer) -> None:
+    rows = [{"instruction": f"Ask {n}.", "output": "r" * (500 if n % 3 else 5)} for n in range(90)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    file = str(tmp_path / "mine.jsonl")
+    split = split_fold(load_task(file)["group"][:], 0, 2333)
+    names = {row: f"mine.jsonl:{row + 1}" for row in range(90)}
+    before: set[str] = set()
+    for limit in (1, 4, 9, 15):
+        recipe = DataRecipe(tasks=[file], train_rows=limit, max_length=200)
+        prepared = prepare(recipe, tokenizer)
+        found = prepared.train["mine"]["row"][:]
+        order = sorted(split.train, key=lambda row: hashlib.sha256(f"2333\0{names[row]}".encode()).digest())
+        fitting = [row for row in order if row % 3 == 0]
+        assert found == [names[row] for row in sorted(fitting[:limit])]
+        tried = order.index(fitting[limit - 1]) + 1
+        counts = prepared.counts["train"]["mine"]
+        assert (counts.rows, counts.kept, counts.dropped) == (tried, limit, tried - limit)
+        assert before < set(found)
+        before = set(found)
+
+
+def test_every_way_of_splitting_reaches_the_tokens(tmp_path: Path, tokenizer) -> None:
+    files = {part: write(tmp_path / f"{part}.jsonl", rows) for part, rows in zip(PARTS, (6, 3, 2), strict=True)}
+    entry = TaskRecipe(name="mine", split=SplitRecipe("files", files=files))
+    found = rows_of(prepare(DataRecipe(tasks=[entry]), tokenizer))
+    assert found == {
+        part: [f"{part}.jsonl:{n + 1}" for n in range(rows)] for part, rows in zip(PARTS, (6, 3, 2), strict=True)
+    }
+
+
+def test_a_prompt_that_cannot_be_made_is_refused_before_anything_is_read(tokenizer) -> None:
+    for prompt, said in (("alpca", 'Did you mean "alpaca"'), ("chat", "needs a chat template")):
+        with pytest.raises(HycamError, match=said):
+            prepare(DataRecipe(tasks=["nowhere/mine.jsonl"], prompt=prompt), tokenizer)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hycam.data.splits import FOLDS, split_fold
+from hycam.data.splits import FOLDS, Split, order_key, split_column, split_count, split_fold, straddling
 from hycam.errors import HycamError
 
 # Sizes of 10 to 40 groups, dealt out so that rows of one group are not neighbours.
@@ -106,3 +106,102 @@ def test_a_fold_that_there_is_not_is_refused(fold: int) -> None:
 def test_fewer_than_ten_groups_are_refused() -> None:
     with pytest.raises(HycamError, match=r"90 rows in 9 groups.*at least 10 groups.*add rows"):
         split_fold([str(number % 9) for number in range(90)], 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("seed", "text", "digest"),
+    [
+        (2333, "train.jsonl:1", "38357a82f5a02b7b03219be0ffbbec193f087e8a41e273b5f73933d1d5f9780a"),
+        (0, "", "e4f60d0aa6d7f3d3b6a6494b1c861b99f649c6f9ec51abaf201b20f297327c95"),
+        (-7, "Grüße\0\n", "71b9e0386cf99df21cd529a87d5ad3b75414dffd310de965ddcd27eee0b96678"),
+    ],
+)
+def test_the_order_key_is_pinned(seed: int, text: str, digest: str) -> None:
+    assert order_key(seed, text).hex() == digest
+    assert order_key(seed, text) == hashlib.sha256(str(seed).encode() + b"\0" + text.encode()).digest()
+
+
+class TestCount:
+    """So many rows for validation and test, the rest for training."""
+
+    @staticmethod
+    def wanted(groups: list[str], fractions: tuple[float, float]) -> tuple[int, int]:
+        """Validation and test rows that leave one for training."""
+        rows = len(groups)
+        test = 1 + int(fractions[0] * (rows - 3))
+        return 1 + int(fractions[1] * (rows - 2 - test)), test
+
+    @settings(max_examples=200, deadline=None)
+    @given(group_lists, seeds, st.tuples(st.floats(0, 1), st.floats(0, 1)))
+    def test_no_row_is_lost_or_in_two_parts_and_no_group_is_separated(
+        self, groups: list[str], seed: int, fractions: tuple[float, float]
+    ) -> None:
+        split = split_count(groups, *self.wanted(groups, fractions), seed)
+        parts = (split.train, split.validation, split.test)
+        assert all(part and part == sorted(part) for part in parts)
+        assert sorted(row for part in parts for row in part) == list(range(len(groups)))
+        assert straddling(groups, split) == 0
+
+    @settings(max_examples=200, deadline=None)
+    @given(group_lists, seeds, st.tuples(st.floats(0, 1), st.floats(0, 1)))
+    def test_parts_are_as_near_to_what_was_asked_as_whole_groups_allow(
+        self, groups: list[str], seed: int, fractions: tuple[float, float]
+    ) -> None:
+        validation, test = self.wanted(groups, fractions)
+        split = split_count(groups, validation, test, seed)
+        sizes, rows = Counter(groups), len(groups)
+        largest = max(sizes.values())
+        misses = {
+            "test": abs(len(split.test) - test),
+            "validation": abs(len(split.validation) - validation),
+            "train": abs(len(split.train) - (rows - validation - test)),
+        }
+        ends, ordered = [0], sorted(sizes, key=lambda group: hashlib.sha256(f"{seed}\0{group}".encode()).digest())
+        for group in ordered:
+            ends.append(ends[-1] + sizes[group])
+        nearest = [min(ends, key=lambda end: (abs(end - cut), end)) for cut in (test, test + validation)]
+        if 0 < nearest[0] < nearest[1] < rows:
+            assert (len(split.test), len(split.test) + len(split.validation)) == tuple(nearest)
+            assert {groups[row] for row in split.test} == set(ordered[: ends.index(nearest[0])])
+            assert max(misses["test"], misses["train"]) * 2 <= largest and misses["validation"] <= largest
+        else:  # a part would have had no group
+            assert all(miss < 2 * largest for miss in misses.values())
+
+    def test_rows_without_groups_are_split_to_the_row_in_the_order_of_their_hashes(self) -> None:
+        groups = [f"row {number}" for number in range(50)]
+        ordered = sorted(range(50), key=lambda row: hashlib.sha256(f"5\0row {row}".encode()).hexdigest())
+        split = split_count(groups, 12, 7, 5)
+        assert split.test == sorted(ordered[:7])
+        assert split.validation == sorted(ordered[7:19])
+
+    @pytest.mark.parametrize(
+        ("groups", "validation", "test"),
+        [(["a", "b", "c", "d"], 2, 2), (["a", "b", "c"], 1, 9), (["a", "a", "a", "b"], 1, 1)],
+    )
+    def test_what_would_leave_a_part_empty_is_refused(self, groups: list[str], validation: int, test: int) -> None:
+        with pytest.raises(
+            HycamError, match=rf"{len(groups)} rows in \d groups cannot give {validation} .*, {test} .*Ask for fewer"
+        ):
+            split_count(groups, validation, test, 0)
+
+
+class TestColumn:
+    """The rows say themselves where they belong."""
+
+    def test_every_spelling_of_a_part_is_known(self) -> None:
+        parts = ["train", "dev", "Test", " training ", "val", "valid", "VALIDATION", "test"]
+        assert split_column(parts, "part") == Split(train=[0, 3], validation=[1, 4, 5, 6], test=[2, 7])
+
+    def test_another_word_is_refused_with_the_rows_that_have_it(self) -> None:
+        with pytest.raises(HycamError, match=r'column "fold" says "7" in 2 rows.*train.*dev'):
+            split_column(["train", "dev", "test", "7", "7"], "fold")
+
+    def test_a_part_without_rows_is_refused_with_what_there_is(self) -> None:
+        with pytest.raises(HycamError, match=r"no row to validation and test \(it has: train 3\)"):
+            split_column(["train"] * 3, "part")
+
+
+def test_groups_in_several_parts_are_counted_once_each() -> None:
+    groups = ["a", "a", "a", "b", "b", "c", "d"]
+    assert straddling(groups, Split(train=[0, 3, 5], validation=[1, 6], test=[2, 4])) == 2
+    assert straddling(groups, Split(train=[0, 1, 2], validation=[3, 4], test=[5, 6])) == 0

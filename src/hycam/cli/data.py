@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
-from jsonargparse.typing import NonNegativeInt, PositiveInt
+from jsonargparse.typing import PositiveInt
 from rich.console import Console
 from rich.table import Table
 
@@ -40,32 +40,38 @@ def parser() -> ArgumentParser:
     )
     shown.add_argument("task", type=str, help="name of a task, a file or a folder")
     shown.add_argument("--rows", type=PositiveInt, default=3, help="how many rows to print")
-    shown.add_argument(
-        "--prompt", type=str | None, default=None, help="alpaca (the default), paper, chat or a template"
-    )
-    shown.add_argument("--max_length", type=PositiveInt | None, default=None, help="most tokens of a row")
-    shown.add_argument("--overlong", type=Overlong | None, default=None, help="what becomes of longer rows")
+    shown.add_argument("--prompt", type=str, default=None, help="alpaca (the default), paper, chat or a template")
+    shown.add_argument("--max_length", type=PositiveInt, default=None, help="most tokens of a row")
+    shown.add_argument("--overlong", type=Overlong, default=None, help="what becomes of longer rows")
     _add_tokenizer(shown)
     _add_where(shown)
 
     counted = ArgumentParser(
         exit_on_error=False, description="Rows and tokens of tasks, counted as Table 1 of the paper counts them."
     )
-    counted.add_argument("tasks", type=str, nargs="*", help="tasks, files or folders; by default the paper's five")
+    counted.add_argument(
+        "tasks",
+        type=str,
+        nargs="*",
+        default=[],
+        help="tasks, files or folders; by default the recipe's, or the paper's five",
+    )
     counted.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _add_tokenizer(counted)
     _add_where(counted)
 
     divided = ArgumentParser(exit_on_error=False, description="Which rows are trained, validated and tested on.")
     divided.add_argument("task", type=str, help="name of a task, a file or a folder")
-    divided.add_argument("--fold", type=NonNegativeInt | None, default=None, help="which of the five folds, 0 to 4")
-    divided.add_argument("--seed", type=int | None, default=None, help="orders the rows before they are split")
+    divided.add_argument("--fold", type=int, default=None, help="which of the five folds, 0 to 4")
+    divided.add_argument("--seed", type=int, default=None, help="orders the rows before they are split")
     divided.add_argument("--rows", action="store_true", help="print the identity of every row too")
     divided.add_argument("--json", action="store_true", help="print JSON instead of lines")
     _add_where(divided)
 
     fetched = ArgumentParser(exit_on_error=False, description="Brings data into the cache and says where they are.")
-    fetched.add_argument("tasks", type=str, nargs="*", help="names of tasks; by default all that come with pip alone")
+    fetched.add_argument(
+        "tasks", type=str, nargs="*", default=[], help="names of tasks; by default all that come with pip alone"
+    )
 
     whole = ArgumentParser(
         prog="hycam data", exit_on_error=False, description="The tasks, what a model sees of them, and their splits."
@@ -100,16 +106,16 @@ def _add_tokenizer(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--tokenizer",
         "--backbone",
-        type=str | None,
+        type=str,
         default=None,
         help=f"a backbone's ({_BACKBONE} by default, or the recipe's): short name, folder or hub id; or llama-3",
     )
 
 
 def _add_where(parser: ArgumentParser) -> None:
-    parser.add_argument("--recipe", type=str | None, default=None, help="a recipe that says what the task is")
+    parser.add_argument("--recipe", type=str, default=None, help="a recipe that says what the task is")
     parser.add_argument(
-        "--dataset_info", type=str | None, default=None, help="a dataset_info.json of LLaMA-Factory, or its folder"
+        "--dataset_info", type=str, default=None, help="a dataset_info.json of LLaMA-Factory, or its folder"
     )
     parser.add_argument("--skip_bad_rows", action="store_true", help="count malformed rows and pass over them")
 
@@ -135,15 +141,15 @@ def _is_comparison(path: Path) -> bool:
     return False
 
 
-def _found(names: list[str], data: DataRecipe) -> dict[str, Chosen]:
-    """The tasks of these names, as the recipe has them, or else as they would be in a recipe."""
+def _found(names: Sequence[str], data: DataRecipe) -> list[Chosen]:
+    """The tasks of these names or paths, as the recipe has them, or else as they would be in a recipe."""
     own = chosen_tasks(data) if data.tasks else {}
     known = {**{str(one.entry.path): one for one in own.values()}, **own}
-    others: list[str | TaskRecipe] = [name for name in names if name not in known]
+    others: list[str | TaskRecipe] = [name for name in dict.fromkeys(names) if name not in known]
     if others:
         found = chosen_tasks(replace(data, tasks=others, mixture=MixtureRecipe()))
         known |= dict(zip(map(str, others), found.values(), strict=True))
-    return {known[name].name: known[name] for name in names}
+    return [known[name] for name in dict.fromkeys(names)]
 
 
 def _list(as_json: bool) -> None:
@@ -153,7 +159,7 @@ def _list(as_json: bool) -> None:
         return
     table = Table("task", "domain", "rows", "licence", "source", box=None, padding=(0, 2, 0, 0))
     table.columns[2].justify = "right"
-    table.columns[4].min_width = 26
+    table.columns[4].overflow = "fold"
     for entry in entries:
         rows = "-" if entry.rows is None else f"{entry.rows:,}"
         table.add_row(entry.name, entry.domain, rows, entry.licence, entry.source)
@@ -167,7 +173,7 @@ def _preview(chosen: Namespace) -> None:
     from hycam.backbones import load_tokenizer
 
     data, backbone = _recipe(chosen, prompt=chosen.prompt, max_length=chosen.max_length, overlong=chosen.overlong)
-    (found,) = _found([chosen.task], data).values()
+    (found,) = _found([chosen.task], data)
     preview(found, data, load_tokenizer(chosen.tokenizer or backbone), Console(), rows=chosen.rows)
 
 
@@ -176,19 +182,24 @@ def _stats(chosen: Namespace) -> None:
     from hycam.data.stats import statistics
 
     data, backbone = _recipe(chosen)
-    found = _found(chosen.tasks or list(PAPER), data)
+    if chosen.tasks or not (data.tasks or data.dataset_info):
+        found = _found(chosen.tasks or PAPER, data)
+    else:
+        found = list(chosen_tasks(data).values())
     tokenizer = load_tokenizer(chosen.tokenizer or backbone)
     counted = []
-    for one in found.values():
-        for part in one.parts.values() if one.task is None else (one.task,):
+    for one in found:
+        parts = {one.name: one.task} if one.task else {f"{one.name} ({part})": one.parts[part] for part in PARTS}
+        for name, part in parts.items():
             rows = load_task(part, data.skip_bad_rows, keep_empty=True)
-            counted.append(statistics(part, rows, tokenizer))
+            counted.append(replace(statistics(part, rows, tokenizer), task=name))
     if chosen.json:
         print(json.dumps([asdict(entry) for entry in counted], indent=2))
         return
     table = Table("task", "samples", "total tokens", "mean tokens", "domain", "source", box=None, padding=(0, 2, 0, 0))
     for column in table.columns[1:4]:
         column.justify = "right"
+    table.columns[5].overflow = "fold"
     for entry in counted:
         numbers = (f"{entry.samples:,}", f"{entry.total_tokens:,}", f"{entry.mean_tokens:.2f}")
         table.add_row(entry.task, *numbers, entry.domain, entry.source)
@@ -197,7 +208,7 @@ def _stats(chosen: Namespace) -> None:
 
 def _split(chosen: Namespace) -> None:
     data, _ = _recipe(chosen, fold=chosen.fold, seed=chosen.seed)
-    (found,) = _found([chosen.task], data).values()
+    (found,) = _found([chosen.task], data)
     divided = partition(found, data)
     identities = {part: divided.identities(part) for part in PARTS}
     if chosen.json:

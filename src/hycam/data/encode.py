@@ -11,7 +11,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -22,7 +22,7 @@ import pyarrow
 from transformers import PreTrainedTokenizerBase
 
 from hycam.data.cache import ArrowWriter, cached, read_arrow
-from hycam.data.prompts import check_prompt, end_token, render_turns
+from hycam.data.prompts import Turn, check_prompt, end_token, render_turns
 from hycam.data.recipe import Overlong, Turns
 from hycam.errors import HycamError
 from hycam.labelled import IGNORED
@@ -46,7 +46,8 @@ _SCHEMA = pyarrow.schema(
     ]
 )
 _ROWS_AT_ONCE = 1000
-_PLENTY = 32  # characters a token; a text with more than so many for each token that fits is looked at closer
+_TEXT_AT_ONCE = 64 << 20  # bytes; a few giant rows are worked on apart
+_PLENTY = 32  # characters a token; of a text with far more than so many for each token that fits, the ends are enough
 
 
 @dataclass(frozen=True)
@@ -204,6 +205,7 @@ def numbers(whole: datasets.Dataset, column: str) -> np.ndarray:
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 (hexadecimal) of everything that ``save_pretrained`` writes of a tokenizer."""
+    tokenizer("", **_PLAIN)  # which puts away the padding and truncation of an earlier call: they would be written too
     digest = hashlib.sha256(type(tokenizer).__name__.encode())
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
@@ -232,14 +234,14 @@ def _batches(
     form: Form,
     progress: Callable[[int], None] | None,
 ) -> Iterator[pyarrow.RecordBatch]:
-    check_prompt(form.prompt)
+    check_prompt(form.prompt, tokenizer)
     if tokenizer.eos_token_id is None:
         raise HycamError(
             f"{tokenizer.name_or_path or 'The tokenizer'} has no end token (eos_token), without which a model cannot "
             "learn where a response ends. Set one in its tokenizer_config.json."
         )
     done = 0
-    for table in dataset.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
+    for table in chain.from_iterable(map(_portions, dataset.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE))):
         rows = table.to_pylist()
         yield _encode_batch(rows, done, tokenizer, form)
         done += len(rows)
@@ -247,10 +249,20 @@ def _batches(
             progress(len(rows))
 
 
+def _portions(table: pyarrow.Table) -> Iterator[pyarrow.Table]:
+    """The rows in turn, as many at a time as have no more text than is good to hold in memory; one at least."""
+    if len(table) == 1 or table.nbytes <= _TEXT_AT_ONCE:
+        yield table
+    else:
+        half = len(table) // 2
+        yield from _portions(table.slice(0, half))
+        yield from _portions(table.slice(half))
+
+
 def _encode_batch(
     rows: list[dict[str, Any]], first: int, tokenizer: PreTrainedTokenizerBase, form: Form
 ) -> pyarrow.RecordBatch:
-    examples = [render_turns(row, form.prompt, tokenizer, form.turns) for row in rows]
+    examples = [_rendered(row, tokenizer, form) for row in rows]
     pieces = [[_cut(piece, tokenizer, form) for piece in chain.from_iterable(turns)] for turns in examples]
     begun = encode_prompts([texts[0] for texts in pieces], tokenizer, form.prompt)
     later = [text for texts in pieces for text in texts[1:]]  # an answer, and for each further turn two pieces more
@@ -286,6 +298,13 @@ def _encode_batch(
         for field in _SCHEMA
     ]
     return pyarrow.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+
+
+def _rendered(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, form: Form) -> list[Turn]:
+    try:
+        return render_turns(row, form.prompt, tokenizer, form.turns)
+    except HycamError as error:
+        raise HycamError(f"{row['row']}: {error}") from error
 
 
 _Run = tuple[int, bool]
@@ -330,18 +349,16 @@ def _between(runs: list[_Run], start: int, stop: int) -> list[_Run]:
 def _cut(text: str, tokenizer: PreTrainedTokenizerBase, form: Form) -> str:
     """``text`` without its middle, where it has many times the characters of any row that fits.
 
-    Both ends are kept at such a length that they are more tokens than a row may have, so that the row comes out as it
-    would have: shortened within its prompt to the same tokens, or dropped. A row of 100 MB would take gigabytes else.
+    Either end that is kept has more tokens than a row may have, so that the row comes out as it would have: shortened
+    within its prompt to the same tokens, or dropped. A row of 100 MB would take gigabytes else.
     """
-    if len(text) <= form.max_length * _PLENTY:
-        return text
-    most = form.max_length * _longest_token(tokenizer)
-    return text if len(text) <= 2 * most else text[:most] + text[-most:]
-
-
-@lru_cache(maxsize=4)
-def _longest_token(tokenizer: PreTrainedTokenizerBase) -> int:
-    return max(map(len, tokenizer.get_vocab()))
+    most = form.max_length * _PLENTY
+    while len(text) > 2 * most:
+        ends = [text[:most], text[-most:]]
+        if min(map(len, tokenizer(ends, add_special_tokens=False, **_PLAIN)["input_ids"])) > form.max_length:
+            return "".join(ends)
+        most *= 4  # long blanks, or words that the tokenizer does not know, may be single tokens
+    return text
 
 
 def _trailing_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:

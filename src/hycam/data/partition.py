@@ -5,11 +5,12 @@ from __future__ import annotations
 import hashlib
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 
 import datasets
 import numpy as np
 
-from hycam.data.cache import entry_of
+from hycam.data.cache import entry_of, read_arrow
 from hycam.data.chosen import Chosen
 from hycam.data.load import load_task
 from hycam.data.recipe import PARTS, DataRecipe
@@ -64,7 +65,7 @@ def rows_of(chosen: Chosen, recipe: DataRecipe) -> Rows:
     tasks = [chosen.parts[part] for part in PARTS] if chosen.task is None else [chosen.task]
     loaded = [load_task(task, recipe.skip_bad_rows) for task in tasks]
     source = [entry_of(rows) for rows in loaded]
-    empty = sum(rows.data.num_rows - len(rows) for rows in loaded)
+    empty = sum(len(read_arrow(Path(rows.cache_files[0]["filename"]))) - len(rows) for rows in loaded)
     limit = chosen.entry.rows
     if limit is not None:
         loaded = [_first(rows, limit, recipe.seed) for rows in loaded]
@@ -83,7 +84,7 @@ def partition(chosen: Chosen, recipe: DataRecipe) -> Partition:
     """
     how = chosen.split
     if how.by != "folds" and recipe.fold != 0:
-        raise HycamError(f"{chosen.name} is split by {how.by}, which has no fold {recipe.fold}: set data.fold to 0.")
+        raise HycamError(f"{chosen.name} is split by {how.by}, which has no fold {recipe.fold}: leave fold at 0.")
     rows = rows_of(chosen, recipe)
     groups = column(rows.dataset, "group")
     try:
@@ -99,7 +100,7 @@ def partition(chosen: Chosen, recipe: DataRecipe) -> Partition:
     count = straddling(groups, split)
     if count:
         _log.warning(
-            "%s: %s inputs (or questions) have rows in more than one part, so part of what is tested was trained on",
+            "%s: %s inputs (or questions) have rows in more than one part: what is tested is not all new to training",
             chosen.name,
             f"{count:,}",
         )

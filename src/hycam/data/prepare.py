@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hycam.data.chosen import Chosen, chosen_tasks
 from hycam.data.encode import Counts, Encoded, Form, encode, encode_on_disk, lengths, numbers
-from hycam.data.partition import Rows, column, partition
+from hycam.data.partition import Partition, Rows, column, partition
 from hycam.data.prompts import check_prompt
 from hycam.data.recipe import PARTS, DataRecipe
 from hycam.data.splits import order_key
@@ -51,7 +51,7 @@ def prepare(recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: Pr
         HycamError: no task, an unknown one or two of one name; data that cannot be had, read or split; a part that has
             no row left.
     """
-    check_prompt(recipe.prompt)
+    check_prompt(recipe.prompt, tokenizer)
     parts: dict[str, dict[str, Encoded]] = {part: {} for part in PARTS}
     for name, chosen in chosen_tasks(recipe).items():
         for part, encoded in _encode_parts(chosen, recipe, tokenizer, progress).items():
@@ -92,7 +92,7 @@ def _encode_parts(
     for part, limit in limits.items():
         rows: list[int] = getattr(divided.split, part)
         if limit is not None and limit < len(rows):
-            encoded[part] = _encode_first(divided.part(part), limit, chosen, recipe, tokenizer)
+            encoded[part] = _encode_first(divided, rows, limit, chosen, recipe, tokenizer)
         else:
             whole = whole or encode_all(chosen, divided.rows, recipe, tokenizer, progress)
             encoded[part] = whole.among(rows)
@@ -125,26 +125,32 @@ def encode_all(
 
 
 def _encode_first(
-    rows: datasets.Dataset, limit: int, chosen: Chosen, recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase
+    divided: Partition,
+    rows: list[int],
+    limit: int,
+    chosen: Chosen,
+    recipe: DataRecipe,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Encoded:
-    """The first ``limit`` rows that fit, in the order of seed and identity, so that fewer are always among more.
+    """Of ``rows`` the first ``limit`` that fit, in the order of seed and identity, so that fewer are always among more.
 
     The rows are tried in that order until there are enough; the counts are of those that were tried.
     """
-    identities = column(rows, "row")
-    order = sorted(range(len(rows)), key=lambda position: order_key(recipe.seed, identities[position]))
-    pieces: list[Encoded] = []
+    dataset = divided.rows.dataset
+    identities = column(dataset, "row")
+    order = np.array(sorted(rows, key=lambda row: order_key(recipe.seed, identities[row])))
+    pieces: list[pyarrow.Table] = []
     tried = kept = 0
-    while (tried < len(order) and kept < limit) or not pieces:
+    while tried < len(order) and kept < limit:
         following = order[tried : tried + limit - kept]
-        pieces.append(encode(rows.select(following), tokenizer, form_of(chosen, recipe)))
+        piece = encode(dataset.select(following), tokenizer, form_of(chosen, recipe)).whole.data.table
+        # Of all rows of the task, as in the other parts, and not of those that were tokenised together.
+        numbers_of_task = pyarrow.array(following[piece["index"].to_numpy()], pyarrow.int32())
+        pieces.append(piece.set_column(piece.schema.get_field_index("index"), "index", numbers_of_task))
         tried += len(following)
-        kept += len(pieces[-1].places)
-    together = pyarrow.concat_tables([piece.whole.data.table for piece in pieces])
-    place = {identity: position for position, identity in enumerate(identities)}
-    in_source_order = np.argsort([place[row] for row in together["row"].to_pylist()])
-    whole = datasets.Dataset(datasets.table.InMemoryTable(together.take(in_source_order)))
-    return Encoded(whole, np.arange(kept), tried)
+        kept += len(piece)
+    together = pyarrow.concat_tables(pieces).sort_by("index")
+    return Encoded(datasets.Dataset(datasets.table.InMemoryTable(together)), np.arange(kept), tried)
 
 
 def _describe(part: str, counts: Counts) -> str:

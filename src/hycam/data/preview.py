@@ -13,15 +13,18 @@ from rich.console import Console
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
+from hycam.console import Reporter
 from hycam.data.chosen import Chosen
 from hycam.data.encode import Encoded, lengths
 from hycam.data.partition import Rows, rows_of
 from hycam.data.prepare import encode_all
+from hycam.data.prompts import check_prompt
 from hycam.data.recipe import DataRecipe
 from hycam.labelled import IGNORED
 
 _BARS = 10
-_BAR_WIDTH = 40  # characters
+_LONGEST_BAR = 40  # characters
+_BEFORE_BAR = 28  # what stands before a bar on its line
 _LEGEND = '"+" and green: trained. "|" separates tokens, "↵" is a line end, "→" a tab.'
 _WORD_START = "▁"  # how SentencePiece writes the blank before a word, which decoding one token alone loses
 
@@ -31,19 +34,23 @@ def preview(
 ) -> None:
     """Prints the first ``rows`` rows of a task as tokens, and what becomes of all its rows under a recipe's settings.
 
+    While they are tokenised, standard error says how far that has come.
+
     Raises:
         HycamError: as ``load_task`` and ``encode`` do.
     """
+    check_prompt(recipe.prompt, tokenizer)
     loaded = rows_of(chosen, recipe)
-    encoded = encode_all(chosen, loaded, recipe, tokenizer)
+    with Reporter() as reporter:
+        encoded = encode_all(chosen, loaded, recipe, tokenizer, reporter.update)
     for row in encoded.dataset.select(range(min(rows, encoded.counts.kept))):
         note = ", shortened in the middle of the prompt" if row["shortened"] else ""
-        title = f"{row['row']}: {row['prompt_length']} tokens of prompt, {row['trained']} trained{note}"
+        title = f"{row['row']}: {len(row['input_ids']):,} tokens, {row['trained']:,} of them trained{note}"
         console.print(Text(title, style="bold"), soft_wrap=True)
         console.print(_marked(row["input_ids"], row["labels"], tokenizer, console.width), soft_wrap=True)
         console.print()
     console.print(_LEGEND, highlight=False, soft_wrap=True)
-    for line in (*_summary(chosen.name, encoded, loaded), *_histogram(lengths(encoded.whole))):
+    for line in (*_summary(chosen.name, encoded, loaded), *_histogram(lengths(encoded.whole), console.width)):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -57,8 +64,8 @@ def _summary(name: str, encoded: Encoded, loaded: Rows) -> Iterator[str]:
     )
     yield (f"{counts.tokens:,} tokens ({mean:.0f} a row), {counts.response_tokens:,} of them trained ({share:.1%}).")
     yield (
-        f"{loaded.empty:,} more rows are left out because the response or the question is empty; "
-        f"{_repeats(loaded.dataset):,} rows repeat another one."
+        f"{loaded.empty:,} more rows are left out, because the response or the question is empty; "
+        f"of the others {_repeats(loaded.dataset):,} repeat another one."
     )
 
 
@@ -71,16 +78,17 @@ def _repeats(rows: datasets.Dataset) -> int:
     return len(rows) - len(seen)
 
 
-def _histogram(tokens: np.ndarray) -> Iterator[str]:
+def _histogram(tokens: np.ndarray, width: int) -> Iterator[str]:
     """How many rows have which length, a bar for each of ten ranges of the same width."""
     if len(tokens) == 0:
         return
     yield "Tokens in a row:"
-    width = -(-(int(tokens.max()) + 1) // _BARS)
-    counts = np.bincount(tokens // width)
+    size = -(-(int(tokens.max()) + 1) // _BARS)
+    counts = np.bincount(tokens // size)
+    longest = max(1, min(_LONGEST_BAR, width - _BEFORE_BAR))
     for number, count in enumerate(counts.tolist()):
-        bar = "#" * -(-count * _BAR_WIDTH // int(counts.max()))
-        yield f"{number * width:>7,} to {(number + 1) * width - 1:>6,} {count:>9,} {bar}".rstrip()
+        bar = "#" * -(-count * longest // int(counts.max()))
+        yield f"{number * size:>7,} to {(number + 1) * size - 1:>6,} {count:>9,} {bar}".rstrip()
 
 
 def _marked(ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerBase, width: int) -> Text:

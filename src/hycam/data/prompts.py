@@ -41,12 +41,17 @@ class Turn(NamedTuple):
     answer: str
 
 
-def check_prompt(style: str) -> None:
-    """Raises HycamError where a prompt is neither one of ``STYLES`` nor a template with an instruction."""
+def check_prompt(style: str, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
+    """Raises HycamError where a prompt is neither one of ``STYLES`` nor a template, or ``tokenizer`` cannot make it."""
     if style not in STYLES and "{instruction}" not in style:
         raise HycamError(
-            f'The prompt "{style}" is none of {", ".join(STYLES)}, and no template either, which has {{instruction}} '
-            f"in it and may have {{input}} and {{system}}.{nearest(style, STYLES)}"
+            f'There is no prompt "{style}": {", ".join(STYLES)}, or a template with {{instruction}} and, if wanted, '
+            f"{{input}} and {{system}} in it were expected.{nearest(style, STYLES)}"
+        )
+    if style == "chat" and tokenizer is not None and not tokenizer.chat_template:
+        raise HycamError(
+            f'The prompt "chat" needs a chat template, and {_called(tokenizer)} has none. '
+            'Use the prompt "alpaca", or a backbone that was tuned for chat.'
         )
 
 
@@ -122,11 +127,7 @@ def _filled(template: str, instruction: str, given: str, system: str) -> str:
 
 
 def _chat(example: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, turns: Turns) -> list[Turn]:
-    if not tokenizer.chat_template:
-        raise HycamError(
-            f'The prompt "chat" needs a chat template, and {_called(tokenizer)} has none. '
-            'Use the prompt "alpaca", or a backbone that was tuned for chat.'
-        )
+    check_prompt("chat", tokenizer)
     given = f"\n\n{example['input']}" if example["input"].strip() else ""
     system = example.get("system")
     said = [{"role": "system", "content": system}] if system else []

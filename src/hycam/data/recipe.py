@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from hycam.errors import HycamError, nearest
 
 PARTS = ("train", "validation", "test")
 
+By = Literal["folds", "count", "column", "files"]
+Exhaustion = Literal["stop", "cycle", "drop"]
 Overlong = Literal["shorten", "drop"]
+Strategy = Literal["concatenate", "proportional", "temperature", "equal", "weights"]
 Turns = Literal["all", "last"]
 
 
@@ -28,24 +31,25 @@ class SplitRecipe:
         test_rows: With ``count``, rows of the test part.
     """
 
-    by: Literal["folds", "count", "column", "files"] = "folds"
+    by: By = "folds"
     column: str | None = None
     files: dict[str, str] = field(default_factory=dict)
     validation_rows: int | None = None
     test_rows: int | None = None
 
     def __post_init__(self) -> None:
+        _check_choice("split.by", self.by, By)
         needed = {"folds": (), "count": ("validation_rows", "test_rows"), "column": ("column",), "files": ("files",)}
         for name in ("column", "files", "validation_rows", "test_rows"):
             value, wanted = getattr(self, name), name in needed[self.by]
+            if isinstance(value, int) and value < 1:
+                raise HycamError(f"split.{name} is {value}: a number above 0 was expected.")
             if wanted and not value:
-                raise HycamError(f"A split by {self.by} needs {name}.")
+                raise HycamError(f"A split by {self.by} needs split.{name}.")
             if value and not wanted:
                 raise HycamError(
                     f"split.{name} has no meaning in a split by {self.by}: leave it out, or change split.by."
                 )
-            if isinstance(value, int) and value < 1:
-                raise HycamError(f"split.{name} is {value}: a number above 0 was expected.")
         if self.by == "files" and set(self.files) != set(PARTS):
             raise HycamError(f"split.files needs {', '.join(PARTS)}, and has {', '.join(self.files)}.")
 
@@ -85,6 +89,7 @@ class TaskRecipe:
     split: SplitRecipe | None = None
 
     def __post_init__(self) -> None:
+        _check_choice("turns of a task", self.turns, Turns)
         if self.rows is not None and self.rows < 1:
             raise HycamError(f"rows of a task is {self.rows}: a number above 0 was expected.")
 
@@ -104,12 +109,14 @@ class MixtureRecipe:
             until every row was drawn once.
     """
 
-    strategy: Literal["concatenate", "proportional", "temperature", "equal", "weights"] = "concatenate"
+    strategy: Strategy = "concatenate"
     temperature: float = 2.0
     weights: dict[str, float] = field(default_factory=dict)
-    exhaustion: Literal["stop", "cycle", "drop"] = "cycle"
+    exhaustion: Exhaustion = "cycle"
 
     def __post_init__(self) -> None:
+        _check_choice("mixture.strategy", self.strategy, Strategy)
+        _check_choice("mixture.exhaustion", self.exhaustion, Exhaustion)
         if not (self.temperature > 0 and math.isfinite(self.temperature)):
             raise HycamError(f"mixture.temperature is {self.temperature}: a number above 0 was expected.")
         if bool(self.weights) != (self.strategy == "weights"):
@@ -175,9 +182,17 @@ class DataRecipe:
     test_rows: int | None = None
 
     def __post_init__(self) -> None:
+        _check_choice("overlong", self.overlong, Overlong)
         for name in ("max_length", "train_rows", "validation_rows", "test_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise HycamError(f"{name} is {value}: a number above 0 was expected.")
         if self.packing and self.group_by_length:
             raise HycamError("packing and group_by_length exclude each other: a packed row has no padding to save.")
+
+
+def _check_choice(name: str, value: str, choices: Any) -> None:
+    """Raises HycamError where ``value`` is none of a Literal's: a recipe made in Python is checked by nothing else."""
+    known = get_args(choices)
+    if value not in known:
+        raise HycamError(f'{name} is "{value}": {", ".join(known)} were expected.{nearest(str(value), known)}')

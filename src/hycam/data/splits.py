@@ -67,7 +67,7 @@ def split_fold(groups: Sequence[str], fold: int, seed: int) -> Split:
         raise HycamError(
             f"{len(groups)} rows in {len(sizes)} groups cannot be split: ten blocks need at least {_BLOCKS} groups. "
             "Rows with the same input (or without one, the same instruction) are one group and are never separated: "
-            "add rows that differ."
+            "add rows that differ, or split by count."
         )
     block = _cut(sizes, [Fraction(number, _BLOCKS) * len(groups) for number in range(1, _BLOCKS)])[group]
     test = block == 2 * fold
@@ -79,7 +79,10 @@ def split_count(groups: Sequence[str], validation_rows: int, test_rows: int, see
     """About ``test_rows`` rows for the test, ``validation_rows`` for validation and the others for training.
 
     Groups are in the order of seed and key; the test part is the first of them and the validation part the next, each
-    cut at the group boundary nearest to its number of rows.
+    cut at the group boundary nearest to its number of rows (the earlier of two equally near ones), moved where it must
+    so that every part has at least one group. So rows without groups are split to the row; with groups no larger than
+    g, test and training are within g / 2 of their number and validation within g, or where a cut had to be moved all
+    three within 2 g.
 
     Raises:
         HycamError: that leaves nothing for training, or there are fewer than three groups.
