@@ -182,3 +182,10 @@ def test_progress_adds_up_to_the_prompts(
     done: list[int] = []
     generate(model, tokenizer, prompts, NEW, batch_size=4, progress=done.append)
     assert done == [4, 4, 3]
+
+
+def test_an_answer_stops_at_the_end_token_of_a_chat_too(model, tokenizer, prompts) -> None:
+    (free,) = generate(model, tokenizer, prompts[:1], NEW, 1)
+    third = tokenizer.convert_tokens_to_ids(free.split()[2])
+    (stopped,) = generate(model, tokenizer, prompts[:1], NEW, 1, end=third)
+    assert stopped == argmax_loop(model, tokenizer, prompts[0], {1, third}) != free

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+import yaml
 
 from hycam.errors import HycamError, UsageError
 from hycam.methods import METHODS, method
@@ -116,3 +118,41 @@ def test_the_papers_recipe_has_the_papers_settings() -> None:
 def test_the_papers_recipe_takes_every_method_by_its_name_alone(name: str) -> None:
     recipe = parse_recipe(Recipe, [str(RECIPES / "paper" / "base.yaml"), "--method.name", name])
     assert recipe.method.settings().preconditioned == name.startswith("riemoe")
+
+
+def test_a_misspelt_field_in_an_entry_of_a_list_is_named_with_its_place(tmp_path: Path) -> None:
+    path = write(tmp_path, "data:\n  tasks:\n    - gsm8k\n    - {pth: a.jsonl}\n")
+    with pytest.raises(HycamError, match=r'"data\.tasks\[1\]\.pth"\. Did you mean "data\.tasks\.path"'):
+        parse_recipe(Recipe, [path])
+    path = write(tmp_path, "data:\n  tasks:\n    - {path: a.jsonl, split: {bye: column}}\n")
+    with pytest.raises(HycamError, match=r'"data\.tasks\[0\]\.split\.bye"\. Did you mean "data\.tasks\.split\.by"'):
+        parse_recipe(Recipe, [path])
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("rows: many", r"data\.tasks\.rows has a wrong value: expected int, got many"),
+        ("turns: some", r"data\.tasks\.turns has a wrong value: expected Literal\['all', 'last'\], got some"),
+        ("split: {by: cont}", r"data\.tasks\.split\.by has a wrong value: .*'folds'.*got cont"),
+        ("columns: [a]", r"data\.tasks\.columns has a wrong value: expected dict, got \['a'\]"),
+        ("split: {by: column}", r"^A split by column needs split"),
+        ("rows: 0", r"^rows of a task is 0"),
+    ],
+)
+def test_what_is_wrong_in_an_entry_of_a_list_is_said_in_one_line(tmp_path: Path, entry: str, said: str) -> None:
+    path = write(tmp_path, f"data:\n  tasks:\n    - path: a.jsonl\n      {entry}\n")
+    with pytest.raises(HycamError, match=said) as caught:
+        parse_recipe(Recipe, [path])
+    assert "\n" not in str(caught.value)
+
+
+def test_a_task_with_settings_is_read_and_written_and_read_again(tmp_path: Path) -> None:
+    entry = (
+        "{path: a.csv, columns: {instruction: q, response: a}, split: {by: count, test_rows: 1, validation_rows: 2}}"
+    )
+    recipe = parse_recipe(Recipe, [write(tmp_path, f"data:\n  tasks:\n    - gsm8k\n    - {entry}\n")])
+    name, own = recipe.data.tasks
+    assert name == "gsm8k" and own.columns == {"instruction": "q", "response": "a"} and own.split.validation_rows == 2
+    again = parse_recipe(Recipe, [write(tmp_path, yaml.safe_dump(asdict(recipe)))])
+    assert again == recipe

@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
@@ -14,7 +15,7 @@ from hycam.cli.arguments import parse
 from hycam.console import Reporter, quiet_libraries
 from hycam.data.encode import encode_prompts
 from hycam.data.formats import read_rows
-from hycam.data.prompts import render
+from hycam.data.prompts import end_token, render
 from hycam.errors import HycamError
 from hycam.evaluation.generation import generate
 from hycam.training.run import Run
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str]) -> None:
             done += rows
             reporter.update("generation", done, len(prompts))
 
-        answers = generate(model, tokenizer, ids, chosen.max_new_tokens, chosen.batch_size, count)
+        end = cast(int, tokenizer.convert_tokens_to_ids(end_token(tokenizer, recipe.data.prompt)))
+        answers = generate(model, tokenizer, ids, chosen.max_new_tokens, chosen.batch_size, count, end)
     for row, answer in zip(asked, answers, strict=True):
         print(json.dumps({**row, "response": answer}, ensure_ascii=False) if chosen.json else answer)
 

@@ -56,7 +56,7 @@ def evaluate(
     }
     answered = _counted(progress, "generation", sum(len(rows) for rows in asked.values()))
     answers = {
-        name: generate(model, tokenizer, _prompts(rows), max_new_tokens, batch_size, answered)
+        name: generate(model, tokenizer, _prompts(rows), max_new_tokens, batch_size, answered, _end(rows))
         for name, rows in asked.items()
     }
     return _assemble(parts, nlls, answers, max_new_tokens)
@@ -64,6 +64,11 @@ def evaluate(
 
 def _prompts(rows: Dataset) -> list[list[int]]:
     return [ids[:length] for ids, length in zip(rows["input_ids"], rows["prompt_length"], strict=True)]
+
+
+def _end(rows: Dataset) -> int | None:
+    """The token that every row's response ends with."""
+    return rows[0]["input_ids"][-1] if len(rows) else None
 
 
 def _counted(progress: Progress | None, what: str, total: int) -> Callable[[int], None] | None:

@@ -21,6 +21,7 @@ def generate(
     max_new_tokens: int,
     batch_size: int,
     progress: Callable[[int], None] | None = None,
+    end: int | None = None,
 ) -> list[str]:
     """The most likely continuation of each prompt, token by token, up to an end token or ``max_new_tokens``.
 
@@ -35,6 +36,8 @@ def generate(
         max_new_tokens: most tokens in an answer, its end token included.
         batch_size: most prompts in a batch.
         progress: called after each batch with the number of prompts in it.
+        end: the token that the model was trained to end a response with, where it may be another one: in a chat the
+            template has it.
 
     Returns:
         One text for each prompt, in the order of ``prompts``, without special tokens.
@@ -46,7 +49,7 @@ def generate(
     if empty:
         raise HycamError(f"Prompt {empty[0]} of {len(prompts)} is empty. Give at least one word to continue.")
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    ends = _end_tokens(base, tokenizer)
+    ends = _end_tokens(base, tokenizer, end)
     greedy = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
@@ -71,10 +74,10 @@ def generate(
     return answers
 
 
-def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def _end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, end: int | None) -> list[int]:
     own = model.generation_config.eos_token_id
     listed = own if isinstance(own, list) else [own]
-    return sorted({token for token in (tokenizer.eos_token_id, *listed) if token is not None})
+    return sorted({token for token in (tokenizer.eos_token_id, end, *listed) if token is not None})
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, new: torch.Tensor, ends: list[int]) -> list[str]:

@@ -96,7 +96,8 @@ def _check_fields(content: dict[Any, Any], prefix: str, pattern: str, known: set
     for key, value in content.items():
         name, as_known = f"{prefix}{key}", f"{pattern}{'*' if is_labelled else key}"
         if as_known not in known and not is_labelled:
-            raise HycamError(f'{path} has an unknown field "{name}".{nearest(as_known, known)}')
+            hint = nearest(as_known, known).replace(".[]", "")
+            raise HycamError(f'{path} has an unknown field "{name}".{hint}')
         if isinstance(value, dict) and any(entry.startswith(f"{as_known}.") for entry in known):
             _check_fields(value, f"{name}.", f"{as_known}.", known, path)
         if isinstance(value, list) and any(entry.startswith(f"{as_known}.[].") for entry in known):
