@@ -329,3 +329,9 @@ def test_where_the_next_row_cannot_be_found_nothing_is_passed_over(tmp_path: Pat
     with pytest.raises(HycamError):
         list(read_rows(path, bad.append))
     assert bad == []
+
+
+def test_items_that_begin_on_one_line_of_a_list_have_identities_of_their_own(tmp_path: Path) -> None:
+    path = write(tmp_path, b'[{"a": 1}, {"a": 2}, {"a": 3},\n{"a": 4}, {"a": 5}]', "rows.json")
+    identities = [row.identity for row in read_rows(path)]
+    assert identities == ["rows.json:1", "rows.json:1:2", "rows.json:1:3", "rows.json:2", "rows.json:2:2"]

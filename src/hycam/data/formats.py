@@ -15,6 +15,7 @@ import json
 import sys
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -52,7 +53,7 @@ def read_rows(path: str | Path, bad: Bad = refuse, label: str = "") -> Iterator[
     """
     path = Path(path)
     for row in _read(path, bad):
-        yield SourceRow(row.path, row.line, row.fields, label) if label else row
+        yield replace(row, label=label) if label else row
 
 
 def _read(path: Path, bad: Bad) -> Iterator[SourceRow]:
@@ -181,10 +182,13 @@ def _json(path: Path, number: int, raw: bytes) -> Any:
 def _json_list(path: Path, pieces: Iterator[str], bad: Bad) -> Iterator[SourceRow]:
     """The items of a list, of which no more is held at a time than the longest of them needs."""
     list_ = OpenList(path, pieces)
+    before = number = 0
     while (item := list_.next_item()) is not None:
         line, value = item
+        number = number + 1 if line == before else 1
+        before = line
         try:
-            row = SourceRow(str(path), line, _object(f"{path}:{line}", value))
+            row = SourceRow(str(path), line, _object(f"{path}:{line}", value), number=number)
         except HycamError as error:
             bad(error)
         else:

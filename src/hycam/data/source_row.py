@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,18 +34,24 @@ class SourceRow:
 
     ``path`` is the file (or the hub repository), ``line`` the line on which the row begins, counted from 1 (in Parquet
     and on the hub, which have no lines, the number of the row), ``fields`` the values by column name, and ``label``
-    what the file is called in the row's identity: by default its name without folders.
+    what the file is called in the row's identity: by default its name without folders. ``number`` counts the rows that
+    begin on one line, as the items of a JSON list may.
     """
 
     path: str
     line: int
     fields: dict[str, Any]
     label: str = ""
+    number: int = 1
 
     @property
     def identity(self) -> str:
-        """``file.jsonl:17``: the same on every machine, and whether or not the file is gzipped."""
-        return f"{self.label or label_of(Path(self.path).name)}:{self.line}"
+        """``file.jsonl:17``: the same on every machine, and whether or not the file is gzipped.
+
+        The second row that begins on a line is ``file.json:17:2``.
+        """
+        further = f":{self.number}" if self.number > 1 else ""
+        return f"{self.label or label_of(Path(self.path).name)}:{self.line}{further}"
 
     def inside(self, column: str) -> SourceRow:
         """The object in ``column``, at the same place.
@@ -56,7 +62,7 @@ class SourceRow:
         found = self.fields.get(column)
         if not isinstance(found, dict):
             raise self.error(f'"{column}" was expected to hold an object')
-        return SourceRow(self.path, self.line, found, self.label)
+        return replace(self, fields=found)
 
     def value(self, column: str) -> Any:
         """Whatever is in ``column``; raises HycamError where there is no such column."""
@@ -74,7 +80,7 @@ class SourceRow:
         value = self.value(column)
         return "" if value is None else self.checked(f'"{column}"', value)
 
-    def number(self, column: str) -> int | float:
+    def numeric(self, column: str) -> int | float:
         """The number in ``column``; raises HycamError where there is none."""
         value = self.value(column)
         if isinstance(value, bool) or not isinstance(value, int | float):

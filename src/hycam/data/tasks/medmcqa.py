@@ -18,10 +18,10 @@ def example(row: SourceRow) -> Example | None:
     """
     question = row.inside("doc")
     explanation = question.text("exp")
-    if row.number("idx") != 0 or row.number("doc_id") >= _SECOND_TIME or not explanation:
+    if row.numeric("idx") != 0 or row.numeric("doc_id") >= _SECOND_TIME or not explanation:
         return None
     options = [f"{letter}. {question.text('op' + letter.lower())}" for letter in "ABCD"]
-    right = question.number("cop")
+    right = question.numeric("cop")
     if right not in range(len(options)):
         raise row.error(f'"cop" is {right}, the number of an option (0 to {len(options) - 1}) was expected')
     return Example.of(

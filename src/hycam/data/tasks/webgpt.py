@@ -10,7 +10,7 @@ from hycam.data.tasks.sources import DataFolder, OnHub
 
 def from_hub(row: SourceRow) -> Example:
     """The answer with the higher score, the first one on a tie. Comparisons of one question share a group."""
-    better = "answer_1" if row.number("score_1") > row.number("score_0") else "answer_0"
+    better = "answer_1" if row.numeric("score_1") > row.numeric("score_0") else "answer_0"
     # The ends are blanks of the web page that the text was taken from.
     question = row.inside("question").text("full_text").strip()
     return Example.of(row, instruction=question, response=row.text(better).strip())
