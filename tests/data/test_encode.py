@@ -203,7 +203,7 @@ def test_index_is_the_number_of_the_row_that_was_given_and_progress_counts_them(
 def test_among_gives_the_asked_rows_that_fit_with_counts_and_ids_of_their_own(tokenizer) -> None:
     encoded = encode(rows(*((f"Go {n}.", "r" * n) for n in range(1, 400, 9))), tokenizer, Form(max_length=300))
     wanted = [1, 2, 3, 20, 30, 40, 44]
-    some = encoded.among(wanted)
+    some = encoded.first(np.array(wanted), len(wanted))
     expected = [row for row in encoded.dataset if row["index"] in wanted]
     assert some.dataset.to_list() == expected
     assert 0 < len(expected) < len(wanted)

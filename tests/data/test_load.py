@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
 import io
 import json
@@ -18,8 +19,9 @@ from hypothesis import strategies as st
 import hycam.data.load
 from hycam.data.load import load_task
 from hycam.data.recipe import TaskRecipe
-from hycam.data.tasks import TASKS
+from hycam.data.tasks import TASKS, Example, Task
 from hycam.data.tasks.own import own_task
+from hycam.data.tasks.sources import NamedFile
 from hycam.errors import HycamError
 
 
@@ -232,3 +234,24 @@ def test_a_batch_of_long_histories_is_written_before_it_is_full(tmp_path: Path, 
     rows = [{"instruction": "a", "output": "b", "history": [["x" * 60, "y" * 60]]}] * 5
     dataset = load_task(str(write(tmp_path / "mine.jsonl", *rows)))
     assert dataset.data.column("row").num_chunks == len(dataset) == 5
+
+
+def test_an_edited_converter_of_a_script_is_not_given_the_rows_of_the_old_one(tmp_path: Path) -> None:
+    path = write(tmp_path / "mine.jsonl", {"a": "x", "b": "y"})
+
+    def made(word: str):
+        return lambda row: Example.of(row, instruction=f"{word} {row.text('a')}", response=row.text("b"))
+
+    def asked(convert) -> list[str]:
+        return load_task(Task("mine", "own", "own", (NamedFile(path, convert),)))["instruction"][:]
+
+    assert asked(made("one")) == ["one x"]
+    assert asked(made("two")) == ["two x"]
+    assert asked(functools.partial(made("three"))) == ["three x"]
+
+
+def test_a_file_without_rows_is_refused_also_where_empty_ones_are_wanted(tmp_path: Path) -> None:
+    for name, text in (("a.csv", "instruction,output\n"), ("a.json", "[]")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(HycamError, match="has no row"):
+            load_task(str(tmp_path / name), keep_empty=True)

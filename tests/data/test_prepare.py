@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+import hycam.data.prepare
 from byte_tokenizer import byte_tokenizer
 from hycam.data.encode import Form, encode
 from hycam.data.load import load_task
@@ -252,3 +253,19 @@ def test_a_prompt_that_cannot_be_made_is_refused_before_anything_is_read(tokeniz
     for prompt, said in (("alpca", 'Did you mean "alpaca"'), ("chat", "needs a chat template")):
         with pytest.raises(HycamError, match=said):
             prepare(DataRecipe(tasks=["nowhere/mine.jsonl"], prompt=prompt), tokenizer)
+
+
+@pytest.mark.parametrize("max_length", [1200, 165])
+def test_few_rows_tokenised_by_themselves_are_those_taken_out_of_all(
+    tmp_path: Path, tokenizer, monkeypatch: pytest.MonkeyPatch, max_length: int
+) -> None:
+    long = [{"instruction": f"Ask {n}.", "input": "", "output": "r" * (40 * (n % 5))} for n in range(60)]
+    (tmp_path / "mine.jsonl").write_text("\n".join(json.dumps(row) for row in long))
+    recipe = DataRecipe(tasks=[str(tmp_path / "mine.jsonl")], max_length=max_length, train_rows=9, test_rows=2)
+    few = prepare(recipe, tokenizer)
+    monkeypatch.setattr(hycam.data.prepare, "_FEW", 0)
+    many = prepare(recipe, tokenizer)
+    assert (few.fingerprint, few.counts) == (many.fingerprint, many.counts)
+    assert few.counts["train"]["mine"].dropped > 0 or max_length == 1200
+    for part in PARTS:
+        assert getattr(few, part)["mine"].to_list() == getattr(many, part)["mine"].to_list()

@@ -288,3 +288,9 @@ class TestChat:
         ):
             with pytest.raises(HycamError, match='Use the prompt "alpaca"'):
                 attempt()
+
+
+@pytest.mark.parametrize("date", ["{{ strftime_now('%d %b %Y') }}", "{{ date_string }}"])
+def test_a_template_that_writes_the_date_writes_the_same_one_every_day(tokenizer, date: str) -> None:
+    tokenizer.chat_template = f"Today: {date}. {{% for m in messages %}}{{{{ m['content'] }}}}{{% endfor %}}="
+    assert render({"instruction": "Go.", "input": ""}, "chat", tokenizer) == "Today: 26 Jul 2024. Go.="

@@ -16,9 +16,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from architectures import tiny
-from byte_tokenizer import byte_tokenizer
+from byte_tokenizer import EOS, byte_tokenizer
 from hycam import backbones
 from hycam.console import Reporter
+from hycam.data.batches import Batches
 from hycam.data.mixture import Mixture
 from hycam.data.prepare import prepare
 from hycam.data.recipe import MixtureRecipe
@@ -28,6 +29,7 @@ from hycam.methods import METHODS
 from hycam.training import callbacks
 from hycam.training.evaluate import evaluate_run
 from hycam.training.recipe import MethodRecipe, Recipe
+from hycam.training.rows import MixedRows
 from hycam.training.run import Run
 from hycam.training.train import train as train_with
 from hycam.training.trainer import MultiTaskTrainer
@@ -146,6 +148,22 @@ def test_an_interrupted_run_continues_from_its_last_whole_checkpoint_to_the_same
     assert all(torch.equal(again[key], once[key]) for key in once)
 
 
+def epochs_of(chosen: Recipe) -> list[list[int]]:
+    """The token ids of the micro-batches of two epochs, put together here from the rows and the batches."""
+    rows = MixedRows(prepare(chosen.data, backbones.load_tokenizer(chosen.backbone)).train)
+    data, size = chosen.data, chosen.training.batch_size
+    mixture = Mixture(data.mixture, rows.sizes, chosen.training.seed)
+    batches = Batches(mixture, rows.lengths, size, data.max_length, data.packing, data.group_by_length)
+    found = []
+    for epoch in range(2):
+        batches.set_epoch(epoch)
+        for numbers in batches:
+            ids = [rows[number]["input_ids"] for number in numbers]
+            longest = 0 if data.packing else max(map(len, ids))
+            found.append([token for row in ids for token in row + [EOS] * (longest - len(row))])
+    return found
+
+
 ORDERS = {
     "concatenate": {},
     "stop": {"mixture": MixtureRecipe("weights", weights={"counting": 3, "mirror": 1}, exhaustion="stop")},
@@ -180,6 +198,7 @@ def test_a_run_resumed_at_any_step_goes_on_with_the_very_batches_and_counts(
     whole = train(chosen)
     steps, once = whole["steps"], list(batches_seen)
     assert steps > 4
+    assert once == epochs_of(chosen)
     finished = tmp_path / "finished"
     Path(chosen.output).rename(finished)
     for step in range(1, steps):
@@ -197,6 +216,27 @@ def test_a_run_resumed_at_any_step_goes_on_with_the_very_batches_and_counts(
         assert summary["tokens"] == whole["tokens"]
 
 
+def test_a_run_is_not_continued_on_data_that_changed(recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = recipe("lora", save_every=2)
+    changing = tmp_path / "counting.jsonl"
+    shutil.copy(chosen.data.tasks[0], changing)
+    chosen.data = replace(chosen.data, tasks=[str(changing)])
+
+    def stop(self, args, state, control, **_):
+        if state.global_step == 3:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(callbacks.ProgressCallback, "on_step_end", stop)
+        train(chosen)
+    before = changing.read_text()
+    changing.write_text(before.replace("Go on", "Go back"))
+    with pytest.raises(HycamError, match=r"data are not those that .*run was begun with"):
+        train(chosen)
+    changing.write_text(before)
+    assert train(chosen)["steps"] == 6
+
+
 @pytest.mark.parametrize("order", ["stop", "cycle", "drop"])
 def test_the_rows_trained_on_are_those_of_the_mixture(recipe, order: str) -> None:
     chosen = recipe("lora", max_steps=None, epochs=3, batch_size=2, gradient_accumulation=1, log_every=1)
@@ -204,7 +244,7 @@ def test_the_rows_trained_on_are_those_of_the_mixture(recipe, order: str) -> Non
     summary = train(chosen)
     sizes = dict.fromkeys(("counting", "mirror"), 14)
     mixture = Mixture(chosen.data.mixture, sizes, chosen.training.seed)
-    expected = dict(zip(mixture.tasks, (3 * mixture.counts).tolist(), strict=True))
+    expected = dict(zip(mixture.tasks, sum(mixture.counts(epoch) for epoch in range(3)).tolist(), strict=True))
     assert summary["rows"] == expected
     total = sum(expected.values())
     assert summary["shares"] == {name: rows / total for name, rows in expected.items()}

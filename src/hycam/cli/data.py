@@ -18,8 +18,7 @@ from hycam.cli.arguments import parse
 from hycam.console import quiet_libraries
 from hycam.data.catalog import catalog, fetch
 from hycam.data.chosen import Chosen, chosen_tasks
-from hycam.data.load import load_task
-from hycam.data.partition import digest, partition
+from hycam.data.partition import digest, partition, rows_of
 from hycam.data.preview import preview
 from hycam.data.recipe import PARTS, DataRecipe, MixtureRecipe, Overlong, TaskRecipe
 from hycam.data.tasks import EMBEDDED, PAPER, task
@@ -55,6 +54,9 @@ def parser() -> ArgumentParser:
         nargs="*",
         default=[],
         help="tasks, files or folders; by default the recipe's, or the paper's five",
+    )
+    counted.add_argument(
+        "--prompt", type=str, default="paper", help="form of the prompt: paper, alpaca, chat or a template"
     )
     counted.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _add_tokenizer(counted)
@@ -189,10 +191,16 @@ def _stats(chosen: Namespace) -> None:
     tokenizer = load_tokenizer(chosen.tokenizer or backbone)
     counted = []
     for one in found:
-        parts = {one.name: one.task} if one.task else {f"{one.name} ({part})": one.parts[part] for part in PARTS}
-        for name, part in parts.items():
-            rows = load_task(part, data.skip_bad_rows, keep_empty=True)
-            counted.append(replace(statistics(part, rows, tokenizer), task=name))
+        rows = rows_of(one, data, keep_empty=True)
+        if one.task is not None:
+            counted.append(statistics(one.task, rows.dataset, tokenizer, chosen.prompt))
+            continue
+        begin = 0
+        for part, number in zip(PARTS, rows.of_parts, strict=True):
+            own = rows.dataset.select(range(begin, begin + number))
+            line = statistics(one.parts[part], own, tokenizer, chosen.prompt)
+            counted.append(replace(line, task=f"{one.name} ({part})"))
+            begin += number
     if chosen.json:
         print(json.dumps([asdict(entry) for entry in counted], indent=2))
         return

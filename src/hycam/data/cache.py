@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -17,6 +18,8 @@ from filelock import FileLock
 from hycam.downloads import cache_folder
 from hycam.errors import HycamError
 from hycam.files import whole_folder
+
+_END = b"\xff\xff\xff\xff\0\0\0\0"  # of an Arrow stream
 
 
 def cached(name: str, key: dict[str, Any], build: Callable[[Path], None]) -> Path:
@@ -57,17 +60,17 @@ class ArrowWriter:
     """Writes record batches of one schema as a stream that is mapped into memory when it is read."""
 
     def __init__(self, path: Path, schema: pyarrow.Schema) -> None:
-        self._sink = pyarrow.OSFile(str(path), "wb")
+        self._sink = path.open("wb")
         self._writer = pyarrow.ipc.new_stream(self._sink, schema)
 
     def __enter__(self) -> ArrowWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        try:
+        with self._sink:
             self._writer.close()
-        finally:
-            self._sink.close()
+            self._sink.flush()
+            os.fsync(self._sink.fileno())  # before the entry gets its name
 
     def write(self, batch: pyarrow.RecordBatch) -> None:
         self._writer.write_batch(batch)
@@ -80,6 +83,10 @@ def read_arrow(path: Path) -> datasets.Dataset:
         HycamError: it is not whole, as after a power failure.
     """
     try:
+        with path.open("rb") as file:
+            file.seek(-len(_END), os.SEEK_END)
+            if file.read() != _END:  # Arrow takes a stream that was cut between two batches for a shorter one
+                raise OSError("its end is missing")
         return datasets.Dataset.from_file(str(path))
     except (pyarrow.ArrowException, OSError) as error:
         raise HycamError(f"{path} in the cache is damaged ({error}): delete {path.parent} and try again.") from error

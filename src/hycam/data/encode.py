@@ -122,10 +122,15 @@ class Encoded:
             response_tokens=int(numbers(self.whole, "trained")[self.places].sum()),
         )
 
-    def among(self, rows: list[int]) -> Encoded:
-        """Of ``rows``, numbers of rows that were given (ascending), those that are here."""
+    def first(self, order: np.ndarray, limit: int) -> Encoded:
+        """Of the rows with the numbers ``order``, the first ``limit`` that are here, so that fewer are among more.
+
+        ``rows`` is then how many were tried in that order until there were enough.
+        """
         here = numbers(self.whole, "index")[self.places]
-        return Encoded(self.whole, self.places[np.isin(here, np.asarray(rows), assume_unique=True)], len(rows))
+        found = np.isin(order, here, assume_unique=True)
+        tried = order if found.sum() <= limit else order[: np.flatnonzero(found)[limit - 1] + 1]
+        return Encoded(self.whole, self.places[np.isin(here, tried, assume_unique=True)], len(tried))
 
     def token_ids(self) -> Iterator[np.ndarray]:
         """The ids of all rows, one behind the other, int32 ``[n]`` at a time: a batch of what is on the disk."""

@@ -209,7 +209,9 @@ def _csv(path: Path, lines: Iterator[tuple[int, str]], bad: Bad) -> Iterator[Sou
                 if len(set(header)) < len(header):
                     raise HycamError(f"{path}:{start}: two columns have the same name: {', '.join(header)}.")
             elif cells:
-                if len(cells) == len(header):
+                if len(cells) == 1 < len(header) and not cells[0].strip():
+                    pass  # a blank line
+                elif len(cells) == len(header):
                     yield SourceRow(str(path), start, dict(zip(header, cells, strict=True)))
                 else:
                     bad(

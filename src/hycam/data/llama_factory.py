@@ -15,6 +15,7 @@ from typing import Any
 
 from hycam.data.recipe import TaskRecipe
 from hycam.data.tasks.conversations import TAGS
+from hycam.data.tasks.sources import expanded
 from hycam.errors import HycamError, nearest, unknown
 
 _log = logging.getLogger(__name__)
@@ -126,9 +127,9 @@ def dataset_info(path: str | Path) -> DatasetInfo:
     Raises:
         HycamError: there is no such file, or it is not such a list; the message has the place.
     """
-    path = Path(path).expanduser()
-    file = path / _FILE if path.is_dir() else path
+    file = path = expanded(str(path))
     try:
+        file = path / _FILE if path.is_dir() else path
         text = file.read_bytes().decode("utf-8-sig")
     except OSError as error:
         raise HycamError(f"{file} cannot be read: {error.strerror or error}.") from error
@@ -146,11 +147,17 @@ def dataset_info(path: str | Path) -> DatasetInfo:
 
     try:
         entries = json.loads(text, object_pairs_hook=once)
+    except RecursionError:
+        raise HycamError(f"{file} is nested too deeply to be a list of datasets.") from None
+    except HycamError:
+        raise
     except json.JSONDecodeError as error:
         raise HycamError(
             f"{file}:{error.lineno}:{error.colno}: one JSON object with an entry for each dataset was expected "
             f"({error.msg})."
         ) from None
+    except ValueError as error:  # of int(), which takes no more than some thousands of digits
+        raise HycamError(f"{file} has a number of too many digits ({error}).") from None
     if not isinstance(entries, dict):
         raise HycamError(
             f"{file}: an object with an entry for each dataset was expected, not {_shown(entries)}. "

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pyarrow
+from datasets.fingerprint import Hasher
 
 from hycam.data.cache import ArrowWriter, cached, read_arrow
 from hycam.data.source_row import refuse
@@ -62,7 +66,7 @@ def load_task(wanted: str | Task, skip_bad_rows: bool = False, keep_empty: bool 
     if told["bad"]:
         first = told["first_bad"].replace(told["path"], str(found.path() or ""))  # the same rows may lie elsewhere now
         _log.warning("%s: %s malformed rows passed over; the first: %s", found.name, f"{told['bad']:,}", first)
-    if len(dataset) == len(told["empty"]) and not keep_empty:
+    if len(dataset) == (0 if keep_empty else len(told["empty"])):
         raise HycamError(f"{found.path() or found.name} has no row with an instruction and a response.")
     difference = found.compare(len(dataset))
     if difference is not None:
@@ -75,13 +79,17 @@ def load_task(wanted: str | Task, skip_bad_rows: bool = False, keep_empty: bool 
         f"{len(told['empty']):,}",
         f"{len(dataset):,}",
     )
-    empty = set(told["empty"])
-    return dataset.select([number for number in range(len(dataset)) if number not in empty])
+    return dataset.select(np.delete(np.arange(len(dataset)), told["empty"]))
 
 
 def _called(convert: Convert) -> str:
-    """What tells a converter from the others, the same in every process: its settings, or a function's name."""
-    return repr(convert) if isinstance(convert, ByColumns) else f"{convert.__module__}.{convert.__qualname__}"
+    """What tells a converter from the others, the same in every process: its settings, or its code."""
+    if isinstance(convert, ByColumns):
+        return repr(convert)
+    # A function goes by its name, unless it is out of a script, so the code of its module is told too.
+    file = getattr(sys.modules.get(convert.__module__), "__file__", None)
+    code = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
+    return f"{Hasher.hash(convert)} {code}"
 
 
 def _announce(found: Task) -> None:

@@ -1,8 +1,9 @@
 """In which order the rows of several tasks are drawn: the same on every machine, and the same after a resume.
 
-An epoch is drawn in two steps. How many rows it takes of each task is settled once, by the seed, so that all epochs are
-equally long; then each epoch merges the tasks anew. Under independent draws every order of the same multiset of tasks
-is equally likely, so counts first and a random order after are distributed exactly as draws one by one.
+An epoch is drawn in two steps: how many rows it takes of each task, and then an order in which they merge. Under
+independent draws every order of the same multiset of tasks is equally likely, so counts first and a random order after
+are distributed exactly as draws one by one. All epochs are equally long, as a trainer wants it; under ``stop`` that
+takes the counts of the first one for all.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ class Mixture:
     The rows of a task come from an endless series of permutations of them, and each epoch goes on in the series where
     the one before stopped. So at the end of any epoch, the rows of a task were drawn in all equally often, give or take
     one. Within a single epoch this holds where the epoch begins with a permutation: in epoch 0, and in every epoch for
-    a task whose count is a multiple of its rows. Elsewhere a row may come at the end of one permutation and again at
+    a task whose counts are multiples of its rows. Elsewhere a row may come at the end of one permutation and again at
     the beginning of the next, under ``stop`` too.
 
     Args:
@@ -52,7 +53,6 @@ class Mixture:
         tasks: their names, in the order of ``sizes``.
         sizes: rows of each, ``[tasks]``.
         probabilities: of a draw to be of each task while all have rows left, ``[tasks]``; they sum to 1.
-        counts: rows of each that an epoch draws, ``[tasks]``.
         seed: as given.
 
     Raises:
@@ -73,14 +73,20 @@ class Mixture:
         self.sizes = np.array(list(sizes.values()), dtype=np.int64)
         self.seed = seed
         self.probabilities = _probabilities(recipe, self.tasks, self.sizes)
-        self.counts = _counts(recipe, self.sizes, self.probabilities, generator(seed, Purpose.COUNTS))
+        self._recipe = recipe
         self._shuffling = recipe.strategy == "concatenate"
         self._dropping = not self._shuffling and recipe.exhaustion == "drop"
         self._offsets = np.cumsum(self.sizes) - self.sizes
 
     def __len__(self) -> int:
         """Draws in an epoch, the same in every one."""
-        return int(self.counts.sum())
+        return int(self.counts(0).sum())
+
+    def counts(self, epoch: int) -> np.ndarray:
+        """Rows of each task that an epoch draws, ``[tasks]``."""
+        # Under "cycle" an epoch is so many draws whatever their tasks, so each epoch may have counts of its own.
+        number = epoch if self._recipe.exhaustion == "cycle" else 0
+        return _counts(self._recipe, self.sizes, self.probabilities, generator(self.seed, Purpose.COUNTS, number))
 
     def wanted(self) -> dict[str, float]:
         """The probability of each task in a draw to which every task still has rows."""
@@ -95,16 +101,18 @@ class Mixture:
             # The order that transformers' Trainer gives the rows of one dataset under the same seed.
             shuffler = torch.Generator().manual_seed(self.seed + number)
             return torch.randperm(len(self), generator=shuffler).numpy()
-        drawn = np.flatnonzero(self.counts).tolist()
-        rows = np.concatenate([self._offsets[task] + self._rows(task, number) for task in drawn])
-        arrivals = np.concatenate([self._arrivals(task, number) for task in drawn])
+        counts = self.counts(number)
+        before = sum((self.counts(earlier) for earlier in range(number)), np.zeros_like(counts))
+        drawn = np.flatnonzero(counts).tolist()
+        rows = np.concatenate([self._offsets[task] + self._rows(task, before[task], counts[task]) for task in drawn])
+        arrivals = np.concatenate([self._arrivals(task, number, counts[task]) for task in drawn])
         return rows[np.argsort(arrivals, kind="stable")]
 
-    def _rows(self, task: int, epoch: int) -> np.ndarray:
-        """What the epoch takes of the task's series of permutations, ``[counts[task]]``, counted from 0 in the task."""
-        size, count = int(self.sizes[task]), int(self.counts[task])
+    def _rows(self, task: int, start: int, count: int) -> np.ndarray:
+        """``count`` rows of the task's series of permutations, from the place ``start``, counted from 0 in the task."""
+        size = int(self.sizes[task])
         together = -(-_BLOCK // size)  # permutations in a block
-        length, start = together * size, epoch * count
+        length = together * size
         first, end = start // length, -(-(start + count) // length)
         blocks = [
             generator(self.seed, Purpose.ROWS, task, block).permuted(np.tile(np.arange(size), (together, 1)), axis=1)
@@ -113,14 +121,14 @@ class Mixture:
         skipped = start - first * length
         return np.concatenate(blocks, axis=None)[skipped : skipped + count]
 
-    def _arrivals(self, task: int, epoch: int) -> np.ndarray:
-        """When each row that the epoch takes of the task arrives, ascending, ``[counts[task]]``; the first goes first.
+    def _arrivals(self, task: int, epoch: int, count: int) -> np.ndarray:
+        """When each row that the epoch takes of the task arrives, ascending, ``[count]``; the first goes first.
 
         Rows that arrive at rate p_i (after waiting times Exp(1) / p_i) are, at any time, next of task i with the
         probability p_i / Σ p over the tasks that still have rows: what ``drop`` asks for. Rows that arrive uniformly
         come in any order of the tasks with the same probability.
         """
-        random, count = generator(self.seed, Purpose.ORDER, task, epoch), int(self.counts[task])
+        random = generator(self.seed, Purpose.ORDER, task, epoch)
         if self._dropping:
             return np.cumsum(random.standard_exponential(count)) / self.probabilities[task]
         return np.sort(random.random(count))

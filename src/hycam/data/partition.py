@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from hycam.data.cache import entry_of, read_arrow
 from hycam.data.chosen import Chosen
 from hycam.data.load import load_task
 from hycam.data.recipe import PARTS, DataRecipe
-from hycam.data.splits import Split, order_key, split_column, split_count, split_fold, straddling
+from hycam.data.splits import Split, in_order, split_column, split_count, split_fold, straddling
 from hycam.errors import HycamError
 
 _log = logging.getLogger(__name__)
+
+_ROWS_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ class Partition:
 
     def identities(self, name: str) -> list[str]:
         """Where the rows of a part came from (``file.jsonl:17``), in the order of the source."""
-        return column(self.part(name), "row")
+        return list(column(self.part(name), "row"))
 
 
 def digest(identities: list[str]) -> str:
@@ -55,15 +58,16 @@ def digest(identities: list[str]) -> str:
     return hashlib.sha256("".join(f"{row}\n" for row in identities).encode()).hexdigest()
 
 
-def column(rows: datasets.Dataset, name: str) -> list[str]:
-    """The texts of one column."""
-    return rows.select_columns([name]).with_format("arrow")[:][name].to_pylist()
+def column(rows: datasets.Dataset, name: str) -> Iterator[str]:
+    """The texts of one column, of which some are held at a time."""
+    for batch in rows.select_columns([name]).with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
+        yield from batch[name].to_pylist()
 
 
-def rows_of(chosen: Chosen, recipe: DataRecipe) -> Rows:
-    """Loads a task; raises HycamError as ``load_task`` does."""
+def rows_of(chosen: Chosen, recipe: DataRecipe, keep_empty: bool = False) -> Rows:
+    """Loads a task; ``keep_empty`` and errors as of ``load_task``."""
     tasks = [chosen.parts[part] for part in PARTS] if chosen.task is None else [chosen.task]
-    loaded = [load_task(task, recipe.skip_bad_rows) for task in tasks]
+    loaded = [load_task(task, recipe.skip_bad_rows, keep_empty) for task in tasks]
     source = [entry_of(rows) for rows in loaded]
     empty = sum(len(read_arrow(Path(rows.cache_files[0]["filename"]))) - len(rows) for rows in loaded)
     limit = chosen.entry.rows
@@ -86,18 +90,18 @@ def partition(chosen: Chosen, recipe: DataRecipe) -> Partition:
     if how.by != "folds" and recipe.fold != 0:
         raise HycamError(f"{chosen.name} is split by {how.by}, which has no fold {recipe.fold}: leave fold at 0.")
     rows = rows_of(chosen, recipe)
-    groups = column(rows.dataset, "group")
     try:
         if how.by == "folds":
-            return Partition(rows, split_fold(groups, recipe.fold, recipe.seed))
+            return Partition(rows, split_fold(column(rows.dataset, "group"), recipe.fold, recipe.seed))
         if how.by == "count":
-            return Partition(rows, split_count(groups, how.validation_rows or 0, how.test_rows or 0, recipe.seed))
-        parts = np.repeat(PARTS, rows.of_parts).tolist() if rows.of_parts else column(rows.dataset, "part")
+            validation, test = how.validation_rows or 0, how.test_rows or 0
+            return Partition(rows, split_count(column(rows.dataset, "group"), validation, test, recipe.seed))
+        parts = np.repeat(PARTS, rows.of_parts).tolist() if rows.of_parts else list(column(rows.dataset, "part"))
         split = split_column(parts, str(how.column))
     except HycamError as error:
         raise HycamError(f"{chosen.name}: {error}") from error
     # The parts were given, so nothing kept together what the other ways of splitting do not separate.
-    count = straddling(groups, split)
+    count = straddling(column(rows.dataset, "group"), split)
     if count:
         _log.warning(
             "%s: %s inputs (or questions) have rows in more than one part: what is tested is not all new to training",
@@ -109,5 +113,4 @@ def partition(chosen: Chosen, recipe: DataRecipe) -> Partition:
 
 def _first(rows: datasets.Dataset, limit: int, seed: int) -> datasets.Dataset:
     """So many rows, those that come first in the order of seed and identity."""
-    identities = column(rows, "row")
-    return rows.select(sorted(sorted(range(len(rows)), key=lambda row: order_key(seed, identities[row]))[:limit]))
+    return rows.select(np.sort(in_order(column(rows, "row"), seed)[:limit]))

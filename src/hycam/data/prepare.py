@@ -14,13 +14,15 @@ from transformers import PreTrainedTokenizerBase
 
 from hycam.data.chosen import Chosen, chosen_tasks
 from hycam.data.encode import Counts, Encoded, Form, encode, encode_on_disk, lengths, numbers
-from hycam.data.partition import Partition, Rows, column, partition
+from hycam.data.partition import Rows, column, partition
 from hycam.data.prompts import check_prompt
 from hycam.data.recipe import PARTS, DataRecipe
-from hycam.data.splits import order_key
+from hycam.data.splits import in_order
 from hycam.errors import HycamError
 
 _log = logging.getLogger(__name__)
+
+_FEW = 2000  # rows of a part; so many are sooner tokenised anew than all rows of the task once
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, rows done and rows in all."""
@@ -91,11 +93,15 @@ def _encode_parts(
     encoded = {}
     for part, limit in limits.items():
         rows: list[int] = getattr(divided.split, part)
-        if limit is not None and limit < len(rows):
-            encoded[part] = _encode_first(divided, rows, limit, chosen, recipe, tokenizer)
+        is_limited = limit is not None and limit < len(rows)
+        order = np.asarray(rows)
+        if is_limited:
+            order = order[in_order(column(divided.part(part), "row"), recipe.seed)]
+        if limit is not None and is_limited and limit <= _FEW:
+            encoded[part] = _encode_first(divided.rows.dataset, order, limit, chosen, recipe, tokenizer)
         else:
             whole = whole or encode_all(chosen, divided.rows, recipe, tokenizer, progress)
-            encoded[part] = whole.among(rows)
+            encoded[part] = whole.first(order, len(rows) if limit is None else limit)
         if not encoded[part].counts.kept:
             raise HycamError(
                 f"{chosen.name}: no row is left in the {part} part, all {len(rows)} are too long. "
@@ -125,20 +131,14 @@ def encode_all(
 
 
 def _encode_first(
-    divided: Partition,
-    rows: list[int],
+    dataset: datasets.Dataset,
+    order: np.ndarray,
     limit: int,
     chosen: Chosen,
     recipe: DataRecipe,
     tokenizer: PreTrainedTokenizerBase,
 ) -> Encoded:
-    """Of ``rows`` the first ``limit`` that fit, in the order of seed and identity, so that fewer are always among more.
-
-    The rows are tried in that order until there are enough; the counts are of those that were tried.
-    """
-    dataset = divided.rows.dataset
-    identities = column(dataset, "row")
-    order = np.array(sorted(rows, key=lambda row: order_key(recipe.seed, identities[row])))
+    """What ``encode_all(...).first(order, limit)`` gives, without tokenising more rows than it takes."""
     pieces: list[pyarrow.Table] = []
     tried = kept = 0
     while tried < len(order) and kept < limit:

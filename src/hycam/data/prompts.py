@@ -34,6 +34,12 @@ _ALPACA = ("alpaca", "paper")  # the paper's code puts the response right behind
 _FIELD = re.compile(r"\{(instruction|input|system)\}")
 
 
+# Some templates write today's date. The same row would be other tokens tomorrow, so it is always the day that Llama's
+# own template falls back to. They get it as a variable, or ask a function, in whose place a macro stands.
+_DAY = "26 Jul 2024"
+_NO_CLOCK = f"{{% macro strftime_now(form) %}}{_DAY}{{% endmacro %}}"
+
+
 class Turn(NamedTuple):
     """What stands before an answer, and the answer; an end token follows it."""
 
@@ -158,7 +164,16 @@ def _chat(example: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, turns:
 def _templated(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], opening: bool = False) -> str:
     """A conversation as the template writes it; with ``opening`` up to where an answer begins."""
     try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=opening))
+        template = str(tokenizer.get_chat_template())
+        return str(
+            tokenizer.apply_chat_template(
+                messages,
+                chat_template=_NO_CLOCK + template if "strftime_now" in template else template,
+                tokenize=False,
+                add_generation_prompt=opening,
+                date_string=_DAY,
+            )
+        )
     except Exception as error:  # a template is a program: it may raise anything, and on purpose
         said = f"{error}".strip().rstrip(".") or type(error).__name__
         raise HycamError(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -46,14 +46,19 @@ def order_key(seed: int, text: str) -> bytes:
     return hashlib.sha256(f"{seed}\0{text}".encode()).digest()
 
 
-def split_fold(groups: Sequence[str], fold: int, seed: int) -> Split:
+def in_order(texts: Iterable[str], seed: int) -> np.ndarray:
+    """The numbers of the texts in the order of :func:`order_key`: int64 ``[texts]``."""
+    return np.lexsort(_keys(texts, seed).T[::-1])
+
+
+def split_fold(groups: Iterable[str], fold: int, seed: int) -> Split:
     """Splits rows about 7 : 2 : 1 into training, validation and test, never through a group.
 
     The cut after block b is the group boundary nearest to (b + 1) / 10 of the rows (the earlier of two equally near
     ones), moved where it must so that every block has at least one group.
 
     Args:
-        groups: the group key of each row.
+        groups: the group key of each row; none is held.
         fold: 0 to 4.
         seed: another seed orders the groups anew.
 
@@ -65,17 +70,17 @@ def split_fold(groups: Sequence[str], fold: int, seed: int) -> Split:
     group, sizes = _ordered(groups, seed)
     if len(sizes) < _BLOCKS:
         raise HycamError(
-            f"{len(groups)} rows in {len(sizes)} groups cannot be split: ten blocks need at least {_BLOCKS} groups. "
+            f"{len(group)} rows in {len(sizes)} groups cannot be split: ten blocks need at least {_BLOCKS} groups. "
             "Rows with the same input (or without one, the same instruction) are one group and are never separated: "
             "add rows that differ, or split by count."
         )
-    block = _cut(sizes, [Fraction(number, _BLOCKS) * len(groups) for number in range(1, _BLOCKS)])[group]
+    block = _cut(sizes, [Fraction(number, _BLOCKS) * len(group) for number in range(1, _BLOCKS)])[group]
     test = block == 2 * fold
     validation = (block == 2 * fold + 1) | (block == (2 * fold + 3) % _BLOCKS)
     return _split(validation, test)
 
 
-def split_count(groups: Sequence[str], validation_rows: int, test_rows: int, seed: int) -> Split:
+def split_count(groups: Iterable[str], validation_rows: int, test_rows: int, seed: int) -> Split:
     """About ``test_rows`` rows for the test, ``validation_rows`` for validation and the others for training.
 
     Groups are in the order of seed and key; the test part is the first of them and the validation part the next, each
@@ -88,9 +93,9 @@ def split_count(groups: Sequence[str], validation_rows: int, test_rows: int, see
         HycamError: that leaves nothing for training, or there are fewer than three groups.
     """
     group, sizes = _ordered(groups, seed)
-    if validation_rows + test_rows >= len(groups) or len(sizes) < 3:
+    if validation_rows + test_rows >= len(group) or len(sizes) < 3:
         raise HycamError(
-            f"{len(groups)} rows in {len(sizes)} groups cannot give {validation_rows} for validation, {test_rows} for "
+            f"{len(group)} rows in {len(sizes)} groups cannot give {validation_rows} for validation, {test_rows} for "
             "the test and at least one group for training. Ask for fewer."
         )
     block = _cut(sizes, [Fraction(test_rows), Fraction(test_rows + validation_rows)])[group]
@@ -119,15 +124,13 @@ def split_column(parts: Sequence[str], column: str) -> Split:
     return _split(rows == 1, rows == 2)
 
 
-def straddling(groups: Sequence[str], split: Split) -> int:
+def straddling(groups: Iterable[str], split: Split) -> int:
     """How many groups have rows in more than one part: what is tested was then partly trained on."""
-    seen: dict[str, int] = {}
-    both = set()
-    for number, part in enumerate((split.train, split.validation, split.test)):
-        for row in part:
-            if seen.setdefault(groups[row], number) != number:
-                both.add(groups[row])
-    return len(both)
+    group, sizes = _ordered(groups, seed=0)
+    parts = np.zeros_like(sizes)
+    for rows in (split.train, split.validation, split.test):
+        parts[np.unique(group[rows])] += 1
+    return int((parts > 1).sum())
 
 
 def _split(validation: np.ndarray, test: np.ndarray) -> Split:
@@ -138,12 +141,23 @@ def _split(validation: np.ndarray, test: np.ndarray) -> Split:
     )
 
 
-def _ordered(groups: Sequence[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """The place of each row's group in the order of seed and key, and the number of rows of each group in it."""
-    counts = Counter(groups)
-    ordered = sorted(counts, key=lambda group: order_key(seed, group))
-    place = {group: number for number, group in enumerate(ordered)}
-    return np.array([place[group] for group in groups]), np.array([counts[group] for group in ordered])
+def _keys(texts: Iterable[str], seed: int) -> np.ndarray:
+    """The key that each text is ordered by, as four numbers: ``[texts, 4]``."""
+    return np.frombuffer(b"".join(order_key(seed, text) for text in texts), dtype=">u8").reshape(-1, 4)
+
+
+def _ordered(groups: Iterable[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """The place of each row's group in the order of seed and key, and the number of rows of each group in it.
+
+    A group's key may be a whole passage, so of each row no more than the 32 bytes that it is ordered by are held.
+    """
+    keys = _keys(groups, seed)
+    order = np.lexsort(keys.T[::-1])
+    begins = np.ones(len(keys), dtype=bool)  # whether a row, in this order, is the first of its group
+    begins[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
+    place = np.empty(len(keys), dtype=np.int64)
+    place[order] = np.cumsum(begins) - 1
+    return place, np.bincount(place)
 
 
 def _cut(sizes: np.ndarray, targets: Sequence[Fraction]) -> np.ndarray:

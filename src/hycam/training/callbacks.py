@@ -11,7 +11,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from hycam.console import Reporter
-from hycam.data.batches import Batches
 
 
 class ProgressCallback(TrainerCallback):
@@ -54,16 +53,6 @@ class JsonLinesCallback(TrainerCallback):
         line = {"step": state.global_step, "elapsed": round(time.monotonic() - self.began, 3), **logs}
         with self.path.open("a") as handle:
             handle.write(json.dumps(line) + "\n")
-
-
-class EpochCallback(TrainerCallback):
-    """Tells the batches which epoch begins. What several processes wrap them in hides them from the trainer."""
-
-    def __init__(self, batches: Batches) -> None:
-        self.batches = batches
-
-    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        self.batches.set_epoch(int(state.epoch or 0))
 
 
 class RowCounter(TrainerCallback, ExportableState):

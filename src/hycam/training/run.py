@@ -3,7 +3,7 @@
 ::
 
     RUN/recipe.yaml         every setting, defaults included
-    RUN/environment.json    versions, commit, machine
+    RUN/environment.json    versions, commit, machine, fingerprint of the data
     RUN/metrics.jsonl       one line each time something was logged
     RUN/checkpoints/        the trainer's checkpoints, where the recipe keeps any
     RUN/adapter/            the adapter, as PEFT saves it
@@ -92,17 +92,29 @@ class Run:
         kept = (self.adapter, self.model, self.folder / "training.json", self.folder / "evaluation")
         return any(path.exists() for path in kept) or self.last_checkpoint() is not None
 
-    def begin(self, recipe: Recipe) -> None:
+    def begin(self, recipe: Recipe, data: str | None = None) -> None:
         """Makes the folder for this recipe; a complete run is left as it is.
 
+        Args:
+            recipe: what is to be run.
+            data: the fingerprint of its data, where they are trained on.
+
         Raises:
-            HycamError: as :meth:`check`, or the folder cannot be written.
+            HycamError: as :meth:`check`; a checkpoint is there of other data; or the folder cannot be written.
         """
         self.check(recipe)
         if self.summary() is not None:
             return
+        environment = self.folder / "environment.json"
+        if self.last_checkpoint() is not None and environment.exists():
+            before = json.loads(environment.read_text()).get("data", data)  # an older version did not write it
+            if before != data:
+                raise HycamError(
+                    f"The data are not those that {self.folder} was begun with (a file has changed since), so it "
+                    "cannot be continued. Bring the old data back, or name another folder with --output."
+                )
         write_whole(self.folder / "recipe.yaml", yaml.safe_dump(asdict(recipe), sort_keys=False))
-        write_whole(self.folder / "environment.json", json.dumps(describe(), indent=2) + "\n")
+        write_whole(environment, json.dumps({**describe(), "data": data}, indent=2) + "\n")
 
     def recipe(self) -> Recipe:
         """The resolved recipe.

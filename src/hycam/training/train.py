@@ -64,7 +64,7 @@ def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
     tokenizer = backbones.load_tokenizer(recipe.backbone)
     tokenizer.padding_side = "right"
     data = prepare(recipe.data, tokenizer, reporter.update)
-    run.begin(recipe)
+    run.begin(recipe, data.fingerprint)
     complete = run.summary()
     if complete is not None:
         return complete

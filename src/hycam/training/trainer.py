@@ -23,7 +23,7 @@ from hycam.data.batches import Batches
 from hycam.evaluation.perplexity import across_tasks, response_nll
 from hycam.labelled import head_at, labelled_positions
 from hycam.optim import OptimizerSettings, RiemannianAdamW, factor_pairs, parameter_groups
-from hycam.training.callbacks import EpochCallback, RowCounter
+from hycam.training.callbacks import RowCounter
 from hycam.training.packing import PackedCollator
 from hycam.training.rows import MixedRows
 from hycam.tuners.hycam import HyCAMModel
@@ -76,7 +76,7 @@ class MultiTaskTrainer(Trainer):
             eval_dataset=validation,
             data_collator=PackedCollator() if batches.packing else DataCollatorForSeq2Seq(tokenizer),
             processing_class=tokenizer,
-            callbacks=[EpochCallback(batches), RowCounter()],
+            callbacks=[RowCounter()],
         )
         self.tuner = next((module for module in model.modules() if isinstance(module, HyCAMModel)), None)
 

@@ -90,3 +90,14 @@ def test_a_role_without_a_tag_keeps_its_usual_spellings() -> None:
 )
 def test_what_is_no_conversation_is_refused_with_the_number_of_the_message(messages: Any, said: str) -> None:
     assert said in refusal(messages)
+
+
+def test_a_call_of_a_tool_is_refused_whatever_else_is_said() -> None:
+    call = {"role": "assistant", "content": "Let me see.", "tool_calls": [{"function": {"name": "look"}}]}
+    row = SourceRow("a.jsonl", 3, {"messages": [{"role": "user", "content": "Look."}, call]})
+    for content in ("Let me see.", None):
+        call["content"] = content
+        with pytest.raises(HycamError, match=r'a\.jsonl:3: message 2 of "messages" calls a tool'):
+            conversation(row, "messages", row.fields["messages"], {})
+    call.update(content="Let me see.", tool_calls=None)
+    assert conversation(row, "messages", row.fields["messages"], {}).turns == (("Look.", "Let me see."),)

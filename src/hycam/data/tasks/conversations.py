@@ -11,6 +11,7 @@ from hycam.data.source_row import SourceRow, kind_of
 TAGS = ("role", "content", "user", "assistant", "system")
 _USUAL = (("role", "content"), ("from", "value"))
 _ROLES = {"user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant", "system": "system"}
+_CALLS = ("tool_calls", "function_call")
 _TOOLS = ("tool", "function", "function_call", "observation", "ipython")
 
 
@@ -72,6 +73,8 @@ def _message(row: SourceRow, who: str, message: Any, tags: Mapping[str, str]) ->
         pairs = f'"{tags.get("role", "role")}" and "{tags.get("content", "content")}"'
         known = ", ".join(map(str, message)) or "nothing"
         raise row.error(f"{who} was expected to have {pairs} (or, in ShareGPT's form, from and value); it has {known}")
+    if any(message.get(call) for call in _CALLS):
+        raise row.error(f"{who} calls a tool; conversations with tools are not supported")
     named = message[role_key]
     roles = {word: role for word, role in _ROLES.items() if role not in tags}
     roles |= {tags[role]: role for role in ("user", "assistant", "system") if role in tags}
