@@ -13,7 +13,8 @@ from transformers import PreTrainedTokenizerFast
 
 import hycam.data.encode
 from byte_tokenizer import BOS, EOS, byte_tokenizer
-from hycam.data.encode import LEAST_PROMPT, Encoded, Form, encode, encode_on_disk, lengths, tokenizer_hash
+from hycam.data.encode import LEAST_PROMPT, Form, encode, encode_on_disk, tokenizer_hash
+from hycam.data.encoded import Encoded, lengths
 from hycam.data.prompts import render, render_turns
 from hycam.data.recipe import Overlong, Turns
 from hycam.errors import HycamError

@@ -13,7 +13,8 @@ import pyarrow
 from transformers import PreTrainedTokenizerBase
 
 from hycam.data.chosen import Chosen, chosen_tasks
-from hycam.data.encode import Counts, Encoded, Form, encode, encode_on_disk, lengths, numbers
+from hycam.data.encode import Form, encode, encode_on_disk
+from hycam.data.encoded import Counts, Encoded, lengths, numbers
 from hycam.data.partition import Rows, column, partition
 from hycam.data.prompts import check_prompt
 from hycam.data.recipe import PARTS, DataRecipe

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hycam.console import Reporter
 from hycam.data.chosen import Chosen
-from hycam.data.encode import Encoded, lengths
+from hycam.data.encoded import Encoded, lengths
 from hycam.data.partition import Rows, rows_of
 from hycam.data.prepare import encode_all
 from hycam.data.prompts import check_prompt
