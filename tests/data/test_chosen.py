@@ -116,3 +116,9 @@ class TestLlamaFactorysList:
     def test_is_where_its_own_settings_are(self) -> None:
         said = refusal(TaskRecipe(name="notes", rows=5), dataset_info="dataset_info.json")
         assert '"notes" is an entry of' in said and "name it alone" in said
+
+
+@pytest.mark.parametrize("word", ['[{"path": "a.jsonl", "turns": "lst"}]', "{path: a.jsonl, colums: {}}"])
+def test_a_list_that_could_not_be_read_is_not_taken_for_a_file(word: str) -> None:
+    with pytest.raises(HycamError, match="neither a task nor a list of tasks"):
+        chosen_tasks(DataRecipe(tasks=[word]))

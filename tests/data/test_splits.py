@@ -104,7 +104,7 @@ def test_a_fold_that_there_is_not_is_refused(fold: int) -> None:
 
 
 def test_fewer_than_ten_groups_are_refused() -> None:
-    with pytest.raises(HycamError, match=r"90 rows in 9 groups.*at least 10 groups.*add rows"):
+    with pytest.raises(HycamError, match=r"90 rows in 9 groups.*at least 10 groups.*Add rows"):
         split_fold([str(number % 9) for number in range(90)], 0, 0)
 
 

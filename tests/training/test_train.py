@@ -235,6 +235,9 @@ def test_a_run_is_not_continued_on_data_that_changed(recipe, tmp_path: Path, mon
         train(chosen)
     changing.write_text(before)
     assert train(chosen)["steps"] == 6
+    changing.write_text(before.replace("Go on", "Go back"))
+    with pytest.raises(HycamError, match="is complete, and its data are not those"):
+        train(chosen)
 
 
 @pytest.mark.parametrize("order", ["stop", "cycle", "drop"])

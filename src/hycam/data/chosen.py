@@ -56,6 +56,8 @@ def chosen_tasks(recipe: DataRecipe) -> dict[str, Chosen]:
 
 def _chosen(entry: str | TaskRecipe, split: SplitRecipe, info: DatasetInfo | None) -> Chosen:
     if isinstance(entry, str):
+        if entry.lstrip().startswith(("[", "{")):
+            raise HycamError(f"{entry} is neither a task nor a list of tasks: in a recipe its mistake would be named.")
         if info is not None and entry in info.names:
             entry = info.task(entry)
         elif entry in TASKS:

@@ -71,8 +71,8 @@ def split_fold(groups: Iterable[str], fold: int, seed: int) -> Split:
     if len(sizes) < _BLOCKS:
         raise HycamError(
             f"{len(group)} rows in {len(sizes)} groups cannot be split: ten blocks need at least {_BLOCKS} groups. "
-            "Rows with the same input (or without one, the same instruction) are one group and are never separated: "
-            "add rows that differ, or split by count."
+            "Rows with the same input (or without one, the same instruction) are one group and are never separated. "
+            "Add rows that differ, split by count, or name a column that tells the rows apart (columns: {group: ...})."
         )
     block = _cut(sizes, [Fraction(number, _BLOCKS) * len(group) for number in range(1, _BLOCKS)])[group]
     test = block == 2 * fold
@@ -96,7 +96,8 @@ def split_count(groups: Iterable[str], validation_rows: int, test_rows: int, see
     if validation_rows + test_rows >= len(group) or len(sizes) < 3:
         raise HycamError(
             f"{len(group)} rows in {len(sizes)} groups cannot give {validation_rows} for validation, {test_rows} for "
-            "the test and at least one group for training. Ask for fewer."
+            "the test and at least one group for training. Ask for fewer, or name a column that tells the rows apart "
+            "(columns: {group: ...})."
         )
     block = _cut(sizes, [Fraction(test_rows), Fraction(test_rows + validation_rows)])[group]
     return _split(block == 1, block == 0)

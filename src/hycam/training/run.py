@@ -103,7 +103,13 @@ class Run:
             HycamError: as :meth:`check`; a checkpoint is there of other data; or the folder cannot be written.
         """
         self.check(recipe)
-        if self.summary() is not None:
+        complete = self.summary()
+        if complete is not None:
+            if data not in (None, complete["data"]):
+                raise HycamError(
+                    f"{self.folder} is complete, and its data are not those that the recipe gives now (a file has "
+                    "changed since). Bring the old data back, or name another folder with --output."
+                )
             return
         environment = self.folder / "environment.json"
         if self.last_checkpoint() is not None and environment.exists():
