@@ -48,7 +48,7 @@ def prepare(recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: Pr
     """Loads, splits and tokenises every task of the recipe, and logs one line for each.
 
     A part of which all rows are wanted is tokenised once for all folds, parts and runs, and kept in the cache. Nothing
-    that grows with the data is held in memory but row numbers and group keys.
+    that grows with the data is held in memory but numbers: some tens of bytes a row.
 
     Raises:
         HycamError: no task, an unknown one or two of one name; data that cannot be had, read or split; a part that has
