@@ -27,6 +27,11 @@ ROWS = [
 ]
 
 
+def zipped_bytes(content: bytes) -> bytes:
+    """Gzipped without the time of day, which would give every test process other names of tests."""
+    return gzip.compress(content, mtime=0)
+
+
 def as_jsonl(rows: list[dict]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
 
@@ -68,7 +73,7 @@ def failure(path: Path) -> str:
 @pytest.mark.parametrize("kind", WRITERS)
 def test_every_format_gives_the_rows_that_were_written(tmp_path: Path, kind: str, zipped: bool) -> None:
     content = WRITERS[kind](ROWS)
-    path = write(tmp_path, gzip.compress(content) if zipped else content, f"rows.{kind}" + ".gz" * zipped)
+    path = write(tmp_path, zipped_bytes(content) if zipped else content, f"rows.{kind}" + ".gz" * zipped)
     rows = list(read_rows(path))
     assert [row.fields for row in rows] == ROWS
     assert rows[0].identity.startswith(f"rows.{kind}:")
@@ -76,7 +81,7 @@ def test_every_format_gives_the_rows_that_were_written(tmp_path: Path, kind: str
 
 @pytest.mark.parametrize("kind", WRITERS)
 def test_the_format_is_recognised_whatever_the_name(tmp_path: Path, kind: str) -> None:
-    path = write(tmp_path, gzip.compress(WRITERS[kind](ROWS)), "download")
+    path = write(tmp_path, zipped_bytes(WRITERS[kind](ROWS)), "download")
     assert [row.fields for row in read_rows(path)] == ROWS
 
 
@@ -112,7 +117,7 @@ def test_any_text_comes_back_out_of_every_format_whatever_the_chunk(
     written = [{"instruction": f"x{asked}", "output": answer} for asked, answer in rows]
     for kind, as_bytes in WRITERS.items():
         content = as_bytes(written)
-        path = write(folder, gzip.compress(content) if zipped else content, f"rows.{kind}" + ".gz" * zipped)
+        path = write(folder, zipped_bytes(content) if zipped else content, f"rows.{kind}" + ".gz" * zipped)
         for chunk in (1, 3, 64):
             with chunks_of(chunk):
                 read = list(read_rows(path))
@@ -239,12 +244,12 @@ def test_a_csv_cell_may_be_longer_than_the_default_limit_of_the_library(tmp_path
         ("a.csv", b"a,a\n1,2\n", "a.csv:1", "same name"),
         ("a.parquet", as_parquet(ROWS)[:-20], "a.parquet", "cut off or damaged"),
         ("a.parquet", b"\x00\xff" * 50, "a.parquet", "is not Parquet"),
-        ("a.jsonl.gz", gzip.compress(as_jsonl(ROWS))[:-9], "a.jsonl.gz", "cut off or damaged"),
-        ("a.parquet.gz", gzip.compress(as_parquet(ROWS))[:-9], "a.parquet.gz", "cut off or damaged"),
-        ("a.jsonl.gz", gzip.compress(as_jsonl(ROWS))[:5], "a.jsonl.gz", "cut off or damaged"),
-        ("a.jsonl.gz", gzip.compress(as_jsonl(ROWS)) + b"more", "a.jsonl.gz", "cut off or damaged"),
-        ("a.json.gz", gzip.compress(as_json(ROWS))[:-9], "a.json.gz", "cut off or damaged"),
-        ("a.jsonl.gz", gzip.compress(b""), "a.jsonl.gz", "is empty"),
+        ("a.jsonl.gz", zipped_bytes(as_jsonl(ROWS))[:-9], "a.jsonl.gz", "cut off or damaged"),
+        ("a.parquet.gz", zipped_bytes(as_parquet(ROWS))[:-9], "a.parquet.gz", "cut off or damaged"),
+        ("a.jsonl.gz", zipped_bytes(as_jsonl(ROWS))[:5], "a.jsonl.gz", "cut off or damaged"),
+        ("a.jsonl.gz", zipped_bytes(as_jsonl(ROWS)) + b"more", "a.jsonl.gz", "cut off or damaged"),
+        ("a.json.gz", zipped_bytes(as_json(ROWS))[:-9], "a.json.gz", "cut off or damaged"),
+        ("a.jsonl.gz", zipped_bytes(b""), "a.jsonl.gz", "is empty"),
         ("a.jsonl", b"\xef\xbb\xbf", "a.jsonl", "is empty"),
         ("a.jsonl", b" " * 10_000, "a.jsonl", "is empty"),
         ("a.jsonl", as_jsonl(ROWS).decode().encode("utf-16"), "a.jsonl", "UTF-16"),
@@ -321,7 +326,7 @@ def test_malformed_rows_are_handed_over_and_the_others_read(
         ("a.json", b'[{"a": 1},\n{"a" 2},\n{"a": 3}]'),
         ("a.csv", b'a,b\n1,2\n"1,2\n3,4\n'),
         ("a.csv", b"a,b\n1,2\n1,\xfc\n3,4\n"),
-        ("a.jsonl.gz", gzip.compress(as_jsonl(ROWS))[:-9]),
+        ("a.jsonl.gz", zipped_bytes(as_jsonl(ROWS))[:-9]),
     ],
 )
 def test_where_the_next_row_cannot_be_found_nothing_is_passed_over(tmp_path: Path, name: str, content: bytes) -> None:
