@@ -22,13 +22,6 @@ class Chosen:
     task: Task | None
     parts: Mapping[str, Task]
 
-    @property
-    def domain(self) -> str:
-        return self.any_task().domain
-
-    def any_task(self) -> Task:
-        return self.task or self.parts["train"]
-
 
 def chosen_tasks(recipe: DataRecipe) -> dict[str, Chosen]:
     """The tasks of a recipe by name, in its order.
@@ -90,4 +83,4 @@ def _known(entry: TaskRecipe, split: SplitRecipe, info: DatasetInfo | None) -> C
 
 
 def _where(one: Chosen) -> str:
-    return one.any_task().sources[0].describe()
+    return (one.task or one.parts["train"]).sources[0].describe()
