@@ -32,9 +32,9 @@ def test_names_paths_and_entries_may_be_mixed_and_keep_their_order() -> None:
     found = chosen_tasks(DataRecipe(tasks=["squad", "my/rows.jsonl", "notes", entry, renamed]))
     assert list(found) == ["squad", "rows", "notes", "riddles", "mine"]
     assert found["squad"].task is TASKS["squad"]
-    places = [one.any_task().sources[0].describe() for one in list(found.values())[1:]]
+    places = [one.task.sources[0].describe() for one in list(found.values())[1:] if one.task]
     assert places == ["my/rows.jsonl", "notes", "hub owner/riddles", "squad.csv"]
-    assert found["riddles"].domain == "riddles" and found["squad"].domain == TASKS["squad"].domain
+    assert found["riddles"].task and found["riddles"].task.domain == "riddles"
 
 
 def test_an_entry_has_its_own_split_or_that_of_the_recipe() -> None:
