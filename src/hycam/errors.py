@@ -17,6 +17,21 @@ class UsageError(HycamError):
     """The command line itself is wrong; the exit status is 2."""
 
 
+class Diverged(HycamError):
+    """Training whose loss is no finite number any more.
+
+    Args:
+        step: the first optimizer step with such a loss.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(
+            f"Training diverged: the loss of step {step} is no finite number. Lower the learning rate "
+            "(training.learning_rate), or give it a warm-up (training.warmup_ratio)."
+        )
+        self.step = step
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``' Did you mean "x"?'`` for the known name closest to ``name``, or an empty string when none is close."""
     matches = difflib.get_close_matches(name, list(known), n=1)

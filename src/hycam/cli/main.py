@@ -15,6 +15,7 @@ VERBS = {
     "evaluate": "perplexity, BLEU-4 and ROUGE-L of a run, per task",
     "generate": "answers of a run to prompts",
     "compare": "train and evaluate several methods on the same data",
+    "study": "a grid of methods, backbones, folds and settings; resumes",
     "methods": "every method with its trainable parameters",
     "data": "the tasks, a row as tokens, the embedded data",
 }

@@ -10,7 +10,7 @@ from hycam.errors import HycamError, nearest
 
 PARTS = ("train", "validation", "test")
 
-By = Literal["folds", "count", "column", "files"]
+By = Literal["folds", "disjoint", "count", "column", "files"]
 Exhaustion = Literal["stop", "cycle", "drop"]
 Overlong = Literal["shorten", "drop"]
 Strategy = Literal["concatenate", "proportional", "temperature", "equal", "weights"]
@@ -22,25 +22,30 @@ class SplitRecipe:
     """How rows are divided into training, validation and test. Rows of one group are never separated.
 
     Args:
-        by: ``folds`` is the five-fold scheme (7 : 2 : 1); ``count`` takes so many rows for validation and test and
+        by: ``folds`` is the five-fold scheme (7 : 2 : 1); ``disjoint`` divides the rows into replicates that share none
+            and splits the one that ``data.fold`` names; ``count`` takes so many rows for validation and test and
             leaves the rest for training; ``column`` reads each row's part from a column; ``files`` has a file, a folder
             or (of a hub dataset) a split for each part.
         column: With ``column``, its name. Its values are train, validation and test.
         files: With ``files``, what to read for ``train``, ``validation`` and ``test``.
-        validation_rows: With ``count``, rows of the validation part.
-        test_rows: With ``count``, rows of the test part.
+        replicates: With ``disjoint``, how many.
+        validation_rows: With ``count`` and ``disjoint``, rows of the validation part.
+        test_rows: With ``count`` and ``disjoint``, rows of the test part.
     """
 
     by: By = "folds"
     column: str | None = None
     files: dict[str, str] = field(default_factory=dict)
+    replicates: int | None = None
     validation_rows: int | None = None
     test_rows: int | None = None
 
     def __post_init__(self) -> None:
         _check_choice("split.by", self.by, By)
-        needed = {"folds": (), "count": ("validation_rows", "test_rows"), "column": ("column",), "files": ("files",)}
-        for name in ("column", "files", "validation_rows", "test_rows"):
+        counts = ("validation_rows", "test_rows")
+        needed = {"folds": (), "disjoint": ("replicates", *counts), "count": counts, "column": ("column",),
+                  "files": ("files",)}  # fmt: skip
+        for name in ("column", "files", "replicates", *counts):
             value, wanted = getattr(self, name), name in needed[self.by]
             if isinstance(value, int) and value < 1:
                 raise HycamError(f"split.{name} is {value}: a number above 0 was expected.")
@@ -148,7 +153,8 @@ class DataRecipe:
             ``path`` or ``hub`` and what else they need.
         dataset_info: A ``dataset_info.json`` of LLaMA-Factory, or its folder: its entries are tasks by their names
             there. Without ``tasks``, all of them.
-        fold: Which of the five folds, 0 to 4: one tenth of the rows is tested on, two tenths validated on.
+        fold: Which of the five folds, 0 to 4: one tenth of the rows is tested on, two tenths validated on. In a
+            disjoint split, which of the replicates.
         seed: Orders the rows before they are split, and picks the rows where fewer are asked for.
         split: How the tasks are split.
         mixture: In which proportions they are trained on.

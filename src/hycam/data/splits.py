@@ -34,7 +34,7 @@ _PART_NAMES = {
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of the three parts, each ascending. Every row is in exactly one of them."""
+    """Row numbers of the three parts, each ascending. A row is in one of them, or of another replicate."""
 
     train: list[int]
     validation: list[int]
@@ -77,7 +77,7 @@ def split_fold(groups: Iterable[str], fold: int, seed: int) -> Split:
     block = _cut(sizes, [Fraction(number, _BLOCKS) * len(group) for number in range(1, _BLOCKS)])[group]
     test = block == 2 * fold
     validation = (block == 2 * fold + 1) | (block == (2 * fold + 3) % _BLOCKS)
-    return _split(validation, test)
+    return _split(~(test | validation), validation, test)
 
 
 def split_count(groups: Iterable[str], validation_rows: int, test_rows: int, seed: int) -> Split:
@@ -93,14 +93,31 @@ def split_count(groups: Iterable[str], validation_rows: int, test_rows: int, see
         HycamError: that leaves nothing for training, or there are fewer than three groups.
     """
     group, sizes = _ordered(groups, seed)
-    if validation_rows + test_rows >= len(group) or len(sizes) < 3:
-        raise HycamError(
-            f"{len(group)} rows in {len(sizes)} groups cannot give {validation_rows} for validation, {test_rows} for "
-            "the test and at least one group for training. Ask for fewer, or name a column that tells the rows apart "
-            "(columns: {group: ...})."
-        )
-    block = _cut(sizes, [Fraction(test_rows), Fraction(test_rows + validation_rows)])[group]
-    return _split(block == 1, block == 0)
+    block = _counted(sizes, validation_rows, test_rows)[group]
+    return _split(block == 2, block == 1, block == 0)
+
+
+def split_disjoint(
+    groups: Iterable[str], replicates: int, replicate: int, validation_rows: int, test_rows: int, seed: int
+) -> Split:
+    """One of several replicates that have no row in common, split by count.
+
+    Groups in the order of seed and key are cut into ``replicates`` blocks of nearly equal rows, and the block of this
+    replicate is divided as :func:`split_count` does it: its first groups are the test part, the next validation. So
+    nothing that one replicate trains, tunes or tests on is seen by another.
+
+    Raises:
+        HycamError: there is no such replicate, or one of them has too few rows or groups for its three parts.
+    """
+    if not 0 <= replicate < replicates:
+        raise HycamError(f"There is no replicate {replicate}: they are 0 to {replicates - 1} (data.fold names one).")
+    group, sizes = _ordered(groups, seed)
+    if len(sizes) < replicates:
+        raise HycamError(f"{len(group)} rows in {len(sizes)} groups cannot give {replicates} disjoint replicates.")
+    block = _cut(sizes, [Fraction(number, replicates) * len(group) for number in range(1, replicates)])
+    part = np.full(len(sizes), -1)
+    part[block == replicate] = _counted(sizes[block == replicate], validation_rows, test_rows)
+    return _split(part[group] == 2, part[group] == 1, part[group] == 0)
 
 
 def split_column(parts: Sequence[str], column: str) -> Split:
@@ -122,7 +139,7 @@ def split_column(parts: Sequence[str], column: str) -> Split:
         counts = ", ".join(f"{name} {count:,}" for name, count in found.items())
         raise HycamError(f'the column "{column}" gives no row to {" and ".join(missing)} (it has: {counts}).')
     rows = np.array([PARTS.index(str(meant[name])) for name in parts])
-    return _split(rows == 1, rows == 2)
+    return _split(rows == 0, rows == 1, rows == 2)
 
 
 def straddling(groups: Iterable[str], split: Split) -> int:
@@ -134,9 +151,21 @@ def straddling(groups: Iterable[str], split: Split) -> int:
     return int((parts > 1).sum())
 
 
-def _split(validation: np.ndarray, test: np.ndarray) -> Split:
+def _counted(sizes: np.ndarray, validation_rows: int, test_rows: int) -> np.ndarray:
+    """The part of each group, ``[groups]``: 0 the test, 1 validation, 2 training."""
+    rows = int(sizes.sum())
+    if validation_rows + test_rows >= rows or len(sizes) < len(PARTS):
+        raise HycamError(
+            f"{rows} rows in {len(sizes)} groups cannot give {validation_rows} for validation, {test_rows} for "
+            "the test and at least one group for training. Ask for fewer, or name a column that tells the rows apart "
+            "(columns: {group: ...})."
+        )
+    return _cut(sizes, [Fraction(test_rows), Fraction(test_rows + validation_rows)])
+
+
+def _split(train: np.ndarray, validation: np.ndarray, test: np.ndarray) -> Split:
     return Split(
-        train=np.flatnonzero(~(test | validation)).tolist(),
+        train=np.flatnonzero(train).tolist(),
         validation=np.flatnonzero(validation).tolist(),
         test=np.flatnonzero(test).tolist(),
     )

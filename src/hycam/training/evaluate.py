@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
 from hycam.console import Reporter
 from hycam.data.prepare import prepare
 from hycam.errors import HycamError
@@ -23,7 +25,17 @@ def evaluate_run(run: Run, settings: EvaluationRecipe, reporter: Reporter) -> di
     Raises:
         HycamError: the folder is no complete run, or the data cannot be had or have changed since training.
     """
-    model, tokenizer = run.load()
+    return evaluate_loaded(run, *run.load(), settings, reporter)
+
+
+def evaluate_loaded(
+    run: Run,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: EvaluationRecipe,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """As :func:`evaluate_run`, of a run whose model ``run.load()`` has given already."""
     data = prepare(run.recipe().data, tokenizer, reporter.update)
     summary = run.summary()
     if summary is not None and summary["data"] != data.fingerprint:

@@ -20,6 +20,7 @@ from transformers import (
 )
 
 from hycam.data.batches import Batches
+from hycam.errors import Diverged
 from hycam.evaluation.perplexity import across_tasks, response_nll
 from hycam.labelled import head_at, labelled_positions
 from hycam.optim import OptimizerSettings, RiemannianAdamW, factor_pairs, parameter_groups
@@ -69,6 +70,7 @@ class MultiTaskTrainer(Trainer):
         self.validated_at = -1
         self._sums = torch.zeros(2, len(self.tasks), dtype=torch.float64)  # NLL and tokens of each task
         self._routing: list[Tensor] = []
+        self._diverged_at = torch.zeros((), dtype=torch.int64)  # the first step without a finite loss; 0 for none
         super().__init__(
             model=model,
             args=arguments,
@@ -130,7 +132,14 @@ class MultiTaskTrainer(Trainer):
         with head_at(self.accelerator.unwrap_model(model), row, position):
             loss, outputs = super().compute_loss(model, {**inputs, "shift_labels": targets}, True, num_items_in_batch)
         self._note(outputs.logits[0], targets, task[row, position])
+        self._watch(loss)
         return (loss, outputs) if return_outputs else loss
+
+    def _watch(self, loss: Tensor) -> None:
+        """Remembers the first step whose loss is no finite number; asked for in ``log``, so that no step waits."""
+        before = self._diverged_at.to(loss.device)
+        is_first = (before == 0) & ~torch.isfinite(loss.detach())
+        self._diverged_at = torch.where(is_first, self.state.global_step + 1, before)
 
     def _count(self, tasks: Tensor) -> None:
         """Counts rows, given the task of each."""
@@ -151,6 +160,8 @@ class MultiTaskTrainer(Trainer):
             self._routing.append(torch.cat((stats.balance_loss.cpu().reshape(1), mean)))
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if self._diverged_at:
+            raise Diverged(int(self._diverged_at))
         if "loss" in logs:
             for name, total, tokens in zip(self.tasks, *self._sums.tolist(), strict=True):
                 if tokens:

@@ -1,0 +1,39 @@
+"""What is measured of the abilities that a backbone had before it was adapted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hycam.errors import HycamError
+
+
+@dataclass
+class RetentionRecipe:
+    """What an adapted backbone has kept of what it could do before.
+
+    Args:
+        tasks: Tasks it was not adapted to: hellaswag, piqa, arc_easy, sciq, openbookqa, lambada, coqa, squad. None are
+            measured by default.
+        rows: At most so many rows of each.
+        accuracy: Score the wrong choices too, for the accuracy; takes as many times longer as there are choices.
+        kl_texts: So many passages of LAMBADA on which KL(base || adapted) is taken; 0 for none.
+        kl_replies: So many of the fixed chat prompts, on the base's own replies to which KL is taken; 0 for none.
+        batch_size: Rows in a batch.
+    """
+
+    tasks: list[str] = field(default_factory=list)
+    rows: int = 100
+    accuracy: bool = True
+    kl_texts: int = 0
+    kl_replies: int = 0
+    batch_size: int = 8
+
+    def __post_init__(self) -> None:
+        for name, least in (("rows", 1), ("kl_texts", 0), ("kl_replies", 0), ("batch_size", 1)):
+            value = getattr(self, name)
+            if value < least:
+                raise HycamError(f"retention.{name} is {value}: at least {least} was expected.")
+
+    @property
+    def is_measured(self) -> bool:
+        return bool(self.tasks or self.kl_texts or self.kl_replies)

@@ -1,0 +1,90 @@
+"""What a study consists of: its file, its cells with those that a sweep adds, and the results there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hycam.errors import HycamError
+from hycam.study.cells import Cell, Planner, Say
+from hycam.study.recipe import StudyRecipe
+from hycam.study.results import Results, load
+from hycam.study.status import Status
+from hycam.study.sweep import RATE, Best, best, extensions, family_of, rates
+from hycam.training.parse import parse_recipe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A study with its cells and what is known of them."""
+
+    study: StudyRecipe
+    cells: list[Cell]
+    results: Results
+
+    @property
+    def status(self) -> Status:
+        return Status(self.cells, self.results)
+
+    @property
+    def best(self) -> dict[tuple[str, str], Best]:
+        """Of a sweep: the best trial by (backbone, method)."""
+        return best(self.study, self.results.done + self.results.failed)
+
+
+def plan(study: StudyRecipe, progress: Say | None = None) -> Plan:
+    """The cells of a study; of a sweep with those that its results so far ask for.
+
+    Args:
+        study: what to run.
+        progress: told how far the data are prepared.
+
+    Raises:
+        HycamError: a method, a setting, a fold or the data do not work, or the sweep that it takes its learning rates
+            from is not finished.
+    """
+    planner = Planner(study, _swept(study, progress), progress)
+    cells = planner.cells()
+    results = load(study.output, cells)
+    while study.sweep.learning_rates:
+        known = {cell.identity for cell in cells}
+        more = [cell for cell in _extended(planner, cells, results) if cell.identity not in known]
+        if not more:
+            break
+        cells += more
+        results = load(study.output, cells)
+    return Plan(study, cells, results)
+
+
+def read_study(path: str | Path) -> StudyRecipe:
+    """The study of a file; for a study's folder, of the file that was kept in it."""
+    file = Path(path)
+    return parse_recipe(StudyRecipe, [str(file / STUDY_FILE if file.is_dir() else file)])
+
+
+STUDY_FILE = "study.yaml"
+
+
+def _extended(planner: Planner, cells: list[Cell], results: Results) -> list[Cell]:
+    study = planner.study
+    settled = {one.identity for one in results.done + results.failed}
+    unfinished = {(c.backbone, family_of(study, c.method)) for c in cells if c.identity not in settled}
+    return [
+        planner.cell(backbone, label, fold, seed, {RATE: rate})
+        for backbone, label, rate in extensions(study, results.done + results.failed, unfinished)
+        for seed in study.seeds
+        for fold in study.folds
+    ]
+
+
+def _swept(study: StudyRecipe, progress: Say | None) -> dict[tuple[str, str], float]:
+    if study.learning_rates_from is None:
+        return {}
+    sweep = plan(read_study(study.learning_rates_from), progress)
+    left = len(sweep.status.to_go)
+    if left:
+        raise HycamError(
+            f"The sweep {study.learning_rates_from} has {left} cells to go, so the learning rates are not known yet. "
+            f"Run `hycam study {study.learning_rates_from}` first."
+        )
+    return rates(study, sweep.best)

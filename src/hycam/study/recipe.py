@@ -1,0 +1,149 @@
+"""The study file: every setting of a study, as typed dataclasses. Their docstrings are what ``--help`` shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from hycam.data.recipe import DataRecipe
+from hycam.errors import HycamError
+from hycam.evaluation.retention_recipe import RetentionRecipe
+from hycam.training.recipe import Candidate, EvaluationRecipe, TrainingRecipe
+
+
+@dataclass
+class StudyMethod(Candidate):
+    """One method of a study.
+
+    Args:
+        name: A method's name, or ``base`` for the backbone as it is.
+        config: Fields of the method's PEFT configuration.
+        learning_rate: Peak learning rate; null takes the sweep's best where ``learning_rates_from`` names one, else the
+            study's, else the method's own.
+        optimizer: How its weights are stepped.
+        variant_of: In a sweep, the label of the method that this is another setting of (such as another multiplier):
+            its trials count as trials of that method.
+    """
+
+    variant_of: str | None = None
+
+
+@dataclass
+class SweepRecipe:
+    """A search for each method's learning rate, on the validation part; the same trials for every method.
+
+    Args:
+        learning_rates: The grid, half a decade apart (1e-4, 3e-4, 1e-3, ...). None: no search.
+        most_trials: A best value at an edge extends the grid, up to so many learning rates of a method.
+    """
+
+    learning_rates: list[float] = field(default_factory=list)
+    most_trials: int = 8
+
+    def __post_init__(self) -> None:
+        if any(not rate > 0 for rate in self.learning_rates):
+            raise HycamError(f"sweep.learning_rates are {self.learning_rates}: numbers above 0 were expected.")
+
+
+@dataclass
+class ExecutorRecipe:
+    """Where the cells run.
+
+    Args:
+        name: ``local`` runs one process a cell on this machine; ``ray`` one task a cell on a Ray cluster.
+        workers: Of ``local``, how many cells run at once; they share a GPU where there is one.
+        threads: Of ``local``, CPU threads of each cell; null divides the cores.
+        address: Of ``ray``, the cluster's; null takes the one in ``RAY_ADDRESS``, or starts one on this machine.
+        cpus: Of ``ray``, CPUs of a cell.
+        gpus: Of ``ray``, GPUs of a cell; a part of one lets several cells share it.
+        memory_gb: Of ``ray``, memory of a cell; null asks for none in particular.
+    """
+
+    name: Literal["local", "ray"] = "local"
+    workers: int = 1
+    threads: int | None = None
+    address: str | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory_gb: float | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise HycamError(f"executor.{name} is {value}: a number above 0 was expected.")
+
+
+@dataclass
+class StudyRecipe:
+    """Methods x backbones x folds x seeds x settings, each combination one cell.
+
+    Args:
+        title: What the report is called.
+        output: The folder of the study: ``cells/`` with a small JSON file for each finished cell, and ``report/``.
+        runs: The folder of the run folders (adapters, checkpoints, predictions); null is ``OUTPUT/runs``.
+        backbones: A short name, a folder or a hub id, by the label that tables show.
+        methods: What is compared, by the label that tables show.
+        data: What to train, validate and test on.
+        folds: Folds of the data, or replicates of a disjoint split.
+        seeds: Seeds of training: the adapter, the order of the rows, the noise.
+        vary: Values of further fields of a recipe, by the field's name with dots, such as
+            ``data.train_rows: [32, 128]`` or ``method.config.num_specialized: [1, 5]``. Every combination is a cell.
+        single_tasks: Also train every method on each task alone, for the interference between tasks.
+        training: How each is trained.
+        evaluation: How each is evaluated.
+        retention: What is measured of the abilities from before.
+        sweep: A search for learning rates; then the study is a sweep.
+        learning_rates_from: The study file of a finished sweep, whose best learning rate each method takes.
+        reference: The method that the comparisons are about, by its label.
+        executor: Where the cells run.
+        tables: Tables of the report, by name; none for those that the study's cells can fill.
+    """
+
+    title: str = "Study"
+    output: str = "studies/study"
+    runs: str | None = None
+    backbones: dict[str, str] = field(default_factory=lambda: {"SmolLM2 135M": "smollm2-135m"})
+    methods: dict[str, StudyMethod] = field(default_factory=dict)
+    data: DataRecipe = field(default_factory=DataRecipe)
+    folds: list[int] = field(default_factory=lambda: [0])
+    seeds: list[int] = field(default_factory=lambda: [2333])
+    vary: dict[str, list[Any]] = field(default_factory=dict)
+    single_tasks: bool = False
+    training: TrainingRecipe = field(default_factory=TrainingRecipe)
+    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
+    retention: RetentionRecipe = field(default_factory=RetentionRecipe)
+    sweep: SweepRecipe = field(default_factory=SweepRecipe)
+    learning_rates_from: str | None = None
+    reference: str = "HyCAM"
+    executor: ExecutorRecipe = field(default_factory=ExecutorRecipe)
+    tables: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for name in ("backbones", "folds", "seeds"):
+            if not getattr(self, name):
+                raise HycamError(f"The study names no {name[:-1]}: {name} is empty.")
+        for name in ("folds", "seeds"):
+            values = getattr(self, name)
+            if len(set(values)) < len(values):
+                raise HycamError(f"{name} names one twice: {values}.")
+        for name, values in self.vary.items():
+            if not isinstance(values, list) or not values:
+                raise HycamError(f"vary.{name} is {values!r}: a list of values was expected.")
+        if self.sweep.learning_rates and self.evaluation.part != "validation":
+            raise HycamError("A sweep chooses learning rates: set evaluation.part to validation, never to test.")
+        if self.sweep.learning_rates and (self.vary or self.single_tasks):
+            raise HycamError(
+                "A sweep varies the learning rate alone: leave out vary and single_tasks. Other settings of a method are "
+                "methods of their own, with variant_of."
+            )
+        if self.sweep.learning_rates and self.learning_rates_from:
+            raise HycamError("sweep and learning_rates_from exclude each other: a study searches rates or takes them.")
+        if self.single_tasks and self.training.max_steps is not None:
+            raise HycamError(
+                "single_tasks needs training.epochs in place of training.max_steps: the same rows of a task have to be "
+                "trained as often alone as together."
+            )
+        for label, entry in self.methods.items():
+            if entry.variant_of is not None and entry.variant_of not in self.methods:
+                raise HycamError(f'methods.{label}.variant_of names "{entry.variant_of}", which is no method here.')

@@ -1,0 +1,211 @@
+"""What a cell gives, one JSON file each, written whole; and all of a study's, as tables and tests read them.
+
+::
+
+    OUTPUT/cells/METHOD-foldN-IDENTITY.json
+
+The file of a finished cell holds no row of the data, only their identities and figures, so it can be kept with a
+project and carried to another machine. Its keys:
+
+``format``, ``identity``, ``checksum``
+    of the layout, of the cell, and of everything else in the file
+``state``
+    ``done``, ``failed`` or ``diverged``; of the latter two ``failure`` says ``reason`` and, where known, ``step``
+``cell``
+    ``backbone``, ``method``, ``fold``, ``seed``, ``task`` (the only one that was trained, or null), ``settings``
+``settings``, ``data``, ``environment``
+    the resolved settings, the fingerprint of the data, versions, commit and machine
+``training``
+    ``steps``, ``tokens``, ``seconds``, ``peak_memory_bytes``, ``trainable_parameters``, ``total_parameters``,
+    ``adapter_bytes``, ``learning_rate``, ``rows``, ``shares``, ``validation``; null for the backbone as it is
+``curve``
+    what was logged, a list of objects with ``step``, ``elapsed`` (seconds) and ``loss``, ``loss_TASK``,
+    ``balance_loss``, ``routing_K`` or ``eval_loss``, ``eval_loss_TASK``
+``evaluation``
+    ``part``, ``tasks``, ``macro``, ``pooled`` (as ``metrics.json`` of a run has them) and ``rows``: of each task the
+    lists ``row`` (identity), ``nll``, ``tokens`` and ``rougeL`` (null where not generated)
+``retention``, ``routing``
+    see :mod:`hycam.evaluation.retention` and :mod:`hycam.inspection.routing`; null where not measured
+``seconds``
+    of the whole cell
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hycam.errors import HycamError
+from hycam.files import write_whole
+from hycam.study.cells import Cell, differs
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Result:
+    """One cell's result; ``content`` is what the file holds."""
+
+    content: Mapping[str, Any]
+    path: Path | None = None
+
+    @property
+    def identity(self) -> str:
+        return str(self.content["identity"])
+
+    @property
+    def state(self) -> str:
+        return str(self.content["state"])
+
+    @property
+    def backbone(self) -> str:
+        return str(self.content["cell"]["backbone"])
+
+    @property
+    def method(self) -> str:
+        return str(self.content["cell"]["method"])
+
+    @property
+    def fold(self) -> int:
+        return int(self.content["cell"]["fold"])
+
+    @property
+    def seed(self) -> int:
+        return int(self.content["cell"]["seed"])
+
+    @property
+    def task(self) -> str | None:
+        """The only task that was trained, or None for all."""
+        return self.content["cell"]["task"]
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """The varied fields."""
+        return self.content["cell"]["settings"]
+
+    @property
+    def tasks(self) -> Mapping[str, Mapping[str, Any]]:
+        """By task: ``perplexity``, ``nll``, ``tokens``, ``rows``, ``bleu4``, ``rougeL``, ``generated_rows``."""
+        return self.content["evaluation"]["tasks"]
+
+    @property
+    def macro(self) -> Mapping[str, float | None]:
+        return self.content["evaluation"]["macro"]
+
+    @property
+    def training(self) -> Mapping[str, Any] | None:
+        return self.content["training"]
+
+    def rows(self, task: str) -> Rows:
+        """The scored rows of a task, in the order of their identities."""
+        found = self.content["evaluation"]["rows"][task]
+        order = np.argsort(found["row"], kind="stable")
+        return Rows(
+            [found["row"][index] for index in order],
+            np.asarray(found["nll"], dtype=np.float64)[order],
+            np.asarray(found["tokens"], dtype=np.int64)[order],
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Scored rows: identities, NLL (summed over a row's tokens) and tokens, all ``[rows]``."""
+
+    identities: list[str]
+    nll: np.ndarray
+    tokens: np.ndarray
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of a study: those that are done, those that are not, and what could not be read.
+
+    Attributes:
+        done: in the order of the grid.
+        failed: cells that failed or diverged.
+        unusable: why a file was left aside, by its path.
+    """
+
+    done: list[Result]
+    failed: list[Result] = field(default_factory=list)
+    unusable: Mapping[Path, str] = field(default_factory=dict)
+
+    def select(self, **wanted: Any) -> list[Result]:
+        """The finished cells with these attributes, such as ``method="LoRA", backbone="SmolLM2 135M", task=None``."""
+        return [one for one in self.done if all(getattr(one, name) == value for name, value in wanted.items())]
+
+    def labels(self, name: str) -> list[Any]:
+        """The values of an attribute (``method``, ``backbone``, ``fold``, ...), each once, in the order of the grid."""
+        return list(dict.fromkeys(getattr(one, name) for one in self.done))
+
+    @cached_property
+    def task_names(self) -> list[str]:
+        return list(dict.fromkeys(name for one in self.done for name in one.tasks))
+
+
+def cells_folder(output: str | Path) -> Path:
+    return Path(output) / "cells"
+
+
+def write(folder: Path, cell: Cell, state: str, content: Mapping[str, Any]) -> Result:
+    """Writes the file of a cell; a full disk is an error and leaves what was there."""
+    whole = {"format": FORMAT, "identity": cell.identity, "state": state, "cell": cell.labels,
+             "settings": cell.resolved, "data": cell.data.fingerprint, **content}  # fmt: skip
+    whole["checksum"] = checksum(whole)
+    path = folder / cell.file_name
+    write_whole(path, json.dumps(whole) + "\n")
+    return Result(whole, path)
+
+
+def checksum(content: Mapping[str, Any]) -> str:
+    """SHA-256 over everything but the checksum."""
+    rest = {key: value for key, value in content.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def read(path: Path) -> Result:
+    """Reads the file of a cell.
+
+    Raises:
+        HycamError: it is no result, of another layout, or was changed by hand.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise HycamError(f"it cannot be read: {error}") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise HycamError("it is not the result of a cell")
+    if content["format"] != FORMAT:
+        raise HycamError(f"it has layout {content['format']} of another version of this package; this one has {FORMAT}")
+    if content.get("checksum") != checksum(content):
+        raise HycamError("its checksum does not fit: it was changed by hand")
+    return Result(content, path)
+
+
+def load(output: str | Path, cells: Iterable[Cell]) -> Results:
+    """The results of these cells that there are. A file that cannot be used is reported and left where it is."""
+    folder = cells_folder(output)
+    done, failed, unusable = [], [], {}
+    for cell in cells:
+        path = folder / cell.file_name
+        if not path.exists():
+            continue
+        try:
+            result = read(path)
+            difference = differs(result.content["settings"], cell)
+            if difference:
+                raise HycamError(f"it is of other settings, where another version had other defaults: {difference}")
+        except HycamError as error:
+            unusable[path] = str(error)
+            continue
+        # What a cell is called may change without its result: the labels are those of the study as it is now.
+        named = Result({**result.content, "cell": cell.labels}, path)
+        (done if named.state == "done" else failed).append(named)
+    return Results(done, failed, unusable)

@@ -1,0 +1,91 @@
+"""The search for learning rates: the same half-decade grid for every method, extended where the best is at an edge."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
+
+from hycam.study.recipe import StudyRecipe
+from hycam.study.results import Result
+
+RATE = "training.learning_rate"
+
+
+@dataclass(frozen=True)
+class Best:
+    """What a sweep found for one method on one backbone.
+
+    Attributes:
+        label: the label of its best variant (the method itself, where it has no variants).
+        rate: its best learning rate.
+        nll: the mean over tasks of the NLL per token of the validation rows there.
+        trials: how many cells were tried, variants included.
+        at_edge: whether no larger, or no smaller rate was tried.
+    """
+
+    label: str
+    rate: float
+    nll: float
+    trials: int
+    at_edge: bool
+
+
+def best(study: StudyRecipe, results: Iterable[Result]) -> dict[tuple[str, str], Best]:
+    """The best trial of each method by (backbone, method): the lowest validation loss over folds and seeds.
+
+    A cell that diverged counts as a trial that lost.
+    """
+    trials: dict[tuple[str, str], dict[tuple[str, float], list[float]]] = {}
+    for one in results:
+        if RATE in one.settings:
+            family = family_of(study, one.method)
+            value = one.macro["nll"] if one.state == "done" else None
+            found = trials.setdefault((one.backbone, family), {}).setdefault((one.method, one.settings[RATE]), [])
+            found.append(math.inf if value is None else value)
+    chosen = {}
+    for key, of_family in trials.items():
+        means = {trial: sum(values) / len(values) for trial, values in of_family.items()}
+        label, rate = min(means, key=lambda trial: (means[trial], trial))
+        rates = sorted(other for name, other in means if name == label)
+        chosen[key] = Best(label, rate, means[label, rate], len(means), rate in (rates[0], rates[-1]))
+    return chosen
+
+
+def extensions(
+    study: StudyRecipe, results: list[Result], unfinished: Container[tuple[str, str]]
+) -> list[tuple[str, str, float]]:
+    """What to try next: (backbone, method label, rate) where a best value is at an edge of what was tried.
+
+    Args:
+        study: the sweep.
+        results: what was tried, diverged cells included.
+        unfinished: (backbone, method) of which some planned trial has no result yet; they have to wait.
+    """
+    wanted = []
+    for (backbone, family), found in best(study, results).items():
+        if (backbone, family) in unfinished:
+            continue
+        rates = sorted({one.settings[RATE] for one in results if (one.backbone, one.method) == (backbone, found.label)})
+        if found.at_edge and len(rates) < study.sweep.most_trials and math.isfinite(found.nll):
+            wanted.append((backbone, found.label, next_rate(found.rate, down=found.rate == rates[0])))
+    return wanted
+
+
+def family_of(study: StudyRecipe, label: str) -> str:
+    """The method that a label's trials count for."""
+    return study.methods[label].variant_of or label
+
+
+def next_rate(rate: float, down: bool) -> float:
+    """The neighbour in 1, 3, 10, 30, ...: half a decade, rounded to one figure."""
+    exponent = math.floor(math.log10(rate) + 1e-9)
+    is_three = rate / 10.0**exponent > 2
+    if down:
+        return float(f"1e{exponent}") if is_three else float(f"3e{exponent - 1}")
+    return float(f"1e{exponent + 1}") if is_three else float(f"3e{exponent}")
+
+
+def rates(study: StudyRecipe, found: Mapping[tuple[str, str], Best]) -> dict[tuple[str, str], float]:
+    """The best learning rate of each label, as another study takes it."""
+    return {(backbone, one.label): one.rate for (backbone, _), one in found.items()}
