@@ -25,6 +25,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "hycam, pooled balance": ("hycam", {"r": 4, "balance_scope": "pooled"}),
     "hycam, one layer": ("hycam", {"r": 4, "layers_to_transform": [1]}),
     "hycam, frozen router": ("hycam", {"r": 4, "train_router": False, "router_bias": True}),
+    "hycam, inner maps fixed": ("hycam", {"r": 4, "train_inner": False, "shared": "low_rank", "use_bias": True}),
     "hycam, trained norms": ("hycam", {"r": 4, "train_norms": True}),
     "hycam, residual stream": ("hycam", {"r": 4, "modulation_target": "residual_stream"}),
     "multilora, alpha, one layer": ("multilora", {"r": 4, "alpha": 8, "layers_to_transform": [1]}),
@@ -71,6 +72,8 @@ class Case(NamedTuple):
             return True
         if "hycam_router" in name:
             return self.settings.get("train_router", True)
+        if "hycam_N" in name or "hycam_shared_N" in name:
+            return self.settings.get("train_inner", True)
         return any(part in name for part in ("hycam_", "lora_", "modules_to_save"))
 
     def base(self, **changes: Any) -> torch.nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from hycam.console import Reporter
 from hycam.data.prepare import prepare
@@ -25,7 +25,7 @@ def evaluate_run(run: Run, settings: EvaluationRecipe, reporter: Reporter) -> di
     Raises:
         HycamError: the folder is no complete run, or the data cannot be had or have changed since training.
     """
-    return evaluate_loaded(run, *run.load(), settings, reporter)
+    return evaluate_loaded(run, *run.load(settings.config), settings, reporter)
 
 
 def evaluate_loaded(
@@ -44,6 +44,7 @@ def evaluate_loaded(
             "were trained may be among those to evaluate. Bring the old data back, or train again."
         )
     rows = getattr(data, settings.part)
+    set_seed(run.recipe().training.seed)  # some methods draw noise in evaluation too
     result = evaluate(
         model,
         tokenizer,

@@ -118,12 +118,15 @@ class EvaluationRecipe:
         batch_size: Rows in a batch.
         max_new_tokens: Most tokens in an answer; decoding is greedy and stops at the end token.
         generate_rows: Answer the first so many rows of each task; null answers all, 0 none.
+        config: Fields of the method's PEFT configuration that are other than in training, such as
+            ``{routing: hard}``; only such that do not change what weights there are.
     """
 
     part: Literal["test", "validation"] = "test"
     batch_size: int = 8
     max_new_tokens: int = 256
     generate_rows: int | None = None
+    config: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, least in (("batch_size", 1), ("max_new_tokens", 1), ("generate_rows", 0)):

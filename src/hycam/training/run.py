@@ -15,7 +15,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -156,11 +157,14 @@ class Run:
         path = self.folder / "training.json"
         return json.loads(path.read_text()) if path.exists() else None
 
-    def load(self) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    def load(self, changes: Mapping[str, Any] | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The adapted (or fully fine-tuned) backbone in evaluation mode, and its tokenizer.
 
+        Args:
+            changes: fields of the adapter's configuration that are other than in training, such as ``routing``.
+
         Raises:
-            HycamError: the run is not finished, or holds an adapter of another method.
+            HycamError: the run is not finished, or holds an adapter of another method; or a change does not work.
         """
         recipe = self.recipe()
         device = torch_device(recipe.training.device)
@@ -168,6 +172,7 @@ class Run:
         tokenizer = backbones.load_tokenizer(recipe.backbone)
         if recipe.method.name == BASE:
             return backbones.load(recipe.backbone, dtype, device), tokenizer
+        method(recipe.method.name).config({**recipe.method.config, **(changes or {})})  # whether the changes work
         config = method(recipe.method.name).config(recipe.method.config)
         if not (self.model / "config.json" if config is None else self.adapter / "adapter_config.json").exists():
             kind = "model" if config is None else "adapter"
@@ -175,12 +180,15 @@ class Run:
         if config is None:
             return backbones.load(str(self.model), dtype, device), tokenizer
         expected = config.peft_type
-        found = PeftConfig.from_pretrained(str(self.adapter)).peft_type
-        if found != expected:
-            raise HycamError(f"{self.adapter} is an adapter of {found}, but the recipe beside it trains {expected}.")
+        saved = PeftConfig.from_pretrained(str(self.adapter))
+        if saved.peft_type != expected:
+            raise HycamError(
+                f"{self.adapter} is an adapter of {saved.peft_type}, but the recipe beside it trains {expected}."
+            )
+        saved = replace(saved, **(changes or {}))
         base = backbones.load(recipe.backbone, dtype, device)
         try:
-            adapted = PeftModel.from_pretrained(base, str(self.adapter)).eval()
+            adapted = PeftModel.from_pretrained(base, str(self.adapter), config=saved).eval()
         except (RuntimeError, KeyError) as error:  # PEFT reports a wrong shape this way, a line for each, or a lack
             raise HycamError(f"{self.adapter} does not fit {recipe.backbone}: {str(error).splitlines()[0]}") from error
         # A PeftModel stands for the model that it wraps: it forwards everything that it does not have itself.

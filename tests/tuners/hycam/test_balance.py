@@ -73,7 +73,7 @@ def exact_balance(model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
     per_layer = []
 
     def watch(layer, args, kwargs, output):
-        weights = layer._modulation("default", layer.hycam_config["default"])
+        weights = layer.modulation("default", layer.hycam_config["default"])
         _, (p, logits) = reference.modulate(kwargs["hidden_states"], output[0], weights)
         keep = inputs["attention_mask"].bool()
         per_layer.append((p[keep].mean(0) * torch.softmax(logits[keep], -1).mean(0)).sum())

@@ -100,7 +100,7 @@ def test_h_is_what_the_attention_module_receives_and_only_its_first_output_is_mo
     layer.register_forward_hook(lambda module, args, output: seen.update(modulated=output))
     with torch.no_grad():
         model(input_ids=tokens(), output_attentions=True)
-    weights = layer._modulation("default", layer.hycam_config["default"])
+    weights = layer.modulation("default", layer.hycam_config["default"])
     expected, _ = reference.modulate(seen["h"], seen["output"][0], weights)
     torch.testing.assert_close(seen["modulated"][0], expected)
     assert len(seen["modulated"]) == len(seen["output"])
@@ -144,7 +144,7 @@ def test_the_noise_of_a_step_is_what_the_global_generator_gives() -> None:
     model(input_ids=tokens())
     torch.manual_seed(3)
     noise = gumbel_noise(torch.Size((2, 9, K)), torch.device("cpu"))
-    weights = layer._modulation("default", layer.hycam_config["default"])
+    weights = layer.modulation("default", layer.hycam_config["default"])
     torch.testing.assert_close(reference.modulate(seen["h"], seen["a"], weights, noise)[0], seen["out"])
 
 

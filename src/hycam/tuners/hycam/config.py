@@ -54,6 +54,8 @@ class HyCAMConfig(PeftConfig):
         train_router: True (the paper) trains the router. False (the released code) leaves it as it is drawn, its
             weights normal with the backbone's ``initializer_range`` and its bias zero, and saves it with the adapter.
             Without specialised modules there is no router, and this has no effect.
+        train_inner: True (the paper) trains the inner map N of a low-rank module. False fixes it at the identity, so
+            that a module is ``B_k A_k`` as in LoRA, and saves it with the adapter.
         train_norms: True (the released code) also trains a copy of each norm of the adapted blocks, the final norm left
             out, and saves it with the adapter; the names are added to ``modules_to_save``. False (the paper) trains
             none.
@@ -88,6 +90,9 @@ class HyCAMConfig(PeftConfig):
     )
     train_router: bool = field(
         default=True, metadata={"help": "Train the router (paper), or leave it random (released code)."}
+    )
+    train_inner: bool = field(
+        default=True, metadata={"help": "Train the inner maps N (paper), or fix them at the identity."}
     )
     train_norms: bool = field(default=False, metadata={"help": "Train the blocks' norms too (released code)."})
     target_modules: list[str] | str | None = field(

@@ -21,6 +21,8 @@ NOT_MERGEABLE = (
     "weights. Use the adapter as it is, or `unload()` to get the backbone back."
 )
 
+_INNER = ("hycam_shared_N", "hycam_N", "hycam_shared_N_bias", "hycam_N_bias")
+
 
 class HyCAMLayer(AdapterLayer):
     r"""An attention module whose output is scaled by a factor computed from its input.
@@ -84,8 +86,8 @@ class HyCAMLayer(AdapterLayer):
             self.hycam_specialized[adapter_name] = nn.Parameter(torch.empty(experts, d, d))
         if config.specialized != "none":
             self.hycam_router[adapter_name] = nn.Linear(d, experts, bias=config.router_bias)
-            if not config.train_router:
-                self.frozen_peft_weight_names[adapter_name] = ("hycam_router",)
+        frozen = (() if config.train_router else ("hycam_router",)) + (() if config.train_inner else _INNER)
+        self.frozen_peft_weight_names[adapter_name] = frozen
         self.hycam_config[adapter_name] = config
         self.reset_adapter_parameters(adapter_name, config.init_weights)
         self._move_adapter_to_device_of_base_layer(adapter_name)
@@ -105,7 +107,8 @@ class HyCAMLayer(AdapterLayer):
         as well: with N at zero, B would never get a gradient. Otherwise those are drawn like A and N.
 
         A router that is not trained has normal weights with the standard deviation of the backbone's initialisation, as
-        in the released code, where it was left as the library draws a linear layer.
+        in the released code, where it was left as the library draws a linear layer. Inner maps that are not trained are
+        the identity.
         """
         for attribute in self.adapter_layer_names:
             holder = getattr(self, attribute)
@@ -122,8 +125,13 @@ class HyCAMLayer(AdapterLayer):
                     # Biases are drawn with the bound of the map they belong to; any small range would do in a test.
                     fan_in = self.hycam_hidden_size if parameter.dim() == 1 else parameter.shape[-1]
                     parameter.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-        if adapter_name in self.frozen_peft_weight_names:
+        frozen = self.frozen_peft_weight_names[adapter_name]
+        if "hycam_router" in frozen and adapter_name in self.hycam_router:
             self.hycam_router[adapter_name].weight.normal_(std=self.hycam_initializer_range)
+        for attribute in set(_INNER) & set(frozen):
+            if adapter_name in getattr(self, attribute):
+                inner = getattr(self, attribute)[adapter_name]  # [r, r] or [K, r, r]; its bias [r] or [K, r]
+                inner.copy_(torch.zeros_like(inner) if "bias" in attribute else torch.eye(inner.shape[-1]))
 
     @property
     def needs_residual(self) -> bool:
@@ -173,12 +181,13 @@ class HyCAMLayer(AdapterLayer):
         noise = None
         if config.specialized != "none" and (config.noise == "always" or (config.noise == "train" and self.training)):
             noise = gumbel_noise(torch.Size((*h.shape[:-1], config.num_specialized)), h.device)
-        output, routing = modulate(h, a, self._modulation(adapter, config), noise, residual)
+        output, routing = modulate(h, a, self.modulation(adapter, config), noise, residual)
         if self.training:
             self.hycam_recorder.add(self.hycam_name, routing, config.balance_weight)
         return (output, *rest) if isinstance(result, tuple) else output
 
-    def _modulation(self, adapter: str, config: HyCAMConfig) -> Modulation:
+    def modulation(self, adapter: str, config: HyCAMConfig) -> Modulation:
+        """The weights of an adapter as the arithmetic takes them."""
         shared: Dense | LowRank | None = None
         if config.shared == "full":
             shared = Dense(self.hycam_shared[adapter].weight, self.hycam_shared[adapter].bias)

