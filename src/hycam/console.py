@@ -6,7 +6,10 @@ import logging
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
+from typing import Protocol
 
 import datasets
 import transformers
@@ -28,6 +31,12 @@ def quiet_libraries(informative: bool = True) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about its own next version
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("hycam").setLevel(logging.INFO if informative else logging.WARNING)
+
+
+class Reports(Protocol):
+    """Who is told how far long work has come, such as a :class:`Reporter`."""
+
+    def update(self, what: str, done: int, total: int, note: str = "") -> None: ...
 
 
 class Reporter:
@@ -82,3 +91,30 @@ class Reporter:
                 seconds = (now - begun) / (done - at_begin) * (total - done)
                 left = f", {int(seconds // 60)}:{int(seconds % 60):02d} to go"
             print(f"{described} {done}/{total}{f', {note}' if note else ''}{left}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def each_message_once() -> Iterator[None]:
+    """Lets every message through one time: a study prepares the same data for each of its folds."""
+    filters = [(handler, _Unsaid()) for handler in logging.getLogger().handlers]
+    for handler, unsaid in filters:
+        handler.addFilter(unsaid)
+    try:
+        yield
+    finally:
+        for handler, unsaid in filters:
+            handler.removeFilter(unsaid)
+
+
+class _Unsaid(logging.Filter):
+    """Holds back a message that was let through before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._said: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        is_new = message not in self._said
+        self._said.add(message)
+        return is_new

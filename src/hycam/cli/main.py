@@ -16,6 +16,8 @@ VERBS = {
     "generate": "answers of a run to prompts",
     "compare": "train and evaluate several methods on the same data",
     "study": "a grid of methods, backbones, folds and settings; resumes",
+    "report": "the tables and figures of a study, on one page",
+    "inspect": "how an adapter routes, what it scales, and what it makes of the representations",
     "methods": "every method with its trainable parameters",
     "data": "the tasks, a row as tokens, the embedded data",
 }

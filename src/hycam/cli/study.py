@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
-from hycam.console import Reporter, quiet_libraries
+from hycam.console import Reporter, each_message_once, quiet_libraries
 from hycam.errors import HycamError, UsageError
 from hycam.study.display import Display
+from hycam.study.listing import listing, show
 from hycam.study.plan import Plan, plan
 from hycam.study.recipe import StudyRecipe
 from hycam.study.runner import run_study
-from hycam.study.status import spelled
 from hycam.training.parse import parse_recipe
 
 _FLAGS = ("--status", "--dry-run", "--json")
 _DESCRIPTION = """Runs a study, cell by cell; continues where it stopped, and past a cell that fails.
---dry-run prints the cells and what they will cost; --status what has become of them; both take --json.
---cells N runs at most N cells, such as one to measure."""
+--dry-run prints the cells and what they will cost; --status what has become of them, also while another process runs
+them; both take --json. --cells N runs at most N cells, such as one to measure."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -31,22 +29,38 @@ def main(arguments: Sequence[str]) -> None:
     words = [word for word in words if word not in _FLAGS]
     most = _most_cells(words)
     study = parse_recipe(StudyRecipe, words, prog="hycam study", description=_DESCRIPTION)
-    quiet_libraries(informative=False)
-    if flags & {"--status", "--dry-run"}:
-        with Reporter() as reporter:
-            current = plan(study, reporter.update)
-        _show(current, as_json="--json" in flags, every_cell="--dry-run" in flags)
-        return
-    if "--json" in flags:
+    if "--json" in flags and len(flags) == 1:
         raise UsageError("--json belongs to --status and --dry-run.")
-    with Display(study.executor.workers) as display:
-        current = run_study(study, display.begin, display.tell, most)
-    _show(current, as_json=False, every_cell=False)
-    if current.results.failed or current.results.unusable:
-        raise HycamError(
-            f"{len(current.results.failed)} cells failed or diverged and {len(current.results.unusable)} result files "
-            "cannot be used; the others are complete. The next run tries the failed ones again."
-        )
+    quiet_libraries(informative=False)
+    with each_message_once():
+        current = _looked_at(study) if flags else _run(study, most)
+    if "--json" in flags:
+        print(json.dumps(listing(current), indent=2))
+    else:
+        show(current, Console(), every_cell="--dry-run" in flags)
+    if not flags:
+        _explain_what_is_missing(current)
+
+
+def _looked_at(study: StudyRecipe) -> Plan:
+    with Reporter() as reporter:
+        return plan(study, reporter.update)
+
+
+def _run(study: StudyRecipe, most_cells: int | None) -> Plan:
+    with Display(study.executor.at_once) as display:
+        return run_study(study, display, most_cells)
+
+
+def _explain_what_is_missing(current: Plan) -> None:
+    failed = [one for one in current.results.failed if one.state == "failed"]
+    found = []
+    if failed:
+        found.append(f"{len(failed)} of {len(current.cells)} cells failed; the next run tries them again.")
+    if current.results.unusable:
+        found.append(f"{len(current.results.unusable)} result files cannot be used, and their cells did not run.")
+    if found:
+        raise HycamError(" ".join(found))
 
 
 def _most_cells(words: list[str]) -> int | None:
@@ -59,66 +73,3 @@ def _most_cells(words: list[str]) -> int | None:
         raise UsageError(f"--cells needs a number above 0, not {value or 'nothing'}.")
     del words[at : at + 2]
     return int(value)
-
-
-def _show(current: Plan, as_json: bool, every_cell: bool) -> None:
-    summary = _summary(current)
-    if as_json:
-        print(json.dumps({**summary, "cells": _cells(current)}, indent=2))
-        return
-    console = Console()
-    if every_cell or current.results.failed or current.results.unusable:
-        table = Table(box=None, padding=(0, 2, 0, 0))
-        for name in ("cell", "state", "tokens", "seconds", ""):
-            table.add_column(name, justify="right" if name in ("tokens", "seconds") else "left")
-        for cell in _cells(current):
-            if every_cell or cell["state"] not in ("done", "to go"):
-                seconds = cell["seconds"] if cell["seconds"] is not None else cell["estimated_seconds"]
-                table.add_row(cell["name"], cell["state"], f"{cell['planned_tokens']:,}",
-                              "-" if seconds is None else f"{seconds:.0f}", cell["reason"] or "")  # fmt: skip
-        console.print(table)
-    left = summary["estimated_seconds"]
-    states = ", ".join(f"{count} {state}" for state, count in summary["states"].items() if count)
-    workers = current.study.executor.workers
-    estimate = f"; the rest takes about {spelled(left / workers)}" if left else ""
-    if summary["states"]["to go"] and left is None:
-        estimate = "; how long is not known before one was measured (--cells 1 runs one)"
-    console.print(f"{len(current.cells)} cells: {states}{estimate}", highlight=False)
-    for (backbone, method), found in current.best.items():
-        edge = ", at the edge of what was tried" if found.at_edge else ""
-        console.print(
-            f"{backbone}, {method}: learning rate {found.rate:g} ({found.label}; validation NLL {found.nll:.4f}, "
-            f"{found.trials} trials{edge})", highlight=False,
-        )  # fmt: skip
-    console.print(f"Results: {current.study.output}/cells", highlight=False)
-
-
-def _summary(current: Plan) -> dict[str, Any]:
-    states = {"done": 0, "failed": 0, "diverged": 0, "unusable": 0, "to go": 0}
-    for cell in _cells(current):
-        states[cell["state"]] += 1
-    return {"states": states, "estimated_seconds": current.status.estimate.total(current.status.to_go)}
-
-
-def _cells(current: Plan) -> list[dict[str, Any]]:
-    results = {one.identity: one for one in current.results.done + current.results.failed}
-    unusable = {path.name: reason for path, reason in current.results.unusable.items()}
-    estimate = current.status.estimate
-    rows = []
-    for cell in current.cells:
-        result = results.get(cell.identity)
-        reason = unusable.get(cell.file_name) or (result and result.content.get("failure", {}).get("reason"))
-        rows.append(
-            {
-                "name": cell.name,
-                **cell.labels,
-                "identity": cell.identity,
-                "file": cell.file_name,
-                "state": "unusable" if cell.file_name in unusable else result.state if result else "to go",
-                "reason": reason or None,
-                "planned_tokens": cell.planned_tokens,
-                "seconds": result.content["seconds"] if result else None,
-                "estimated_seconds": None if result else estimate.seconds(cell),
-            }
-        )
-    return rows

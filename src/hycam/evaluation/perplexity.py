@@ -104,7 +104,7 @@ def response_nll(
             batch = rows[indices]
             row, position, targets = labelled_positions(pad(batch["labels"], IGNORED, "right"))
             if len(row) > 0:
-                logits = _logits_at(model, tokenizer, batch["input_ids"], row, position)
+                logits = logits_at(model, tokenizer, batch["input_ids"], row, position)
                 wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
                 each = F.cross_entropy(wide, targets.to(wide.device), reduction="none")
                 kept = torch.tensor(indices)[row]
@@ -117,14 +117,18 @@ def response_nll(
     return NLL(rows=list(rows["row"]), nll=nll.numpy(), tokens=tokens.numpy())
 
 
-def _logits_at(
+def logits_at(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     input_ids: list[list[int]],
     row: torch.Tensor,
     position: torch.Tensor,
 ) -> torch.Tensor:
-    """The model's logits at ``n`` positions of a batch: ``[n, vocabulary]``."""
+    """The model's logits at ``n`` positions of a batch: ``[n, vocabulary]``.
+
+    Raises:
+        HycamError: the model makes its logits without its output embedding.
+    """
     with head_at(model, row, position):
         logits = model(
             input_ids=pad(input_ids, padding_id(tokenizer), "right").to(model.device),

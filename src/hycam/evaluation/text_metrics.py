@@ -20,17 +20,18 @@ def bleu4(predictions: Sequence[str], references: Sequence[str]) -> float:
     """
     if len(predictions) != len(references) or not predictions:
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
-    return _bleu().corpus_score(list(predictions), [list(references)]).score / 100
+    return bleu_metric().corpus_score(list(predictions), [list(references)]).score / 100
 
 
 def bleu_signature() -> str:
     """How ``bleu4`` is taken, in sacrebleu's own notation, its version included."""
-    metric = _bleu()
+    metric = bleu_metric()
     metric.corpus_score(["a"], [["a"]])  # the signature counts the references of the last score
     return str(metric.get_signature())
 
 
-def _bleu() -> BLEU:
+def bleu_metric() -> BLEU:
+    """sacrebleu's BLEU as :func:`bleu4` takes it, on its scale from 0 to 100."""
     # `force` only silences a hint about predictions that look tokenised already.
     return BLEU(smooth_method="none", tokenize="13a", max_ngram_order=4, force=True)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import re
@@ -10,24 +9,22 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
 
 from hycam.backbones import load_tokenizer
 from hycam.data.chosen import chosen_tasks
 from hycam.data.prepare import prepare
 from hycam.data.recipe import DataRecipe, MixtureRecipe
 from hycam.errors import HycamError, nearest
-from hycam.evaluation.retention_recipe import RetentionRecipe
+from hycam.evaluation.retention.recipe import RetentionRecipe
 from hycam.methods import method
+from hycam.study.identity import identity_of, resolved
 from hycam.study.recipe import StudyMethod, StudyRecipe
-from hycam.training.parse import field_names
+from hycam.study.vary import checked, combinations, with_setting
 from hycam.training.recipe import MethodRecipe, Recipe
 from hycam.training.run import BASE
-
-# What does not change a result, or is chosen by the machine.
-_FREE = {"output", "training.log_every", "training.report_to", "training.save_every"}
-# What does not change the rows that are prepared.
-_NOT_DATA = {"mixture": MixtureRecipe(), "packing": False, "group_by_length": False}
 
 
 @dataclass(frozen=True)
@@ -68,22 +65,18 @@ class Cell:
     @cached_property
     def resolved(self) -> dict[str, Any]:
         """Every setting that bears on the result, defaults included."""
-        return _without({**asdict(self.recipe), "retention": asdict(self.retention)}, _FREE)
+        return resolved(self.recipe, self.retention)
 
     @cached_property
     def identity(self) -> str:
-        """SHA-256 of the data's fingerprint and of every setting that is not at its default.
-
-        Defaults are left out so that a result stays valid when a later version adds a setting; a result file holds all
-        of them, and is compared with them when it is read.
-        """
-        return _hash(self.data.fingerprint, self.resolved)
+        """SHA-256 of the data and the settings; see :func:`hycam.study.identity.identity_of`."""
+        return identity_of(self.data.fingerprint, self.resolved)
 
     @cached_property
     def trained(self) -> str:
         """The identity of what is trained, evaluation left out: cells that share it share a run folder."""
         recipe = {key: value for key, value in self.resolved.items() if key not in ("evaluation", "retention")}
-        return _hash(self.data.fingerprint, recipe)
+        return identity_of(self.data.fingerprint, recipe)
 
     @property
     def labels(self) -> dict[str, Any]:
@@ -92,11 +85,17 @@ class Cell:
         return {**{name: getattr(self, name) for name in names}, "settings": dict(self.settings)}
 
     @property
+    def parts(self) -> dict[str, str]:
+        """What sets a cell apart, in words, by what they are about."""
+        told = {"backbone": self.backbone, "method": self.method, "fold": f"fold {self.fold}",
+                "seed": f"seed {self.seed}"}  # fmt: skip
+        told |= {name: _told(name, value) for name, value in self.settings.items()}
+        return {**told, "task": f"{self.task} alone"} if self.task else told
+
+    @property
     def name(self) -> str:
-        """A readable name of one line: what sets the cell apart."""
-        parts = [self.backbone, self.method, f"fold {self.fold}", f"seed {self.seed}"]
-        parts += [f"{key.rpartition('.')[2]} {value}" for key, value in self.settings.items()]
-        return ", ".join(parts + ([f"{self.task} alone"] if self.task else []))
+        """All of that on one line."""
+        return ", ".join(self.parts.values())
 
     @property
     def file_name(self) -> str:
@@ -134,8 +133,9 @@ class Planner:
         self.study = study
         self._rates = rates or {}
         self._progress = progress
+        self._tokenizers: dict[str, PreTrainedTokenizerBase] = {}
         self._data: dict[str, Data] = {}
-        _check_vary(study)
+        self._vary = checked(study.vary)
 
     def cells(self) -> list[Cell]:
         """Every cell, fold by fold, so that an unfinished study has all methods on some folds.
@@ -144,9 +144,9 @@ class Planner:
             HycamError: a method, a setting, a fold or the data do not work; nothing was started.
         """
         study = self.study
-        found = []
+        found: list[Cell] = []
         for seed, fold in itertools.product(study.seeds, study.folds):
-            for settings in _combinations(study.vary):
+            for settings in combinations(self._vary):
                 for backbone, label in itertools.product(study.backbones, study.methods):
                     entry = study.methods[label]
                     for rate in self._learning_rates(entry):
@@ -167,7 +167,7 @@ class Planner:
             evaluation=study.evaluation,
         )
         for name, value in settings.items():
-            recipe = _with(recipe, name.split("."), value, name)
+            recipe = with_setting(recipe, name, value)
         if task is not None:
             alone = {name: float(name == task) for name in chosen_tasks(recipe.data)}
             recipe = replace(recipe, data=replace(recipe.data, mixture=MixtureRecipe("weights", weights=alone,
@@ -176,6 +176,7 @@ class Planner:
             rate = None  # nothing is trained
         else:
             recipe.method.settings()
+            method(entry.name).config({**recipe.method.config, **recipe.evaluation.config})
             rate = settings.get("training.learning_rate") or entry.learning_rate or self._rate(backbone, label)
             recipe = replace(recipe, training=replace(recipe.training, learning_rate=rate))
             recipe = replace(recipe, training=replace(recipe.training, learning_rate=recipe.learning_rate()))
@@ -184,9 +185,10 @@ class Planner:
         return replace(made, recipe=replace(recipe, output=str(folder)))
 
     def _of(self, backbone: str, label: str, fold: int, seed: int, settings: Mapping[str, Any]) -> Iterator[Cell]:
-        yield self.cell(backbone, label, fold, seed, settings)
-        if self.study.single_tasks and self.study.methods[label].name != BASE:
-            for task in chosen_tasks(self.study.data):
+        made = self.cell(backbone, label, fold, seed, settings)
+        yield made
+        if self.study.single_tasks and made.recipe.method.name != BASE:
+            for task in chosen_tasks(made.recipe.data):
                 yield self.cell(backbone, label, fold, seed, settings, task)
 
     def _learning_rates(self, entry: StudyMethod) -> list[float] | list[None]:
@@ -205,10 +207,13 @@ class Planner:
         return self._rates[backbone, label]
 
     def _prepared(self, recipe: Recipe) -> Data:
-        rows = replace(recipe.data, **_NOT_DATA)
+        # What does not change the rows that are prepared is left at its default.
+        rows = replace(recipe.data, mixture=MixtureRecipe(), packing=False, group_by_length=False)
         key = json.dumps([recipe.backbone, asdict(rows)], sort_keys=True)
         if key not in self._data:
-            self._data[key] = _prepare(recipe.backbone, rows, self._progress)
+            if recipe.backbone not in self._tokenizers:
+                self._tokenizers[recipe.backbone] = load_tokenizer(recipe.backbone)
+            self._data[key] = _prepare(rows, self._tokenizers[recipe.backbone], self._progress)
         return self._data[key]
 
 
@@ -217,18 +222,8 @@ def runs_folder(study: StudyRecipe) -> Path:
     return Path(study.runs) if study.runs is not None else Path(study.output) / "runs"
 
 
-def differs(kept: Mapping[str, Any], cell: Cell) -> str | None:
-    """The first setting, by name, of a kept result that is not the cell's; one that it lacks counts as its default."""
-    now, default = _flat(cell.resolved), _flat(_default())
-    before = _flat(kept)
-    for name in sorted({*before, *now}):
-        if before.get(name, default.get(name)) != now.get(name, default.get(name)):
-            return f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
-    return None
-
-
-def _prepare(backbone: str, recipe: DataRecipe, progress: Say | None) -> Data:
-    data = prepare(recipe, load_tokenizer(backbone), progress)
+def _prepare(recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: Say | None) -> Data:
+    data = prepare(recipe, tokenizer, progress)
     counts = data.counts["train"]
     return Data(
         data.fingerprint,
@@ -237,42 +232,11 @@ def _prepare(backbone: str, recipe: DataRecipe, progress: Say | None) -> Data:
     )
 
 
-def _check_vary(study: StudyRecipe) -> None:
-    known = [name for name in field_names(Recipe) if name != "output"]
-    for name in study.vary:
-        is_free = name.startswith(("method.config.", "training.extra.")) or name.startswith("method.optimizer.multipl")
-        if name not in known and not is_free:
-            raise HycamError(f'vary names "{name}", which is no field of a recipe.{nearest(name, known)}')
-        own = {"data.fold": "folds", "training.seed": "seeds", "backbone": "backbones", "method.name": "methods"}
-        if name in own:
-            raise HycamError(f"vary cannot vary {name}: the study has {own[name]} for it.")
-
-
-def _combinations(vary: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
-    for values in itertools.product(*vary.values()):
-        yield dict(zip(vary, values, strict=True))
-
-
-def _with(kept: Any, path: list[str], value: Any, name: str) -> Any:
-    """A copy of a dataclass or a dictionary with another value at a path of names."""
-    first, *rest = path
-    if isinstance(kept, dict):
-        return {**kept, first: _with(kept.get(first, {}), rest, value, name) if rest else value}
-    inner = _with(getattr(kept, first), rest, value, name) if rest else _typed(kept, first, value, name)
-    return replace(kept, **{first: inner})
-
-
-def _typed(owner: Any, field: str, value: Any, name: str) -> Any:
-    """The value, with a whole number made a float where one is meant; a wrong type is refused."""
-    hint = str(get_type_hints(type(owner))[field])
-    if "float" in hint and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(value, str) and "float" in hint:  # YAML reads 1e-4 as a word
-        try:
-            return float(value)
-        except ValueError as error:
-            raise HycamError(f"vary.{name} has the value {value!r}: a number was expected.") from error
-    return value
+def _told(name: str, value: Any) -> str:
+    """A varied field in words: ``train_rows 32``, or ``routing hard, noise never`` where it is a dictionary."""
+    if isinstance(value, Mapping):
+        return ", ".join(_told(*entry) for entry in value.items())
+    return f"{name.rpartition('.')[2]} {value}"
 
 
 def _without_duplicates(cells: list[Cell]) -> list[Cell]:
@@ -285,36 +249,5 @@ def _without_duplicates(cells: list[Cell]) -> list[Cell]:
     return list(seen.values())
 
 
-def _hash(fingerprint: str, resolved: Mapping[str, Any]) -> str:
-    """SHA-256 of the settings that are not at their defaults, and of the data."""
-    default = _flat(_default())
-    changed = {name: value for name, value in _flat(resolved).items() if value != default.get(name)}
-    return hashlib.sha256(json.dumps([fingerprint, changed], sort_keys=True).encode()).hexdigest()
-
-
-def _default() -> dict[str, Any]:
-    return {**asdict(Recipe()), "retention": asdict(RetentionRecipe())}
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            found |= _flat(value, f"{prefix}{name}.")
-        elif value != {}:
-            found[prefix + name] = value
-    return found
-
-
-def _without(settings: dict[str, Any], names: set[str], prefix: str = "") -> dict[str, Any]:
-    return {
-        name: _without(value, names, f"{prefix}{name}.") if isinstance(value, dict) else value
-        for name, value in settings.items()
-        if prefix + name not in names
-    }
-
-
 def _slug(label: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or "method"
-
-

@@ -13,25 +13,35 @@ from rich.text import Text
 
 from hycam.study.cells import Cell
 from hycam.study.executors.events import Event, Finished, Progressed, Started
+from hycam.study.names import Names, names_of
 from hycam.study.plan import Plan
+from hycam.study.results import Result
+from hycam.study.running import Doing
 from hycam.study.status import Estimate, spelled
 
 _SECONDS_BETWEEN_LINES = 60.0
 
 
 class Display:
-    """Shows which cells run and how far they are, what is done, and how long the rest will take."""
+    """Shows which cells run and how far they are, what is done, and how long the rest will take.
 
-    def __init__(self, workers: int) -> None:
-        self._workers = workers
+    Args:
+        at_once: how many cells run at once, as far as that is known beforehand.
+    """
+
+    def __init__(self, at_once: int) -> None:
         self._console = Console(stderr=True)
-        self._live = Live(console=self._console, refresh_per_second=2) if self._console.is_terminal else None
-        self._running: dict[str, tuple[Cell, float, str]] = {}
+        self._at_once = at_once
+        self._names = Names({}, "")
+        self._running: dict[str, Doing] = {}
         self._waiting: dict[str, Cell] = {}
-        self._estimate = Estimate([])
+        self._measured: list[Result] = []
         self._states: dict[str, int] = {}
-        self._total = 0
-        self._last_line = time.monotonic()
+        self._bottom = ""
+        self._last_line = 0.0
+        self._live: Live | None = None
+        if self._console.is_terminal:
+            self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=2, transient=True)
 
     def __enter__(self) -> Display:
         if self._live is not None:
@@ -42,66 +52,81 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
+    def update(self, what: str, done: int, total: int) -> None:
+        """How far the data are prepared."""
+        self._bottom = f"{what} {done:,}/{total:,}"
+        if self._is_time():
+            self._line(self._bottom)
+
     def begin(self, plan: Plan) -> None:
         """What is known before the cells run."""
-        self._estimate = plan.status.estimate
+        self._names = names_of(plan.cells)
         self._waiting = {cell.identity: cell for cell in plan.status.to_go}
-        self._total = len(plan.cells)
-        settled = self._total - len(self._waiting)
-        self._states = {"done": len(plan.results.done)}
-        if settled > len(plan.results.done):
-            self._states["failed or left aside"] = settled - len(plan.results.done)
-        self._say(self._summary())
+        self._measured = list(plan.results.done)
+        diverged = len(plan.results.settled) - len(plan.results.done)
+        self._states = {"done": len(plan.results.done), "diverged": diverged, "unusable": len(plan.status.unusable)}
+        self._bottom = self._summary()
+        if self._names.common:
+            self._print(f"All cells: {self._names.common}")
+        self._print(self._bottom)
 
     def tell(self, event: Event) -> None:
         """Something happened."""
-        cell = event.cell
+        identity = event.cell.identity
+        name = self._names.short[identity]
         if isinstance(event, Started):
-            self._running[cell.identity] = (cell, time.monotonic(), "starts")
-            self._say(f"{cell.name}: started")
+            self._running[identity] = Doing(time.time(), "starts")
+            self._at_once = max(self._at_once, len(self._running))
+            self._line(f"{name}: started")
         elif isinstance(event, Progressed):
-            began = self._running[cell.identity][1]
-            note = f"{event.what} {event.done}/{event.total}{f', {event.note}' if event.note else ''}"
-            self._running[cell.identity] = (cell, began, note)
-            if self._live is None and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES:
-                for shown, _, doing in self._running.values():
-                    self._say(f"{shown.name}: {doing}")
+            self._running[identity] = Doing(self._running[identity].since, event.text)
+            if self._is_time():
+                for other, doing in self._running.items():
+                    self._line(f"{self._names.short[other]}: {doing.what}")
         else:
-            self._finished(event)
-        if self._live is not None:
-            self._live.update(self._table())
+            self._finished(event, name)
 
-    def _finished(self, event: Finished) -> None:
-        _, began, _ = self._running.pop(event.cell.identity)
-        self._waiting.pop(event.cell.identity, None)
+    def _finished(self, event: Finished, name: str) -> None:
+        took = spelled(self._running.pop(event.cell.identity).seconds)
+        del self._waiting[event.cell.identity]
         self._states[event.state] = self._states.get(event.state, 0) + 1
-        took = spelled(time.monotonic() - began)
         if event.state == "done":
+            self._measured.append(Result({**event.content, "cell": event.cell.labels}))
             perplexity = event.content["evaluation"]["macro"]["perplexity"]
             what = "perplexity " + ("no number" if perplexity is None else f"{perplexity:.4f}")
         else:
             what = event.content["failure"]["reason"]
-        line = f"{event.cell.name}: {event.state} in {took}, {what}"
-        if self._live is not None:
-            self._live.console.print(line, highlight=False)
-        else:
-            self._say(f"{line}\n{self._summary()}")
+        self._bottom = self._summary()
+        self._print(f"{name}: {event.state} in {took}, {what}")
+        self._line(self._bottom)
 
     def _summary(self) -> str:
-        states = ", ".join(f"{count} {state}" for state, count in self._states.items())
-        left = self._estimate.total(self._waiting.values())
-        time_left = "" if left is None or not self._waiting else f", about {spelled(left / self._workers)}"
-        return f"{self._total} cells: {states}, {len(self._waiting)} to go{time_left}"
+        states = "".join(f"{count} {state}, " for state, count in self._states.items() if count)
+        spent = {identity: doing.seconds for identity, doing in self._running.items()}
+        left = Estimate(self._measured).left(self._waiting.values(), spent)
+        tail = f", about {spelled(left / self._at_once)}" if left else ""
+        return f"{len(self._names.short)} cells: {states}{len(self._waiting)} to go{tail}"
 
-    def _say(self, line: str) -> None:
+    def _is_time(self) -> bool:
+        """Whether more lines of progress are due, where there is no table."""
+        return self._live is None and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES
+
+    def _line(self, line: str) -> None:
+        """A line that a table makes needless."""
         if self._live is None:
             print(line, file=sys.stderr, flush=True)
             self._last_line = time.monotonic()
+
+    def _print(self, line: str) -> None:
+        """A line that stays above the table."""
+        if self._live is not None:
+            self._console.print(Text(line))
+        self._line(line)
 
     def _table(self) -> Group:
         table = Table(box=None, padding=(0, 2, 0, 0))
         for name in ("running", "for", "doing"):
             table.add_column(name, no_wrap=True)
-        for cell, began, note in self._running.values():
-            table.add_row(cell.name, spelled(time.monotonic() - began), note)
-        return Group(table, Text(self._summary()))
+        for identity, doing in list(self._running.items()):  # a copy: this is drawn beside what goes on
+            table.add_row(Text(self._names.short[identity]), spelled(doing.seconds), Text(doing.what))
+        return Group(*([table] if table.rows else []), Text(self._bottom))

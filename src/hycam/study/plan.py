@@ -13,6 +13,9 @@ from hycam.study.status import Status
 from hycam.study.sweep import RATE, Best, best, extensions, family_of, rates
 from hycam.training.parse import parse_recipe
 
+STUDY_FILE = "study.yaml"
+"""In the folder of a study, all its settings."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -29,7 +32,7 @@ class Plan:
     @property
     def best(self) -> dict[tuple[str, str], Best]:
         """Of a sweep: the best trial by (backbone, method)."""
-        return best(self.study, self.results.done + self.results.failed)
+        return best(self.study, self.results.settled)
 
 
 def plan(study: StudyRecipe, progress: Say | None = None) -> Plan:
@@ -43,7 +46,17 @@ def plan(study: StudyRecipe, progress: Say | None = None) -> Plan:
         HycamError: a method, a setting, a fold or the data do not work, or the sweep that it takes its learning rates
             from is not finished.
     """
-    planner = Planner(study, _swept(study, progress), progress)
+    return planned(planner_of(study, progress))
+
+
+def planner_of(study: StudyRecipe, progress: Say | None = None) -> Planner:
+    """What makes the cells of a study; arguments and errors as of :func:`plan`."""
+    return Planner(study, _swept(study, progress), progress)
+
+
+def planned(planner: Planner) -> Plan:
+    """The plan with the results that there are by now."""
+    study = planner.study
     cells = planner.cells()
     results = load(study.output, cells)
     while study.sweep.learning_rates:
@@ -62,29 +75,36 @@ def read_study(path: str | Path) -> StudyRecipe:
     return parse_recipe(StudyRecipe, [str(file / STUDY_FILE if file.is_dir() else file)])
 
 
-STUDY_FILE = "study.yaml"
-
-
 def _extended(planner: Planner, cells: list[Cell], results: Results) -> list[Cell]:
     study = planner.study
-    settled = {one.identity for one in results.done + results.failed}
-    unfinished = {(c.backbone, family_of(study, c.method)) for c in cells if c.identity not in settled}
+    settled = {one.identity for one in results.settled}
+    unfinished = {(cell.backbone, family_of(study, cell.method)) for cell in cells if cell.identity not in settled}
     return [
         planner.cell(backbone, label, fold, seed, {RATE: rate})
-        for backbone, label, rate in extensions(study, results.done + results.failed, unfinished)
+        for backbone, label, rate in extensions(study, results.settled, unfinished)
         for seed in study.seeds
         for fold in study.folds
     ]
 
 
 def _swept(study: StudyRecipe, progress: Say | None) -> dict[tuple[str, str], float]:
+    """The learning rates that a study takes from a sweep."""
     if study.learning_rates_from is None:
         return {}
-    sweep = plan(read_study(study.learning_rates_from), progress)
+    recipe = read_study(study.learning_rates_from)
+    if not recipe.sweep.learning_rates:
+        raise HycamError(
+            f"learning_rates_from names {study.learning_rates_from}, which is no sweep: it has no sweep.learning_rates."
+        )
+    sweep = plan(recipe, progress)
+    unusable = sweep.results.unusable
+    if unusable:
+        path, reason = next(iter(unusable.items()))
+        raise HycamError(f"The sweep {study.learning_rates_from} has a result that cannot be used, {path}: {reason}.")
     left = len(sweep.status.to_go)
     if left:
         raise HycamError(
             f"The sweep {study.learning_rates_from} has {left} cells to go, so the learning rates are not known yet. "
             f"Run `hycam study {study.learning_rates_from}` first."
         )
-    return rates(study, sweep.best)
+    return rates(sweep.best)

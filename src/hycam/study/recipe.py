@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from hycam.data.recipe import DataRecipe
 from hycam.errors import HycamError
-from hycam.evaluation.retention_recipe import RetentionRecipe
+from hycam.evaluation.retention.recipe import RetentionRecipe
 from hycam.training.recipe import Candidate, EvaluationRecipe, TrainingRecipe
 
 
@@ -72,6 +72,19 @@ class ExecutorRecipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise HycamError(f"executor.{name} is {value}: a number above 0 was expected.")
+        for name in ("cpus", "gpus", "memory_gb"):
+            value = getattr(self, name)
+            if value is not None and (value < 0 or (name != "gpus" and value == 0)):
+                raise HycamError(f"executor.{name} is {value}: a number above 0 was expected.")
+        for name in ("cpus", "gpus"):
+            value = getattr(self, name)
+            if value > 1 and value != int(value):
+                raise HycamError(f"executor.{name} is {value}: above 1 a whole number was expected.")
+
+    @property
+    def at_once(self) -> int:
+        """How many cells are known to run at once; on a cluster that shows when they do."""
+        return self.workers if self.name == "local" else 1
 
 
 @dataclass
@@ -134,8 +147,8 @@ class StudyRecipe:
             raise HycamError("A sweep chooses learning rates: set evaluation.part to validation, never to test.")
         if self.sweep.learning_rates and (self.vary or self.single_tasks):
             raise HycamError(
-                "A sweep varies the learning rate alone: leave out vary and single_tasks. Other settings of a method are "
-                "methods of their own, with variant_of."
+                "A sweep varies the learning rate alone: leave out vary and single_tasks. Other settings of a method "
+                "are methods of their own, with variant_of."
             )
         if self.sweep.learning_rates and self.learning_rates_from:
             raise HycamError("sweep and learning_rates_from exclude each other: a study searches rates or takes them.")

@@ -44,7 +44,8 @@ import numpy as np
 
 from hycam.errors import HycamError
 from hycam.files import write_whole
-from hycam.study.cells import Cell, differs
+from hycam.study.cells import Cell
+from hycam.study.identity import difference
 
 FORMAT = 1
 
@@ -137,6 +138,11 @@ class Results:
     failed: list[Result] = field(default_factory=list)
     unusable: Mapping[Path, str] = field(default_factory=dict)
 
+    @property
+    def settled(self) -> list[Result]:
+        """The finished cells, and those that diverged, as they would again."""
+        return [*self.done, *(one for one in self.failed if one.state == "diverged")]
+
     def select(self, **wanted: Any) -> list[Result]:
         """The finished cells with these attributes, such as ``method="LoRA", backbone="SmolLM2 135M", task=None``."""
         return [one for one in self.done if all(getattr(one, name) == value for name, value in wanted.items())]
@@ -192,20 +198,28 @@ def read(path: Path) -> Result:
 def load(output: str | Path, cells: Iterable[Cell]) -> Results:
     """The results of these cells that there are. A file that cannot be used is reported and left where it is."""
     folder = cells_folder(output)
-    done, failed, unusable = [], [], {}
+    done: list[Result] = []
+    failed: list[Result] = []
+    unusable: dict[Path, str] = {}
     for cell in cells:
         path = folder / cell.file_name
         if not path.exists():
             continue
         try:
             result = read(path)
-            difference = differs(result.content["settings"], cell)
-            if difference:
-                raise HycamError(f"it is of other settings, where another version had other defaults: {difference}")
+            _check_is_of(result, cell)
         except HycamError as error:
-            unusable[path] = str(error)
+            unusable[path] = f"{error}. Delete it, and its cell runs again"
             continue
         # What a cell is called may change without its result: the labels are those of the study as it is now.
         named = Result({**result.content, "cell": cell.labels}, path)
         (done if named.state == "done" else failed).append(named)
     return Results(done, failed, unusable)
+
+
+def _check_is_of(result: Result, cell: Cell) -> None:
+    other = difference(result.content["settings"], cell.resolved)
+    if other:
+        raise HycamError(f"it is of other settings, where another version had other defaults: {other}")
+    if result.identity != cell.identity:
+        raise HycamError("it is the result of another cell, or of other data")

@@ -6,24 +6,24 @@ import json
 import time
 import traceback
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from filelock import FileLock
+
+from hycam import backbones
+from hycam.console import Reports
+from hycam.data.prepare import prepare
 from hycam.errors import Diverged, HycamError
 from hycam.evaluation.result import PREDICTIONS_FILE
 from hycam.machine import describe, peak_memory_bytes
 from hycam.study.cells import Cell
 from hycam.training.evaluate import evaluate_loaded
+from hycam.training.retention import measure_retention
 from hycam.training.run import BASE, Run
 from hycam.training.train import train
 
 
-class Progress(Protocol):
-    """What a :class:`hycam.console.Reporter` does."""
-
-    def update(self, what: str, done: int, total: int, note: str = "") -> None: ...
-
-
-def run_cell(cell: Cell, progress: Progress) -> tuple[str, dict[str, Any]]:
+def run_cell(cell: Cell, progress: Reports) -> tuple[str, dict[str, Any]]:
     """Trains and evaluates a cell; continues from its run folder's checkpoint or adapter where there is one.
 
     Returns:
@@ -32,47 +32,68 @@ def run_cell(cell: Cell, progress: Progress) -> tuple[str, dict[str, Any]]:
         do not end the study.
     """
     began = time.monotonic()
+    run = Run(Path(cell.recipe.output))
     try:
-        content = _measured(cell, progress)
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+        # Another study may have this very training among its own.
+        with FileLock(f"{run.folder}.lock"):
+            _check_data(cell, progress)
+            content = _measured(cell, run, progress)
     except Diverged as error:
-        return "diverged", _failure(cell, began, str(error), error.step)
+        return "diverged", _failure(run, began, str(error), error.step)
     except HycamError as error:
-        return "failed", _failure(cell, began, str(error), None)
+        return "failed", _failure(run, began, str(error), None)
     except Exception as error:  # whatever it is, the other cells go on
         at = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(at.filename).name}:{at.lineno}"
-        return "failed", _failure(cell, began, f"{type(error).__name__} in {where}: {error}", None)
-    return "done", {"environment": describe(), **content, "seconds": time.monotonic() - began}
+        return "failed", _failure(run, began, f"{type(error).__name__} in {where}: {error}", None)
+    return "done", {"environment": describe(), **content}
 
 
-def _measured(cell: Cell, progress: Progress) -> dict[str, Any]:
-    run = Run(Path(cell.recipe.output))
+def _check_data(cell: Cell, progress: Reports) -> None:
+    """Results go by the data that the study was planned with; here and now they may be others."""
+    data = prepare(cell.recipe.data, backbones.load_tokenizer(cell.recipe.backbone), progress.update)
+    if data.fingerprint != cell.data.fingerprint:
+        raise HycamError(
+            "The data are not those that the study was planned with: a file has changed since, or is another one on "
+            "this machine. Bring it back, or run the study again with the new data."
+        )
+
+
+def _measured(cell: Cell, run: Run, progress: Reports) -> dict[str, Any]:
+    began = time.monotonic()
     training = None
     if cell.recipe.method.name == BASE:
         run.begin(cell.recipe)
     else:
         training = {**train(cell.recipe, progress), "adapter_bytes": _bytes(run)}
-    model, tokenizer = run.load()
+        # The part of it that an interrupted process did belongs to the cell's time too.
+        began -= max(0.0, training["seconds"] - (time.monotonic() - began))
+    model, tokenizer = run.load(cell.recipe.evaluation.config)
     metrics = evaluate_loaded(run, model, tokenizer, cell.recipe.evaluation, progress)
     part = cell.recipe.evaluation.part
     evaluation = {"part": part, **metrics, "rows": _rows(run.evaluation(part) / PREDICTIONS_FILE)}
     if training is not None:
         training["peak_memory_bytes"] = max(training["peak_memory_bytes"], peak_memory_bytes())
+    retention = None  # after the peak was read: the backbone may be held beside the model
+    if cell.retention.is_measured:
+        retention = measure_retention(run, model, tokenizer, cell.retention, progress)
     return {
         "training": training,
         "curve": _curve(run),
         "evaluation": evaluation,
-        "retention": None,
+        "retention": retention,
         "routing": None,
+        "seconds": time.monotonic() - began,
     }
 
 
-def _failure(cell: Cell, began: float, reason: str, step: int | None) -> dict[str, Any]:
+def _failure(run: Run, began: float, reason: str, step: int | None) -> dict[str, Any]:
     """What is kept of a cell without a result; the curve up to there shows how it went."""
     return {
         "environment": describe(),
         "failure": {"reason": reason, "step": step},
-        "curve": _curve(Run(Path(cell.recipe.output))),
+        "curve": _curve(run),
         "seconds": time.monotonic() - began,
     }
 
@@ -86,7 +107,9 @@ def _bytes(run: Run) -> int:
 def _curve(run: Run) -> list[dict[str, Any]]:
     if not run.metrics.exists():
         return []
-    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    # Whole lines only: a process that was ended may have left half of one.
+    lines = run.metrics.read_text().splitlines(keepends=True)
+    return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _rows(predictions: Path) -> dict[str, dict[str, list[Any]]]:

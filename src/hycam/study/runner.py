@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
+from typing import Protocol
 
 import yaml
-from filelock import FileLock, Timeout
 
-from hycam.errors import HycamError
 from hycam.files import write_whole
 from hycam.study.cells import Cell
 from hycam.study.executors.events import Event, Executor, Finished
 from hycam.study.executors.local import LocalExecutor
-from hycam.study.plan import STUDY_FILE, Plan, plan
-from hycam.study.recipe import StudyRecipe
+from hycam.study.plan import STUDY_FILE, Plan, planned, planner_of
+from hycam.study.recipe import ExecutorRecipe, StudyRecipe
 from hycam.study.results import cells_folder, write
+from hycam.study.running import Board, alone
 
 
-def run_study(
-    study: StudyRecipe,
-    begin: Callable[[Plan], None],
-    tell: Callable[[Event], None],
-    most_cells: int | None = None,
-) -> Plan:
+class Watcher(Protocol):
+    """Who wants to know how a study goes."""
+
+    def update(self, what: str, done: int, total: int) -> None:
+        """So far the data are prepared."""
+
+    def begin(self, plan: Plan) -> None:
+        """These cells are known; told again when a sweep was extended."""
+
+    def tell(self, event: Event) -> None:
+        """Something happened to a cell."""
+
+
+def run_study(study: StudyRecipe, watcher: Watcher, most_cells: int | None = None) -> Plan:
     """Runs every cell without a result; a sweep goes on until no best learning rate is at an edge.
 
     A result is written whole when its cell ends, so an interruption costs at most what the running cells did since
@@ -33,8 +40,7 @@ def run_study(
 
     Args:
         study: what to run.
-        begin: told the plan before its cells run, and once more each time a sweep was extended.
-        tell: told what happens.
+        watcher: told what happens.
         most_cells: run at most so many cells.
 
     Returns:
@@ -43,47 +49,44 @@ def run_study(
     Raises:
         HycamError: another process runs this study, the study does not work, or the disk is full.
     """
-    with _alone(study):
-        write_whole(Path(study.output) / STUDY_FILE, yaml.safe_dump(asdict(study), sort_keys=False))
-        tried: set[str] = set()
-        while True:
-            current = plan(study)
-            begin(current)
-            waiting = [cell for cell in current.status.to_go if cell.identity not in tried]
-            waiting = waiting[: None if most_cells is None else most_cells - len(tried)]
-            if not waiting:
-                return current
-            _run(study, waiting, tell)
-            tried |= {cell.identity for cell in waiting}
-
-
-def _run(study: StudyRecipe, cells: list[Cell], tell: Callable[[Event], None]) -> None:
-    folder = cells_folder(study.output)
-    with closing(executor(study).run(cells)) as events:  # type: ignore[type-var]
-        for event in events:
-            if isinstance(event, Finished):
-                write(folder, event.cell, event.state, event.content)
-            tell(event)
-
-
-def executor(study: StudyRecipe) -> Executor:
-    """Where the study's cells run."""
-    return LocalExecutor(study.executor)
-
-
-@contextmanager
-def _alone(study: StudyRecipe) -> Iterator[None]:
-    """Holds the study's folder; the system lets go of it when the process ends, however it ends."""
     folder = Path(study.output)
+    chosen = executor(study.executor)
+    with alone(folder):
+        planner = planner_of(study, watcher.update)
+        current = planned(planner)
+        write_whole(folder / STUDY_FILE, yaml.safe_dump(asdict(study), sort_keys=False))
+        tried: set[str] = set()
+        while waiting := _waiting(current, tried, most_cells):
+            watcher.begin(current)
+            _run(chosen, waiting, folder, watcher)
+            tried |= {cell.identity for cell in waiting}
+            current = planned(planner)
+        return current
+
+
+def _waiting(current: Plan, tried: set[str], most_cells: int | None) -> list[Cell]:
+    """What is to run next: no cell twice in one go."""
+    cells = [cell for cell in current.status.to_go if cell.identity not in tried]
+    return cells if most_cells is None else cells[: most_cells - len(tried)]
+
+
+def executor(recipe: ExecutorRecipe) -> Executor:
+    """What runs the cells; raises HycamError where it needs a package that is not installed."""
+    if recipe.name == "ray":
+        from hycam.study.executors.ray import RayExecutor  # an extra: the others work without it
+
+        return RayExecutor(recipe)
+    return LocalExecutor(recipe)
+
+
+def _run(chosen: Executor, cells: list[Cell], folder: Path, watcher: Watcher) -> None:
+    board = Board(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock")
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise HycamError(
-            f"Another process runs the study in {folder}. Wait for it, or stop it; `--status` shows how far it is."
-        ) from error
-    try:
-        yield
+        with closing(chosen.run(cells)) as events:  # type: ignore[type-var]
+            for event in events:
+                if isinstance(event, Finished):
+                    write(cells_folder(folder), event.cell, event.state, event.content)
+                board.tell(event)
+                watcher.tell(event)
     finally:
-        lock.release()
+        board.clear()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from hycam.study.cells import Cell
 from hycam.study.results import Result, Results
+from hycam.training.run import BASE
 
 
 @dataclass(frozen=True)
@@ -18,18 +19,26 @@ class Estimate:
     done: Sequence[Result]
 
     def seconds(self, cell: Cell) -> float | None:
-        """None while nothing was measured."""
-        near = [one for one in self.done if (one.backbone, one.method) == (cell.backbone, cell.method)]
-        near = near or [one for one in self.done if one.backbone == cell.backbone] or list(self.done)
+        """None while nothing like it was measured."""
+        is_trained = cell.recipe.method.name != BASE
+        known = [one for one in self.done if one.training or not is_trained]
+        near = [one for one in known if (one.backbone, one.method) == (cell.backbone, cell.method)]
+        near = near or [one for one in known if one.backbone == cell.backbone] or known
         if not near:
             return None
         rates = [one.training["seconds"] / one.training["tokens"] for one in near if one.training]
         rest = fmean(one.content["seconds"] - (one.training["seconds"] if one.training else 0.0) for one in near)
         return rest + (fmean(rates) if rates else 0.0) * cell.planned_tokens
 
-    def total(self, cells: Iterable[Cell]) -> float | None:
-        known = [self.seconds(cell) for cell in cells]
-        return None if None in known else sum(value for value in known if value is not None)
+    def left(self, cells: Iterable[Cell], spent: Mapping[str, float]) -> float | None:
+        """Seconds of all of these, one after the other; ``spent`` is what the running ones took so far, by identity."""
+        left = 0.0
+        for cell in cells:
+            seconds = self.seconds(cell)
+            if seconds is None:
+                return None
+            left += max(0.0, seconds - spent.get(cell.identity, 0.0))
+        return left
 
 
 @dataclass(frozen=True)
@@ -46,11 +55,8 @@ class Status:
 
     @property
     def to_go(self) -> list[Cell]:
-        """What the next run runs: everything without a result, and what failed (but not what diverged: it would again).
-        """
-        settled = {one.identity for one in self.results.done}
-        settled |= {one.identity for one in self.results.failed if one.state == "diverged"}
-        settled |= {cell.identity for cell in self.unusable}
+        """What the next run runs: everything without a result, and what failed (but not what diverged)."""
+        settled = {one.identity for one in self.results.settled} | {cell.identity for cell in self.unusable}
         return [cell for cell in self.cells if cell.identity not in settled]
 
     @property

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
+from hycam.errors import HycamError
 from hycam.study.recipe import StudyRecipe
 from hycam.study.results import Result
 
@@ -19,8 +20,8 @@ class Best:
     Attributes:
         label: the label of its best variant (the method itself, where it has no variants).
         rate: its best learning rate.
-        nll: the mean over tasks of the NLL per token of the validation rows there.
-        trials: how many cells were tried, variants included.
+        nll: the mean over tasks of the NLL per token of the validation rows there; infinite where every trial diverged.
+        trials: how many settings were tried, those of its variants included.
         at_edge: whether no larger, or no smaller rate was tried.
     """
 
@@ -31,10 +32,14 @@ class Best:
     at_edge: bool
 
 
-def best(study: StudyRecipe, results: Iterable[Result]) -> dict[tuple[str, str], Best]:
+def best(study: StudyRecipe, results: Sequence[Result]) -> dict[tuple[str, str], Best]:
     """The best trial of each method by (backbone, method): the lowest validation loss over folds and seeds.
 
-    A cell that diverged counts as a trial that lost.
+    A cell that diverged counts as a trial that lost; of several such the smallest rate is named.
+
+    Args:
+        study: the sweep.
+        results: what was tried, diverged cells included.
     """
     trials: dict[tuple[str, str], dict[tuple[str, float], list[float]]] = {}
     for one in results:
@@ -47,15 +52,17 @@ def best(study: StudyRecipe, results: Iterable[Result]) -> dict[tuple[str, str],
     for key, of_family in trials.items():
         means = {trial: sum(values) / len(values) for trial, values in of_family.items()}
         label, rate = min(means, key=lambda trial: (means[trial], trial))
-        rates = sorted(other for name, other in means if name == label)
-        chosen[key] = Best(label, rate, means[label, rate], len(means), rate in (rates[0], rates[-1]))
+        rates = [other for name, other in means if name == label]
+        chosen[key] = Best(label, rate, means[label, rate], len(means), rate in (min(rates), max(rates)))
     return chosen
 
 
 def extensions(
-    study: StudyRecipe, results: list[Result], unfinished: Container[tuple[str, str]]
+    study: StudyRecipe, results: Sequence[Result], unfinished: Container[tuple[str, str]]
 ) -> list[tuple[str, str, float]]:
     """What to try next: (backbone, method label, rate) where a best value is at an edge of what was tried.
+
+    Where every trial diverged, the next one is below them all.
 
     Args:
         study: the sweep.
@@ -66,9 +73,9 @@ def extensions(
     for (backbone, family), found in best(study, results).items():
         if (backbone, family) in unfinished:
             continue
-        rates = sorted({one.settings[RATE] for one in results if (one.backbone, one.method) == (backbone, found.label)})
-        if found.at_edge and len(rates) < study.sweep.most_trials and math.isfinite(found.nll):
-            wanted.append((backbone, found.label, next_rate(found.rate, down=found.rate == rates[0])))
+        rates = {one.settings[RATE] for one in results if (one.backbone, one.method) == (backbone, found.label)}
+        if found.at_edge and len(rates) < study.sweep.most_trials:
+            wanted.append((backbone, found.label, next_rate(found.rate, down=found.rate == min(rates))))
     return wanted
 
 
@@ -86,6 +93,16 @@ def next_rate(rate: float, down: bool) -> float:
     return float(f"1e{exponent + 1}") if is_three else float(f"3e{exponent}")
 
 
-def rates(study: StudyRecipe, found: Mapping[tuple[str, str], Best]) -> dict[tuple[str, str], float]:
-    """The best learning rate of each label, as another study takes it."""
+def rates(found: Mapping[tuple[str, str], Best]) -> dict[tuple[str, str], float]:
+    """The best learning rate by (backbone, label of the best variant), as another study takes it.
+
+    Raises:
+        HycamError: every trial of a method diverged.
+    """
+    for (backbone, method), one in found.items():
+        if not math.isfinite(one.nll):
+            raise HycamError(
+                f"Every learning rate that was tried for {method} on {backbone} diverged, down to {one.rate:g}. Sweep "
+                "smaller ones (sweep.learning_rates, sweep.most_trials), or give the method one of its own."
+            )
     return {(backbone, one.label): one.rate for (backbone, _), one in found.items()}

@@ -10,13 +10,13 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from hycam.console import Reporter
+from hycam.console import Reports
 
 
 class ProgressCallback(TrainerCallback):
     """Moves the bar with every step, with the last loss beside it."""
 
-    def __init__(self, reporter: Reporter) -> None:
+    def __init__(self, reporter: Reports) -> None:
         self.reporter = reporter
         self.note = ""
 
@@ -32,11 +32,18 @@ class ProgressCallback(TrainerCallback):
 
 
 class JsonLinesCallback(TrainerCallback):
-    """Appends everything that is logged to a file, one JSON object a line, with step and seconds since the start."""
+    """Appends everything that is logged to a file, one JSON object a line, with step and seconds of training so far.
+
+    A resumed run goes on counting from where its checkpoint stood; what was done after that is counted once.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.began = time.monotonic()
+
+    def elapsed(self) -> float:
+        """Seconds of training so far."""
+        return time.monotonic() - self.began
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         # A resumed run repeats the steps after its checkpoint, so their lines from before are dropped.
@@ -46,11 +53,12 @@ class JsonLinesCallback(TrainerCallback):
             lines = (json.loads(line) for line in self.path.read_text().splitlines(keepends=True) if line[-1] == "\n")
             kept = [line for line in lines if line["step"] <= state.global_step and state.global_step > 0]
         self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        self.began = time.monotonic() - (kept[-1]["elapsed"] if kept else 0.0)
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
-        line = {"step": state.global_step, "elapsed": round(time.monotonic() - self.began, 3), **logs}
+        line = {"step": state.global_step, "elapsed": round(self.elapsed(), 3), **logs}
         with self.path.open("a") as handle:
             handle.write(json.dumps(line) + "\n")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
-from hycam.console import Reporter
+from hycam.console import Reports
 from hycam.data.prepare import prepare
 from hycam.errors import HycamError
 from hycam.evaluation.evaluate import evaluate
@@ -14,7 +14,7 @@ from hycam.training.recipe import EvaluationRecipe
 from hycam.training.run import Run
 
 
-def evaluate_run(run: Run, settings: EvaluationRecipe, reporter: Reporter) -> dict[str, Any]:
+def evaluate_run(run: Run, settings: EvaluationRecipe, reporter: Reports) -> dict[str, Any]:
     """Reloads the backbone and the saved adapter and evaluates them on one part of the run's own data.
 
     Writes ``metrics.json`` and ``predictions.jsonl`` into ``RUN/evaluation/PART/``.
@@ -33,7 +33,7 @@ def evaluate_loaded(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     settings: EvaluationRecipe,
-    reporter: Reporter,
+    reporter: Reports,
 ) -> dict[str, Any]:
     """As :func:`evaluate_run`, of a run whose model ``run.load()`` has given already."""
     data = prepare(run.recipe().data, tokenizer, reporter.update)

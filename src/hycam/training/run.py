@@ -10,6 +10,7 @@
     RUN/model/              in its place after full fine-tuning: the model and its tokenizer
     RUN/training.json       what training took and gave; it is there when training is complete
     RUN/evaluation/PART/    metrics.json and predictions.jsonl of `hycam evaluate`
+    RUN/evaluation/         retention.json, where retention was measured with it
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ BASE = "base"
 """As a method's name in a recipe: the backbone as it is. It cannot be trained, but evaluated and asked."""
 
 # What may differ when a run is continued: it does not change what is trained.
-_FREE = ("output", "evaluation")
+_FREE = ("output", "evaluation", "training.log_every", "training.report_to", "training.save_every")
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class Run:
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[str, Any, Any] | None:
     for name in {**old, **new}:
-        if prefix == "" and name in _FREE:
+        if prefix + name in _FREE:
             continue
         before, after = old.get(name), new.get(name)
         if isinstance(before, dict) and isinstance(after, dict):

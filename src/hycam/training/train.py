@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
@@ -15,7 +14,7 @@ from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
 from hycam import backbones
 from hycam.adapt import adapt, trainable_parameters
-from hycam.console import Reporter
+from hycam.console import Reports
 from hycam.data.batches import Batches
 from hycam.data.mixture import Mixture
 from hycam.data.prepare import prepare
@@ -34,7 +33,7 @@ from hycam.training.trainer import MultiTaskTrainer
 _KEPT_CHECKPOINTS = 2
 
 
-def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
+def train(recipe: Recipe, reporter: Reports) -> dict[str, Any]:
     """Trains an adapter as the recipe says; continues from the last checkpoint where there is one.
 
     A run that is complete is left as it is. Everything that can be found wrong with the recipe, the data and the
@@ -45,10 +44,10 @@ def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
         reporter: shows how far training and validation have come.
 
     Returns:
-        the summary that ``training.json`` holds: ``steps``, ``tokens`` (without padding), ``seconds`` (since training
-        was last started), ``peak_memory_bytes``, ``trainable_parameters``, ``total_parameters``, ``learning_rate``,
-        ``data`` (its fingerprint), ``rows`` and ``shares`` (of each task, that were trained on), ``wanted_shares`` (as
-        the mixture has them) and ``validation`` (the last pass: ``eval_loss`` and each task's).
+        the summary that ``training.json`` holds: ``steps``, ``tokens`` (without padding), ``seconds`` (of training,
+        interruptions left out), ``peak_memory_bytes``, ``trainable_parameters``, ``total_parameters``,
+        ``learning_rate``, ``data`` (its fingerprint), ``rows`` and ``shares`` (of each task, that were trained on),
+        ``wanted_shares`` (as the mixture has them) and ``validation`` (the last pass: ``eval_loss`` and each task's).
 
     Raises:
         HycamError: a part of the recipe does not work; nothing that was there is lost.
@@ -104,12 +103,12 @@ def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
     for unwanted in (PrinterCallback, TqdmCallback):
         trainer.remove_callback(unwanted)
     trainer.add_callback(ProgressCallback(reporter))
-    trainer.add_callback(JsonLinesCallback(run.metrics))
+    log = JsonLinesCallback(run.metrics)
+    trainer.add_callback(log)
     if hasattr(adapted.base_model, "update_and_allocate"):
         trainer.add_callback(RankAllocationCallback())
     if settings.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
-    began = time.monotonic()
     try:
         trainer.train(resume_from_checkpoint=run.last_checkpoint())
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -119,7 +118,7 @@ def train(recipe: Recipe, reporter: Reporter) -> dict[str, Any]:
             f"The disk of {run.folder} is full, and training stopped at step {trainer.state.global_step}. Make room; "
             "the same command continues from the last whole checkpoint."
         ) from error
-    seconds = time.monotonic() - began
+    seconds = log.elapsed()
     # The adapter may be that of an earlier step by now (early stopping goes back to the best one).
     is_fresh = trainer.validated_at == trainer.state.global_step and settings.early_stopping_patience is None
     validation = trainer.last_validation if is_fresh else trainer.evaluate()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from hycam.machine import describe
 from hycam.study.cells import Cell
 
 
@@ -26,6 +27,11 @@ class Progressed:
     total: int
     note: str = ""
 
+    @property
+    def text(self) -> str:
+        """All of it on one line, for a reader."""
+        return f"{self.what} {self.done}/{self.total}" + (f", {self.note}" if self.note else "")
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -43,3 +49,20 @@ class Executor(Protocol):
     """Runs cells; closing the iterator early ends those that run, each of which continues from its checkpoint later."""
 
     def run(self, cells: Sequence[Cell]) -> Iterator[Event]: ...
+
+
+def startable(waiting: Sequence[Cell], running: Iterable[Cell]) -> list[Cell]:
+    """The waiting cells whose run folder no running cell uses and none before them; the others wait for those."""
+    taken = {cell.recipe.output for cell in running}
+    found = []
+    for cell in waiting:
+        if cell.recipe.output not in taken:
+            taken.add(cell.recipe.output)
+            found.append(cell)
+    return found
+
+
+def lost(cell: Cell, reason: str) -> Finished:
+    """A cell whose process ended without telling a result."""
+    failure = {"reason": reason, "step": None}
+    return Finished(cell, "failed", {"environment": describe(), "failure": failure, "curve": [], "seconds": None})

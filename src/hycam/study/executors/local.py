@@ -5,18 +5,18 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
-import torch
-
-from hycam.console import quiet_libraries
 from hycam.study.cells import Cell
-from hycam.study.executors.events import Event, Finished, Progressed, Started
+from hycam.study.executors.events import Event, Finished, Progressed, Started, lost, startable
+from hycam.study.executors.process import settle
 from hycam.study.recipe import ExecutorRecipe
 from hycam.study.run_cell import run_cell
 
@@ -43,10 +43,13 @@ class LocalExecutor:
         running: dict[Any, _Worker] = {}
         try:
             while waiting or running:
-                while waiting and len(running) < self._workers:
-                    worker = self._start(waiting.pop(0))
-                    running[worker.connection] = worker
-                    yield Started(worker.cell)
+                possible = startable(waiting, (worker.cell for worker in running.values()))
+                for cell in possible[: self._workers - len(running)]:
+                    waiting.remove(cell)
+                    with _interrupts_held():
+                        worker = self._start(cell)
+                        running[worker.connection] = worker
+                    yield Started(cell)
                 for ready in wait(list(running)):
                     event = _receive(running[ready])
                     yield event
@@ -61,19 +64,33 @@ class LocalExecutor:
     def _start(self, cell: Cell) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(target=_work, args=(cell, theirs, self._threads), daemon=True)
+        arguments = (cell, theirs, self._threads)
+        process = context.Process(target=_work, args=arguments, name=cell.file_name, daemon=True)
         process.start()
         theirs.close()  # so that the end of the process is the end of the pipe
         return _Worker(cell, process, ours)
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits until the block has ended, and never comes to a process that was started in it.
+
+    A terminal sends it to every process of the study; it is the first one that ends the others.
+    """
+    resource_tracker.ensure_running()  # it lets interrupts through again when it is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _receive(worker: _Worker) -> Event:
     try:
         kind, *rest = worker.connection.recv()
-    except EOFError:
+    except (EOFError, OSError):  # OSError where it ended in the middle of a message
         worker.process.join(_GRACE_SECONDS)
-        reason = _ended(worker.process.exitcode)
-        return Finished(worker.cell, "failed", {"failure": {"reason": reason, "step": None}, "seconds": None})
+        return lost(worker.cell, _ended(worker.process.exitcode))
     return Finished(worker.cell, *rest) if kind == "finished" else Progressed(worker.cell, *rest)
 
 
@@ -100,13 +117,20 @@ class _Sender:
         self._connection = connection
 
     def update(self, what: str, done: int, total: int, note: str = "") -> None:
-        self._connection.send(("progress", what, done, total, note))  # a parent that has gone ends this process too
+        self._connection.send(("progress", what, done, total, note))
 
 
 def _work(cell: Cell, connection: Connection, threads: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches this process too; it is the parent that ends it
-    torch.set_num_threads(threads)
-    quiet_libraries(informative=False)
-    with suppress(BrokenPipeError):
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    settle(threads)
+    with suppress(BrokenPipeError):  # the parent has gone
         state, content = run_cell(cell, _Sender(connection))
         connection.send(("finished", state, content))
+
+
+def _end_with_parent() -> None:
+    """Ends this process when the one that runs the study has gone, even where that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -1,10 +1,12 @@
-"""What is measured of the abilities that a backbone had before it was adapted."""
+"""The settings of retention."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from hycam.errors import HycamError
+from hycam.errors import HycamError, unknown
+from hycam.evaluation.retention.chat_prompts import CHAT_PROMPTS
+from hycam.evaluation.retention.tasks import RETENTION_TASKS
 
 
 @dataclass
@@ -17,7 +19,7 @@ class RetentionRecipe:
         rows: At most so many rows of each.
         accuracy: Score the wrong choices too, for the accuracy; takes as many times longer as there are choices.
         kl_texts: So many passages of LAMBADA on which KL(base || adapted) is taken; 0 for none.
-        kl_replies: So many of the fixed chat prompts, on the base's own replies to which KL is taken; 0 for none.
+        kl_replies: So many of the 40 fixed chat prompts, on the base's own replies to which KL is taken; 0 for none.
         batch_size: Rows in a batch.
     """
 
@@ -33,6 +35,13 @@ class RetentionRecipe:
             value = getattr(self, name)
             if value < least:
                 raise HycamError(f"retention.{name} is {value}: at least {least} was expected.")
+        for name in self.tasks:
+            if name not in RETENTION_TASKS:
+                raise unknown("retention task", name, RETENTION_TASKS)
+        if len(set(self.tasks)) < len(self.tasks):
+            raise HycamError(f"retention.tasks names one twice: {', '.join(self.tasks)}.")
+        if self.kl_replies > len(CHAT_PROMPTS):
+            raise HycamError(f"retention.kl_replies is {self.kl_replies}: there are {len(CHAT_PROMPTS)} chat prompts.")
 
     @property
     def is_measured(self) -> bool:

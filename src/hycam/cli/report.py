@@ -1,0 +1,50 @@
+"""``hycam report STUDY``: the tables, figures and statistics of a study, and one page with all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from hycam.console import Reporter, quiet_libraries
+from hycam.errors import HycamError, UsageError
+from hycam.study.plan import STUDY_FILE, plan
+from hycam.study.recipe import StudyRecipe
+from hycam.study.report.content import gather
+from hycam.study.report.files import write
+from hycam.study.report.summary import main_sentences, summary
+from hycam.training.parse import parse_recipe
+
+_DESCRIPTION = """Writes the report of a study into OUTPUT/report: index.html, which needs no network, and beside it the
+tables (Markdown, LaTeX, CSV), the figures (PNG, SVG) and statistics.json. The first argument is a study file, or the
+folder of a study. An unfinished study is reported too; what is missing is named with its reason."""
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Parses the study and its overrides, writes its report, and prints the main sentences and where it lies."""
+    study = parse_recipe(StudyRecipe, _words(arguments), prog="hycam report", description=_DESCRIPTION)
+    quiet_libraries(informative=False)
+    with Reporter() as reporter:
+        current = plan(study, reporter.update)
+    content = gather(current)
+    page = write(content)
+    for sentence in (*summary(current, content.comparisons), *main_sentences(content.comparisons)):
+        print(sentence)
+    print(
+        f"{len(content.tables)} tables and {len(content.pictures)} figures; {len(content.missing_tables)} tables and "
+        f"{len(content.missing_pictures)} figures were not run, and the page says why."
+    )
+    if content.advice is not None:
+        print(content.advice)
+    print(f"Report: {page}")
+
+
+def _words(arguments: Sequence[str]) -> list[str]:
+    """The arguments with a folder replaced by the study file in it; the results are then those in the folder."""
+    if not arguments:
+        raise UsageError("Name a study file, or the folder of a study: `hycam report STUDY`.")
+    first, *rest = arguments
+    if not Path(first).is_dir():
+        return [first, *rest]
+    if not (Path(first) / STUDY_FILE).exists():
+        raise HycamError(f"{first} is not the folder of a study: it has no {STUDY_FILE}. `hycam study` makes one.")
+    return [str(Path(first) / STUDY_FILE), "--output", first, *rest]

@@ -1,0 +1,164 @@
+"""What an adapter makes of a layer's values: outputs of its value projection with the adapter on and off (Figure 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hycam.errors import HycamError
+from hycam.evaluation.batching import batches_by_length, pad, padding_id
+from hycam.evaluation.mode import evaluating
+from hycam.inspection.values import value_projection
+from hycam.inspection.watch import attention_at, middle_layer, run_rows
+from hycam.labelled import IGNORED
+
+NEIGHBOURS = 10
+_PERPLEXITY = 30.0
+_BATCH_SIZE = 8
+_BATCH_TOKENS = 2048
+
+
+class _Seen(Exception):
+    """Ends a forward at the layer that is looked at: those above it would only take time."""
+
+
+@dataclass(frozen=True)
+class Representations:
+    """Values of the same places with the adapter on and off.
+
+    Attributes:
+        layer: which, counted from 0.
+        tasks: the task of each place, ``[n]``.
+        on: with the adapter, ``[n, width]``.
+        off: of the backbone alone, ``[n, width]``.
+    """
+
+    layer: int
+    tasks: list[str]
+    on: np.ndarray
+    off: np.ndarray
+
+
+@dataclass(frozen=True)
+class Projection:
+    """One plane for both conditions, and how far neighbours are apart before the projection.
+
+    Attributes:
+        on: ``[n, 2]``.
+        off: ``[n, 2]``.
+        distance_on: mean distance to the nearest neighbours of the same condition, in standardised units.
+        distance_off: likewise.
+    """
+
+    on: np.ndarray
+    off: np.ndarray
+    distance_on: float
+    distance_off: float
+
+
+def representations(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    parts: Mapping[str, Dataset],
+    rows: int,
+    layer: int | None = None,
+    per: Literal["row", "token"] = "row",
+) -> Representations:
+    """The values of the responses of the first ``rows`` rows of each task, with and without the adapter.
+
+    Args:
+        model: a backbone with an adapter of any method; its mode is put back afterwards.
+        tokenizer: names the padding id, which is masked by position.
+        parts: the rows of each task, with ``input_ids`` and ``labels``.
+        rows: how many rows of each task.
+        layer: counted from 0; None takes the middle one. The first is refused: what goes into it has not passed any
+            adapter.
+        per: a place is a row (the mean over its response's tokens) or a token.
+
+    Raises:
+        HycamError: there is no adapter, no such layer, or no value projection in this architecture.
+    """
+    if not isinstance(model, PeftModel):
+        raise HycamError("There is no adapter to switch off: representations compare a backbone with and without one.")
+    layer = middle_layer(model) if layer is None else layer
+    if layer == 0:
+        raise HycamError("What goes into layer 0 has not passed any adapter: take a layer from 1 on.")
+    projection, values = value_projection(attention_at(model, layer), model.config.get_text_config())
+    padding = padding_id(tokenizer)
+    tasks: list[str] = []
+    found: dict[bool, list[np.ndarray]] = {True: [], False: []}
+    seen: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        seen.append(values(output))
+        raise _Seen
+
+    hook = projection.register_forward_hook(keep)
+    try:
+        for task, dataset in parts.items():
+            taken = dataset.select(range(min(rows, len(dataset))))
+            for indices in batches_by_length([len(ids) for ids in taken["input_ids"]], _BATCH_SIZE, _BATCH_TOKENS):
+                batch = taken[indices]
+                is_response = pad(batch["labels"], IGNORED, "right") != IGNORED  # [batch, seq], false on padding
+                for is_on in (True, False):
+                    with evaluating(model), nullcontext() if is_on else model.disable_adapter(), suppress(_Seen):
+                        run_rows(model, batch["input_ids"], padding)
+                    places = _places(seen.pop(), is_response, per)
+                    found[is_on].append(places)
+                tasks += [task] * len(places)
+    finally:
+        hook.remove()
+    return Representations(layer, tasks, np.concatenate(found[True]), np.concatenate(found[False]))
+
+
+def project(found: Representations, seed: int = 0) -> Projection:
+    """One t-SNE of both conditions together, so that their places can be compared, and the distances of neighbours.
+
+    The vectors of both are standardised together, feature by feature. The distance is the mean over all places of the
+    mean distance to the ``NEIGHBOURS`` nearest places of the same condition, in the space of the standardised vectors:
+    the plane of a t-SNE does not keep distances. It grows with the spread of the values, so it says how far apart the
+    representations lie and not how well they are sorted by task.
+
+    Args:
+        found: what :func:`representations` gives.
+        seed: of the t-SNE.
+
+    Raises:
+        HycamError: there are too few places, or scikit-learn is not installed.
+    """
+    try:
+        from sklearn.manifold import TSNE
+        from sklearn.neighbors import NearestNeighbors
+        from sklearn.preprocessing import StandardScaler
+    except ImportError as error:
+        raise HycamError("A t-SNE needs scikit-learn: pip install 'hycam[plots]'.") from error
+    count = len(found.tasks)
+    if count <= NEIGHBOURS:
+        raise HycamError(
+            f"{count} representations are too few for {NEIGHBOURS} neighbours: take more rows of each task."
+        )
+    both = StandardScaler().fit_transform(np.concatenate([found.on, found.off]))
+    plane = TSNE(init="pca", perplexity=min(_PERPLEXITY, (2 * count - 1) / 3), random_state=seed).fit_transform(both)
+    distances = []
+    for condition in (both[:count], both[count:]):
+        neighbours = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(condition)
+        distances.append(float(neighbours.kneighbors()[0].mean()))  # without a query no place is its own neighbour
+    return Projection(plane[:count], plane[count:], *distances)
+
+
+def _places(values: Tensor, is_response: Tensor, per: str) -> np.ndarray:
+    """Values ``[batch, seq, width]`` of the responses: ``[batch, width]``, or ``[tokens, width]``."""
+    wide, chosen = values.double().cpu(), is_response
+    if per == "token":
+        return wide[chosen].numpy()
+    sums = torch.where(chosen[..., None], wide, 0).sum(dim=1)
+    return (sums / chosen.sum(dim=1, keepdim=True)).numpy()

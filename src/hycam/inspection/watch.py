@@ -1,0 +1,74 @@
+"""Running a backbone for what its modules receive and return, and not for its logits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from hycam.attention import find_attention_modules
+from hycam.errors import HycamError
+from hycam.evaluation.batching import pad, padding_mask
+from hycam.labelled import head_at
+from hycam.ops import Modulation
+from hycam.tuners.hycam.layer import HyCAMLayer
+
+
+def attention_at(model: PreTrainedModel, layer: int) -> nn.Module:
+    """The attention module of a layer, counted from 0; its wrapper where HyCAM adapts it.
+
+    Raises:
+        HycamError: there is no such layer.
+    """
+    names = find_attention_modules(model)
+    if not 0 <= layer < len(names):
+        raise HycamError(f"There is no layer {layer}: the backbone has layers 0 to {len(names) - 1}.")
+    return model.get_submodule(names[layer])
+
+
+def middle_layer(model: PreTrainedModel) -> int:
+    """The layer that is shown where none is named."""
+    return len(find_attention_modules(model)) // 2
+
+
+def active_modulation(module: nn.Module) -> Modulation | None:
+    """The weights of the active HyCAM adapter of an attention module; None where there is none."""
+    if not isinstance(module, HyCAMLayer) or not module.active_adapters:
+        return None
+    adapter = module.active_adapters[0]
+    config = module.hycam_config.get(adapter)
+    return None if config is None else module.modulation(adapter, config)
+
+
+@contextmanager
+def watching_inputs(layers: Sequence[HyCAMLayer], keep: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Calls ``keep`` with the place of a layer and the ``h`` that it receives, ``(batch, seq, d)``."""
+
+    def note(place: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        assert isinstance(layer, HyCAMLayer)
+        keep(place, kwargs["hidden_states"] if "hidden_states" in kwargs else args[layer.hycam_position])
+
+    hooks = [
+        layer.register_forward_pre_hook(partial(note, place), with_kwargs=True) for place, layer in enumerate(layers)
+    ]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def run_rows(model: PreTrainedModel, rows: Sequence[Sequence[int]], padding: int) -> None:
+    """One forward over rows of token ids, padded on the right with ``padding``; of the logits one position is made."""
+    first = torch.zeros(1, dtype=torch.int64)
+    with head_at(model, first, first):
+        model(
+            input_ids=pad(rows, padding, "right").to(model.device),
+            attention_mask=padding_mask(rows, "right").to(model.device),
+            use_cache=False,
+        )

@@ -1,0 +1,241 @@
+"""From the results of a study to its comparisons: the reference method against every other, each with a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from hycam.study.pairs import Pair, pairs
+from hycam.study.results import Result, Results
+from hycam.study.significance import (
+    CORRECTED,
+    FEWEST_ROWS,
+    LEVEL,
+    MACRO,
+    PAIRED,
+    Bootstrap,
+    TTest,
+    corrected_t,
+    equivalent,
+    holm,
+    paired_t,
+    row_bootstrap,
+    tost,
+)
+
+SEEDS = "paired t of seeds"
+"""As the kind of a t test: over the seeds of one fold, so that it is about the seed alone."""
+
+# What a kind of t test is over, and what is said of it.
+_KINDS = {
+    CORRECTED: ("folds", "corrected t", "; approximate"),
+    PAIRED: ("disjoint replicates", "paired t", ""),
+    SEEDS: ("seeds of one fold", "paired t", "; about the seed alone"),
+}
+# Rows that are scored for each row trained on, in the five folds: they take one, two and seven blocks of ten.
+_TO_TRAIN = {"test": 1 / 7, "validation": 2 / 7}
+_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method against another, on one backbone, for one task or ``MACRO``.
+
+    The unit of ``test`` and ``bootstrap`` is the difference of log-perplexity, which is the mean NLL per response token
+    in nats; below 0 the method is the better one. ``exp(difference) - 1`` is the relative difference of perplexity.
+
+    Attributes:
+        backbone: its label.
+        method: its label.
+        against: the other method's.
+        task: a task, or ``MACRO`` for the mean over tasks of the differences.
+        settings: the varied fields that both share.
+        test: over folds, replicates or seeds; None where there is one alone.
+        bootstrap: over the rows of these trained adapters; None where rows are few.
+        holm_p: p of ``test`` after Holm's correction over all comparisons.
+        verdict: of ``method``'s perplexity: ``lower`` or ``higher`` where ``holm_p`` is below 5 %, else ``equivalent``
+            where the equivalence test passes, else ``undecided``.
+        sentence: all of this in words.
+    """
+
+    backbone: str
+    method: str
+    against: str
+    task: str
+    settings: Mapping[str, Any]
+    test: TTest | None
+    bootstrap: Bootstrap | None
+    holm_p: float | None
+    verdict: str
+    sentence: str
+
+
+def compare(results: Results, reference: str, margin: float = 0.01) -> list[Comparison]:
+    """The reference method against every other, on every backbone and setting, for every task and over all.
+
+    Args:
+        results: of a study; cells that were trained on one task alone do not enter.
+        reference: the label of the method that the comparisons are about; the study's first where it is not there.
+        margin: relative differences of perplexity up to this are a tie.
+
+    Raises:
+        HycamError: two methods were scored on different rows of the same fold.
+    """
+    drafts = [draft for pair in pairs(results, reference) for draft in _drafts(pair)]
+    corrected = iter(holm([draft.test.p for _, draft in drafts if draft.test is not None]))
+    found = []
+    for pair, draft in drafts:
+        judged = draft
+        if draft.test is not None:
+            p = next(corrected)
+            judged = replace(draft, holm_p=p, verdict=_verdict(draft.test, p, margin))
+        found.append(replace(judged, sentence=_sentence(judged, pair, margin)))
+    return found
+
+
+def starred(comparisons: Iterable[Comparison], backbone: str, reference: str, peft_baselines: Collection[str]) -> bool:
+    """Whether the reference deserves its asterisk: over all tasks its perplexity on this backbone is lower than that of
+    every one of these baselines, each after correction."""
+    verdicts: dict[str, set[str]] = {}
+    for one in comparisons:
+        if (one.backbone, one.method, one.task) == (backbone, reference, MACRO):
+            verdicts.setdefault(one.against, set()).add(one.verdict)
+    return bool(peft_baselines) and all(verdicts.get(name) == {"lower"} for name in peft_baselines)
+
+
+def _drafts(pair: Pair) -> list[tuple[Pair, Comparison]]:
+    """The comparisons of a pair, before they are corrected and judged; the mean over tasks comes first."""
+    differences = {
+        task: {place: one.tasks[task]["nll"] - other.tasks[task]["nll"] for place, (one, other) in pair.cells.items()}
+        for task in pair.tasks
+    }
+    macro = {place: fmean(of_task[place] for of_task in differences.values()) for place in pair.cells}
+    resampled = _resampled(pair)
+    return [
+        (
+            pair,
+            Comparison(
+                pair.backbone, pair.method, pair.against, task, pair.settings, _test(pair, of_task),
+                resampled.get(task), None, "undecided", "",
+            ),
+        )
+        for task, of_task in {MACRO: macro, **differences}.items()
+    ]  # fmt: skip
+
+
+def _test(pair: Pair, differences: Mapping[tuple[int, int], float]) -> TTest | None:
+    """Over folds, whose seeds are averaged first; with one fold over its seeds; None where there is one cell alone."""
+    folds: dict[int, list[float]] = {}
+    for (fold, _), value in differences.items():
+        folds.setdefault(fold, []).append(value)
+    if len(folds) > 1:
+        means = [fmean(of_fold) for of_fold in folds.values()]
+        result = next(iter(pair.cells.values()))[0]
+        to_train = _TO_TRAIN[result.content["evaluation"]["part"]]
+        return paired_t(means) if _is_disjoint(result) else corrected_t(means, to_train)
+    if len(differences) > 1:
+        return replace(paired_t(list(differences.values())), kind=SEEDS)
+    return None
+
+
+def _is_disjoint(result: Result) -> bool:
+    """Whether its folds are replicates without a common row, for every task."""
+    data = result.content["settings"]["data"]
+    own = [task["split"] for task in data["tasks"] if isinstance(task, Mapping) and task["split"]]
+    return all(split["by"] == "disjoint" for split in (data["split"], *own))
+
+
+def _resampled(pair: Pair) -> dict[str, Bootstrap]:
+    """The bootstrap of each task with rows enough, and over all tasks if each has."""
+    pooled = {task: _pooled(pair, task) for task in pair.tasks}
+    enough = {task: of_task for task, of_task in pooled.items() if len(of_task[0]) >= FEWEST_ROWS}
+    found = row_bootstrap(enough) if enough else {}
+    if len(enough) < len(pooled):
+        found.pop(MACRO, None)
+    return found
+
+
+def _pooled(pair: Pair, task: str) -> tuple[np.ndarray, np.ndarray]:
+    """Differences of NLL and tokens by row, over all folds; a row of several cells (seeds) is one to be drawn."""
+    rows = [(one.rows(task), other.rows(task)) for one, other in pair.cells.values()]
+    names = [name for one, _ in rows for name in one.identities]
+    _, place = np.unique(names, return_inverse=True)
+    differences = np.concatenate([one.nll - other.nll for one, other in rows])
+    tokens = np.concatenate([one.tokens for one, _ in rows])
+    return np.bincount(place, differences), np.bincount(place, tokens)
+
+
+def _verdict(test: TTest, holm_p: float, margin: float) -> str:
+    if holm_p < LEVEL:
+        return "lower" if test.mean < 0 else "higher"
+    return "equivalent" if equivalent(test, margin) else "undecided"
+
+
+def _sentence(one: Comparison, pair: Pair, margin: float) -> str:
+    parts = [f"{_where(one)}, {one.method} against {one.against}: {_measured(one, pair)}."]
+    if one.test is not None:
+        parts.append(_judged(one, one.test, margin))
+    if one.bootstrap is not None:
+        boot = one.bootstrap
+        parts.append(
+            f"Of these trained adapters alone, over {boot.rows:,} rows resampled: {_change(boot)}, {_p('p', boot.p)}."
+        )
+    elif pair.cells:
+        parts.append(f"Rows cannot be resampled: a task has fewer than {_NUMBERS[FEWEST_ROWS]}.")
+    if pair.left_out:
+        parts.append(f"Left out: {', '.join(pair.left_out)}.")
+    return " ".join(part for part in parts if part)
+
+
+def _where(one: Comparison) -> str:
+    settings = [f"{name.rpartition('.')[2]} {value}" for name, value in one.settings.items()]
+    return ", ".join([f"On {one.backbone}", *settings, "mean over tasks" if one.task == MACRO else one.task])
+
+
+def _measured(one: Comparison, pair: Pair) -> str:
+    if not pair.cells:
+        return "not compared, since no fold has a finite loss of both"
+    if one.test is None or one.holm_p is None:
+        (mine, other), *_ = pair.cells.values()
+        tasks = pair.tasks if one.task == MACRO else [one.task]
+        mean = fmean(mine.tasks[task]["nll"] - other.tasks[task]["nll"] for task in tasks)
+        return f"perplexity {_direction(mean)} (one fold: a test needs two)"
+    over, name, remark = _KINDS[one.test.kind]
+    count = _NUMBERS[one.test.n] if one.test.n < len(_NUMBERS) else str(one.test.n)
+    return (
+        f"perplexity {_change(one.test)} ({count} {over}, {name}, df {one.test.df}, {_p('Holm p', one.holm_p)}{remark})"
+    )
+
+
+def _judged(one: Comparison, test: TTest, margin: float) -> str:
+    within, p = f"within {100 * margin:g} %", _p("p", tost(test, margin))
+    if one.verdict == "undecided":
+        return "Undecided: neither a difference nor a tie is shown."
+    if one.verdict == "equivalent":
+        return f"A tie: equivalent {within} (TOST, {p})."
+    return f"Significant, and yet {within} (TOST, {p})." if equivalent(test, margin) else ""
+
+
+def _change(found: TTest | Bootstrap) -> str:
+    """``0.84 % lower [-1.42, -0.21]``: a difference of logarithms as one of perplexity, in percent."""
+    return f"{_direction(found.mean)} [{_signed(found.low)}, {_signed(found.high)}]"
+
+
+def _direction(difference: float) -> str:
+    if difference == 0:
+        return "the same"
+    return f"{_signed(difference).lstrip('+-')} % {'lower' if difference < 0 else 'higher'}"
+
+
+def _signed(difference: float) -> str:
+    with np.errstate(over="ignore"):
+        percent = 100 * float(np.expm1(difference))
+    return f"{percent:+.2f}" if abs(percent) < 1000 else f"{percent:+.1e}"
+
+
+def _p(name: str, p: float) -> str:
+    return f"{name} < 0.001" if p < 0.001 else f"{name} = {p:.3f}"

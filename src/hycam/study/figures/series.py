@@ -1,0 +1,119 @@
+"""Which finished cells make one line of a figure, and their perplexity over folds and seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from hycam.study.plan import Plan
+from hycam.study.results import Result
+from hycam.study.sweep import RATE
+from hycam.study.tables.table import NotRun
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Cells of one backbone and method that share every varied setting but those that a figure runs along.
+
+    Attributes:
+        backbone: its label.
+        method: its label.
+        settings: those that are shared.
+        results: the cells, one or more.
+    """
+
+    backbone: str
+    method: str
+    settings: Settings
+    results: list[Result]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A mean and the smallest and largest value that went into it."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def best_or_all(plan: Plan) -> list[Result]:
+    """The finished cells that were trained on all tasks; of a sweep those of each method's best trial alone."""
+    together = [one for one in plan.results.done if one.task is None]
+    if not plan.study.sweep.learning_rates:
+        return together
+    best = {(backbone, found.label, found.rate) for (backbone, _), found in plan.best.items()}
+    return [one for one in together if (one.backbone, one.method, one.settings.get(RATE)) in best]
+
+
+def series(results: Iterable[Result], along: Sequence[str] = ()) -> list[Series]:
+    """Groups cells that were trained on all tasks, in the order of the grid.
+
+    Args:
+        results: finished cells; those without a finite loss are left out.
+        along: varied settings that do not part cells.
+    """
+    found: dict[tuple[str, str, str], Series] = {}
+    for one in results:
+        if one.task is None and one.macro["nll"] is not None:
+            shared = {name: value for name, value in one.settings.items() if name not in along}
+            key = (one.backbone, one.method, json.dumps(shared, sort_keys=True))
+            found.setdefault(key, Series(one.backbone, one.method, shared, [])).results.append(one)
+    return list(found.values())
+
+
+def labels(found: Sequence[Series]) -> list[str]:
+    """What each line is called: its method, and the settings in which not all of them agree."""
+    names = list(dict.fromkeys(name for one in found for name in one.settings))
+    apart = [name for name in names if len({json.dumps(one.settings.get(name)) for one in found}) > 1]
+    return [
+        ", ".join([one.method, *spelled({name: one.settings[name] for name in apart if name in one.settings})])
+        for one in found
+    ]
+
+
+def spelled(settings: Settings) -> list[str]:
+    """``["train_rows 32", "r 8"]``: varied settings without the path to them."""
+    return [f"{name.rpartition('.')[2]} {value}" for name, value in settings.items()]
+
+
+def in_common(groups: Sequence[Sequence[Result]]) -> list[list[Result]]:
+    """The cells of those folds and seeds that every group has, so that what is set side by side saw the same data.
+
+    Raises:
+        NotRun: no fold and seed is common to all.
+    """
+    places = set.intersection(*({(one.fold, one.seed) for one in group} for group in groups))
+    if not places:
+        raise NotRun("No fold is finished for all of what the figure compares; the next cells will bring one.")
+    return [[one for one in group if (one.fold, one.seed) in places] for group in groups]
+
+
+def perplexity(results: Iterable[Result]) -> Spread:
+    """Over cells: ``exp`` of the mean of their NLL (itself the mean over tasks), and of the smallest and largest."""
+    return spread([nll(one) for one in results], math.exp)
+
+
+def spread(values: Sequence[float], scale: Callable[[float], float] = float) -> Spread:
+    return Spread(scale(fmean(values)), scale(min(values)), scale(max(values)))
+
+
+def thinned(values: np.ndarray, most: int = 60) -> np.ndarray:
+    """``[..., n]`` with neighbours averaged where n is above ``most``, so that a reader can tell points apart."""
+    bins = np.array_split(np.arange(values.shape[-1]), min(most, values.shape[-1]))
+    return np.stack([values[..., one].mean(axis=-1) for one in bins], axis=-1)
+
+
+def nll(result: Result) -> float:
+    """The mean over tasks of the NLL per response token, which is the logarithm of the headline perplexity."""
+    value = result.macro["nll"]
+    assert value is not None  # series() has left those out
+    return value

@@ -1,0 +1,130 @@
+"""How figures look: legible in print at the width of a page, and told apart without colour."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+
+from hycam.errors import HycamError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH = 7.0  # inches, the text width of a page
+
+# Okabe and Ito's colours, which the common forms of colour-blindness keep apart; their yellow is too pale for a line
+# on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
+LINES = ("-", "--", "-.", ":")
+GREY = "#666666"
+DIVERGING = "RdBu_r"  # ColorBrewer's, safe for colour-blind readers; white at zero
+SEQUENTIAL = "cividis"
+
+_SETTINGS: Any = {
+    "font.size": 8.5,
+    "axes.titlesize": 9.0,
+    "axes.labelsize": 8.5,
+    "xtick.labelsize": 8.0,
+    "ytick.labelsize": 8.0,
+    "legend.fontsize": 8.0,
+    "legend.frameon": False,
+    "figure.titlesize": 9.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.alpha": 0.25,
+    "grid.linewidth": 0.6,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 4.5,
+    "legend.handlelength": 3.2,  # so that a dash shows beside its marker
+    "svg.hashsalt": "hycam",  # the same figure is the same file
+}
+
+P = ParamSpec("P")
+R = TypeVar("R")
+K = TypeVar("K", bound=Hashable)
+
+
+@contextmanager
+def style() -> Iterator[None]:
+    """Matplotlib's settings for these figures, put back afterwards.
+
+    Raises:
+        HycamError: matplotlib is not installed.
+    """
+    try:
+        import matplotlib
+    except ImportError as error:
+        raise HycamError("Figures need matplotlib: pip install 'hycam[plots]'.") from error
+    with matplotlib.rc_context(_SETTINGS):
+        yield
+
+
+def styled(draw: Callable[P, R]) -> Callable[P, R]:
+    """A function that draws within :func:`style`."""
+
+    @wraps(draw)
+    def within(*args: P.args, **kwargs: P.kwargs) -> R:
+        with style():
+            return draw(*args, **kwargs)
+
+    return within
+
+
+def blank(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure, in inches, that makes room for its labels by itself."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def panels(titles: Iterable[str], height: float = 2.9, columns: int = 2) -> tuple[Figure, list[Axes]]:
+    """A figure with a panel for each title, each ``height`` inches high; a single one has no title."""
+    names = list(titles)
+    across = min(columns, len(names))
+    down = -(-len(names) // across)
+    figure = blank(height * down)
+    every = list(figure.subplots(down, across, squeeze=False).flat)
+    for axes in every[len(names) :]:
+        axes.remove()
+    for axes, name in zip(every, names, strict=False):
+        if len(names) > 1:
+            axes.set_title(name)
+    return figure, every[: len(names)]
+
+
+def looks(labels: Iterable[K]) -> dict[K, dict[str, Any]]:
+    """Colour, marker and line of each label: arguments of ``Axes.plot``, no two alike for up to 140 labels."""
+    return {
+        label: {"color": COLOURS[at % 7], "marker": MARKERS[at % 10], "linestyle": LINES[at % 4]}
+        for at, label in enumerate(labels)
+    }
+
+
+def legend_below(figure: Figure, axes: Iterable[Axes]) -> None:
+    """One legend for all panels, outside of them, where it can hide nothing; as many columns as its labels leave."""
+    found: dict[str, Any] = {}
+    for one in axes:
+        for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
+            found.setdefault(label, handle)
+    column = 0.75 + 0.065 * max(map(len, found))  # inches: the line, and about so much a letter of 8 points
+    columns = max(1, min(len(found), int(figure.get_figwidth() / column)))
+    figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
+
+
+def log_axis(axes: Axes, name: str) -> None:
+    """A logarithmic horizontal axis with a few round numbers, written as sizes of models are: 500M, 2B."""
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
+
+    short = EngFormatter(sep="")
+    short.ENG_PREFIXES = {**short.ENG_PREFIXES, 9: "B"}
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(short)
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(name)

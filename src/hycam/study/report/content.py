@@ -1,0 +1,115 @@
+"""What a report consists of: comparisons, tables and figures, and what could not be made, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from hycam.errors import HycamError, unknown
+from hycam.study.comparisons import Comparison, compare
+from hycam.study.figures import FIGURES
+from hycam.study.plan import Plan
+from hycam.study.report.text_table import TITLE, text_table
+from hycam.study.tables import TABLES
+from hycam.study.tables.table import NotRun, Table
+from hycam.study.text_tests import TextTest, text_tests
+
+if TYPE_CHECKING:
+    import matplotlib.figure
+
+PLOTS = "For all figures {} has to be installed: pip install 'hycam[plots]', and then `hycam report` once more."
+_PLOT_LIBRARIES = ("matplotlib", "sklearn")
+# The one table that is about the data alone.
+_NEEDS_NO_CELL = "data"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure that was drawn."""
+
+    name: str
+    title: str
+    caption: str
+    figure: matplotlib.figure.Figure
+
+
+@dataclass(frozen=True)
+class Missing:
+    """A table or a figure that could not be made."""
+
+    title: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Content:
+    """Everything that a report says about a study.
+
+    Attributes:
+        plan: the study with its results.
+        comparisons: all of them, in perplexity; of a sweep none.
+        text_tests: those of the generated answers; none where the study asks for tables without comparisons.
+        tables, pictures: what could be made.
+        missing_tables, missing_pictures: what could not.
+        advice: what to install where a plot library is missing.
+    """
+
+    plan: Plan
+    comparisons: list[Comparison]
+    text_tests: list[TextTest]
+    tables: list[Table]
+    missing_tables: list[Missing]
+    pictures: list[Picture]
+    missing_pictures: list[Missing]
+    advice: str | None
+
+
+def gather(plan: Plan) -> Content:
+    """Compares, tabulates and draws what the results of a study allow.
+
+    Raises:
+        HycamError: there is no result at all, or the study asks for a table that does not exist.
+    """
+    study, results = plan.study, plan.results
+    names = study.tables or list(TABLES)
+    for name in names:
+        if name not in TABLES:
+            raise unknown("table", name, TABLES)
+    if not (results.done or results.failed or results.unusable) and names != [_NEEDS_NO_CELL]:
+        raise HycamError(
+            f"The study in {study.output} has no result yet, so there is nothing to report. Run it first: "
+            "`hycam study` with the same study file."
+        )
+    # A sweep has one fold, chooses on its rows, and is there for the learning rates alone.
+    is_sweep = bool(study.sweep.learning_rates)
+    comparisons = [] if is_sweep else compare(results, study.reference)
+    tests = [] if is_sweep or "comparisons" not in names else text_tests(plan, study.reference)
+    tables, missing_tables = [], []
+    for name in names:
+        try:
+            tables.append(TABLES[name](plan, comparisons))
+        except NotRun as error:
+            missing_tables.append(Missing(name.replace("_", " "), str(error)))
+    if "comparisons" in names:
+        try:
+            tables.append(text_table(tests))
+        except NotRun as error:
+            missing_tables.append(Missing(TITLE, str(error)))
+    lacking = [name for name in _PLOT_LIBRARIES if find_spec(name) is None]
+    pictures, missing_pictures = ([], []) if "matplotlib" in lacking else _drawn(plan, comparisons)
+    advice = PLOTS.format(" and ".join(lacking)) if lacking else None
+    return Content(plan, comparisons, tests, tables, missing_tables, pictures, missing_pictures, advice)
+
+
+def _drawn(plan: Plan, comparisons: Sequence[Comparison]) -> tuple[list[Picture], list[Missing]]:
+    pictures, missing = [], []
+    for name, drawing in FIGURES.items():
+        try:
+            figure = drawing.draw(plan, list(comparisons))
+        except (NotRun, HycamError) as error:  # an error is such as a run folder that is on another machine
+            missing.append(Missing(drawing.title, str(error)))
+        else:
+            pictures.append(Picture(name, drawing.title, drawing.caption, figure))
+    return pictures, missing

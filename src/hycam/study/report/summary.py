@@ -1,0 +1,86 @@
+"""The report in a few sentences: how far the study is, and where a method wins, ties or loses."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+from hycam.study.comparisons import Comparison
+from hycam.study.plan import Plan
+from hycam.study.report.provenance import cell_states, counted
+from hycam.study.significance import MACRO
+
+_VERDICTS = {
+    "lower": "lower than that of",
+    "equivalent": "equivalent, within one percent, to that of",
+    "higher": "higher than that of",
+    "undecided": "neither shown to differ from nor to equal that of",
+}
+_UNTESTED = "not tested, for lack of a second fold in common, against that of"
+
+
+def summary(plan: Plan, comparisons: Sequence[Comparison]) -> list[str]:
+    """Plain sentences for the head of the page and for the command line."""
+    return [_progress(plan), *(_learning_rates(plan) or _verdicts(plan, comparisons))]
+
+
+def main_sentences(comparisons: Iterable[Comparison]) -> list[str]:
+    """The sentences of the comparisons over all tasks, with their intervals and tests."""
+    return [one.sentence for one in comparisons if one.task == MACRO]
+
+
+def _progress(plan: Plan) -> str:
+    counts = counted(cell_states(plan))
+    total = len(plan.cells)
+    cells = f"{total} cell{'s' if total != 1 else ''}"
+    if counts.get("done") == total:
+        return f"The study is complete: {cells}, all done."
+    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    return f"The study is not complete: of {cells}, {states}."
+
+
+def _learning_rates(plan: Plan) -> list[str]:
+    """Of a sweep, which compares nothing: the best rate of each method."""
+    so_far = " so far" if plan.status.to_go else ""
+    found = []
+    for (backbone, method), best in plan.best.items():
+        label = "" if best.label == method else f", as {best.label},"
+        trials = f"{best.trials} trial{'s' if best.trials != 1 else ''}"
+        edge = ", at the edge of what was tried" if best.at_edge else ""
+        found.append(
+            f"On {backbone}, the best learning rate of {method}{label}{so_far} is {best.rate:g} (validation NLL "
+            f"{best.nll:.4f} per token, {trials}{edge})."
+        )
+    return found
+
+
+def _verdicts(plan: Plan, comparisons: Sequence[Comparison]) -> list[str]:
+    if not comparisons:
+        return ["Nothing is compared yet: that needs two methods with finished cells on the same fold."]
+    over_tasks = [one for one in comparisons if one.task == MACRO]
+    found = [
+        _sentence(list(group))
+        for _, group in itertools.groupby(over_tasks, key=lambda one: (one.backbone, one.method, dict(one.settings)))
+    ]
+    for backbone in plan.study.backbones:
+        compared = {name for one in comparisons if one.backbone == backbone for name in (one.method, one.against)}
+        missing = [name for name in plan.study.methods if name not in compared]
+        if missing:
+            found.append(f"On {backbone}, not compared, for lack of finished cells: {_listed(missing)}.")
+    return found
+
+
+def _sentence(group: Sequence[Comparison]) -> str:
+    first = group[0]
+    settings = [f"{name.rpartition('.')[2]} {value}" for name, value in first.settings.items()]
+    against: dict[str, list[str]] = {words: [] for words in (*_VERDICTS.values(), _UNTESTED)}
+    for one in group:
+        against[_UNTESTED if one.test is None else _VERDICTS[one.verdict]].append(one.against)
+    parts = [f"{words} {_listed(names)}" for words, names in against.items() if names]
+    where = ", ".join([f"On {first.backbone}", *settings])
+    return f"{where}, the perplexity of {first.method} over all tasks is {'; '.join(parts)}."
+
+
+def _listed(names: Sequence[str]) -> str:
+    """``A, B and C``."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,0 +1,163 @@
+"""BLEU-4 and ROUGE-L of the reference method against every other: secondary, and each tested row by row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from sacrebleu.significance import PairedTest
+from sacrebleu.significance import Result as SacrebleuResult
+
+from hycam.evaluation.result import PREDICTIONS_FILE
+from hycam.evaluation.text_metrics import bleu_metric
+from hycam.study.cells import Cell
+from hycam.study.pairs import Pair, pairs
+from hycam.study.plan import Plan
+from hycam.study.results import Result
+from hycam.study.significance import FEWEST_ROWS, row_bootstrap
+from hycam.training.run import Run
+
+BLEU_RESAMPLES = 1000
+POOLED = "pooled"
+"""As the name of a task: the rows of all tasks as one corpus."""
+
+# By task and row, what a run folder keeps of each row.
+Answers = dict[tuple[str, str], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class TextTest:
+    """One method's answers against another's, in one metric. p values are not corrected for their number.
+
+    Attributes:
+        backbone: its label.
+        method: its label.
+        against: the other method's.
+        settings: the varied fields that both share.
+        task: a task, or ``POOLED``.
+        metric: ``bleu4`` (of the corpus) or ``rougeL`` (mean over rows), both from 0 to 1.
+        value: the method's.
+        against_value: the other's.
+        p: of sacrebleu's paired bootstrap for BLEU-4, of the bootstrap over rows for ROUGE-L.
+        rows: with an answer of both.
+        reason: why there is no test; ``value``, ``against_value`` and ``p`` are None then.
+    """
+
+    backbone: str
+    method: str
+    against: str
+    settings: Mapping[str, Any]
+    task: str
+    metric: str
+    value: float | None
+    against_value: float | None
+    p: float | None
+    rows: int
+    reason: str | None = None
+
+
+def text_tests(plan: Plan, reference: str) -> list[TextTest]:
+    """The reference method against every other, for every task and over all of them, in BLEU-4 and ROUGE-L.
+
+    The folds' rows are pooled, of each fold the first seed alone, since one row's answers under several seeds are no
+    further rows. ROUGE-L needs the result files alone; BLEU-4 needs the answers, which lie in the run folders.
+
+    Args:
+        plan: of a study.
+        reference: the label of the method that the tests are about; the study's first where it is not there.
+
+    Raises:
+        HycamError: two methods were scored on different rows of the same fold.
+    """
+    cells = {cell.identity: cell for cell in plan.cells}
+    return [test for pair in pairs(plan.results, reference) if pair.cells for test in _of_pair(pair, cells)]
+
+
+def _of_pair(pair: Pair, cells: Mapping[str, Cell]) -> list[TextTest]:
+    seeds = dict(sorted(pair.cells, reverse=True))  # by fold; of several the smallest, which comes last
+    chosen = [pair.cells[place] for place in sorted(seeds.items())]
+    try:
+        answers = [(_answers(one, cells), _answers(other, cells)) for one, other in chosen]
+        lack = None
+    except _Lack as error:
+        answers, lack = [], str(error)
+    found = []
+    for task in (*pair.tasks, POOLED):
+        tasks = pair.tasks if task == POOLED else [task]
+        blank = TextTest(
+            pair.backbone, pair.method, pair.against, pair.settings, task, "bleu4", None, None, None, 0, lack
+        )
+        found.append(blank if lack else _bleu(blank, answers, tasks))
+        found.append(_rouge(replace(blank, metric="rougeL", reason=None), chosen, tasks))
+    return found
+
+
+class _Lack(Exception):
+    """Why there are no answers to score."""
+
+
+def _answers(one: Result, cells: Mapping[str, Cell]) -> Answers:
+    """The answers of a cell, which its run folder has."""
+    path = Run(Path(cells[one.identity].recipe.output)).evaluation(one.content["evaluation"]["part"]) / PREDICTIONS_FILE
+    if not path.exists():
+        raise _Lack(f"the answers of {one.method} on fold {one.fold} are not on this machine")
+    with path.open(encoding="utf-8") as lines:
+        entries = [json.loads(line) for line in lines]
+    # A run folder keeps the answers of its last evaluation, which may have had other settings than this cell.
+    kept = {(entry["task"], entry["row"]): (entry["nll"], entry["rougeL"]) for entry in entries}
+    scored = {
+        (task, row): (nll, rouge)
+        for task, rows in one.content["evaluation"]["rows"].items()
+        for row, nll, rouge in zip(rows["row"], rows["nll"], rows["rougeL"], strict=True)
+    }
+    if kept != scored:
+        raise _Lack(f"the run folder of {one.method} on fold {one.fold} holds the answers of another evaluation")
+    return {(entry["task"], entry["row"]): entry for entry in entries if entry["prediction"] is not None}
+
+
+def _bleu(blank: TextTest, answers: Sequence[tuple[Answers, Answers]], tasks: Sequence[str]) -> TextTest:
+    rows = [
+        (of_one["prediction"], other[place]["prediction"], of_one["reference"])
+        for one, other in answers
+        for place, of_one in one.items()
+        if place[0] in tasks and place in other
+    ]
+    if len(rows) < FEWEST_ROWS:
+        return _few(blank, len(rows))
+    mine, others, references = (list(texts) for texts in zip(*rows, strict=True))
+    named: list[tuple[str, Sequence[str]]] = [(blank.against, others), (blank.method, mine)]
+    _, scores = PairedTest(named, {"BLEU": bleu_metric()}, [references], "bs", BLEU_RESAMPLES)()
+    against, method = (cast(SacrebleuResult, score) for score in scores["BLEU"])
+    # Of two equal scores sacrebleu calls the difference significant: none of its resamples exceeds it.
+    p = 1.0 if method.score == against.score else cast(float, method.p_value)
+    return replace(blank, value=method.score / 100, against_value=against.score / 100, p=p, rows=len(rows))
+
+
+def _rouge(blank: TextTest, chosen: Sequence[tuple[Result, Result]], tasks: Sequence[str]) -> TextTest:
+    rows = [
+        (value, other[row])
+        for task in tasks
+        for one, other in ((_rouge_of(one, task), _rouge_of(other, task)) for one, other in chosen)
+        for row, value in one.items()
+        if row in other
+    ]
+    if len(rows) < FEWEST_ROWS:
+        return _few(blank, len(rows))
+    mine, others = np.array(rows).T
+    tested = row_bootstrap({blank.task: (mine - others, np.ones(len(rows)))})[blank.task]
+    return replace(blank, value=mine.mean().item(), against_value=others.mean().item(), p=tested.p, rows=len(rows))
+
+
+def _rouge_of(one: Result, task: str) -> dict[str, float]:
+    """ROUGE-L of the rows that were generated."""
+    rows = one.content["evaluation"]["rows"][task]
+    return {row: value for row, value in zip(rows["row"], rows["rougeL"], strict=True) if value is not None}
+
+
+def _few(blank: TextTest, rows: int) -> TextTest:
+    reason = f"{rows} rows were answered by both, and a test needs {FEWEST_ROWS}" if rows else "no row was answered"
+    return replace(blank, rows=rows, reason=f"{reason} (evaluation.generate_rows)")

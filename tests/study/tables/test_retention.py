@@ -1,0 +1,59 @@
+"""What is kept of earlier abilities."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from hycam.study.cells import Cell
+from hycam.study.recipe import StudyMethod
+from hycam.study.tables import TABLES
+from hycam.study.tables.table import NotRun
+from study.factory import plan_of, retention_of, steady, study_of
+
+NLLS = {"Base": 2.0, "LoRA": 1.1, "HyCAM": 1.0}
+METHODS = {"Base": StudyMethod("base"), "LoRA": StudyMethod("lora"), "HyCAM": StudyMethod("hycam")}
+LOST = {"LoRA": {"piqa": 0.05, "lambada": 0.03}, "HyCAM": {"piqa": 0.02, "lambada": 0.04}}
+
+
+def kept(cell: Cell) -> dict[str, Any] | None:
+    if cell.method == "Base":
+        return None
+    made = retention_of(
+        {task: lost + 0.001 * cell.fold for task, lost in LOST[cell.method].items()}, kl={"replies": 0.2}
+    )
+    made["tasks"]["lambada"] |= {"accuracy": None, "base_accuracy": None}
+    return made
+
+
+def test_what_is_lost_stands_beside_the_backbones_own_figures() -> None:
+    table = TABLES["retention"](plan_of(study_of(METHODS), steady(NLLS), retention=kept), [])
+    assert table.headings == [
+        "Method", "PPL", "Mean Δ", "piqa Δ bits/byte", "piqa accuracy", "lambada Δ bits/byte", "KL, replies"
+    ]  # fmt: skip
+    rows = {row[0].text: row[1:] for row in table.rows}
+    assert list(rows) == ["Backbone as it is", "LoRA", "HyCAM"]
+    assert [entry.text for entry in rows["Backbone as it is"]] == ["", "", "1.0000", "0.500", "1.0000", ""]
+    # Five folds add 0.002 on average.
+    assert [entry.value for entry in rows["HyCAM"][1:]] == pytest.approx([0.032, 0.022, 0.5, 0.042, 0.2])
+    assert rows["HyCAM"][2].text == "+0.0220 ± 0.0016"
+    assert [entry.best for entry in rows["HyCAM"]] == [True, True, True, False, False, False]
+
+
+def test_cells_without_the_measurement_are_said() -> None:
+    plan = plan_of(study_of(METHODS), steady(NLLS), retention=lambda cell: kept(cell) if cell.fold else None)
+    row = next(row for row in TABLES["retention"](plan, []).rows if row[0].text == "LoRA")
+    assert row[2].text.endswith("(4 of 5 folds)")
+    assert row[1].value is not None
+
+
+def test_a_study_that_measures_nothing_of_it_says_so() -> None:
+    with pytest.raises(NotRun, match="measured retention"):
+        TABLES["retention"](plan_of(study_of(METHODS), steady(NLLS)), [])
+
+
+def test_divergence_alone_makes_a_table_too() -> None:
+    plan = plan_of(study_of(METHODS), steady(NLLS), retention=retention_of({}, kl={"lambada": 0.1}))
+    table = TABLES["retention"](plan, [])
+    assert table.headings == ["Method", "PPL", "KL, LAMBADA"]

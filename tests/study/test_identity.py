@@ -1,0 +1,69 @@
+"""What makes a cell the same cell."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hycam.data.recipe import DataRecipe
+from hycam.evaluation.retention.recipe import RetentionRecipe
+from hycam.study.identity import difference, identity_of, resolved
+from hycam.training.recipe import EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
+
+NO_RETENTION = RetentionRecipe()
+SOME = Recipe(
+    method=MethodRecipe("hycam", {"r": 16}),
+    data=DataRecipe(tasks=["dolly"], fold=2),
+    training=TrainingRecipe(learning_rate=1e-3, log_every=5),
+    evaluation=EvaluationRecipe(generate_rows=3),
+)
+
+
+def identity(recipe: Recipe, retention: RetentionRecipe = NO_RETENTION, data: str = "data") -> str:
+    return identity_of(data, resolved(recipe, retention))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(SOME, backbone="other"),
+        replace(SOME, method=MethodRecipe("hycam", {"r": 8})),
+        replace(SOME, method=MethodRecipe("lora", {"r": 16})),
+        replace(SOME, data=replace(SOME.data, fold=3)),
+        replace(SOME, training=replace(SOME.training, seed=1)),
+        replace(SOME, training=replace(SOME.training, extra={"adam_beta1": 0.8})),
+        replace(SOME, evaluation=replace(SOME.evaluation, part="validation")),
+        replace(SOME, evaluation=replace(SOME.evaluation, config={"routing": "hard"})),
+    ],
+)
+def test_every_setting_that_bears_on_the_result_is_part_of_the_identity(changed: Recipe) -> None:
+    assert identity(changed) != identity(SOME)
+    assert difference(resolved(SOME, NO_RETENTION), resolved(changed, NO_RETENTION)) is not None
+
+
+def test_the_data_and_what_is_measured_are_part_of_the_identity() -> None:
+    assert identity(SOME, data="other") != identity(SOME)
+    assert identity(SOME, RetentionRecipe(tasks=["piqa"])) != identity(SOME)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        replace(SOME, output="elsewhere"),
+        replace(SOME, training=replace(SOME.training, log_every=7)),
+        replace(SOME, training=replace(SOME.training, save_every=7)),
+        replace(SOME, training=replace(SOME.training, report_to=["tensorboard"])),
+    ],
+)
+def test_what_bears_on_no_result_does_not_change_the_identity(changed: Recipe) -> None:
+    assert identity(changed) == identity(SOME)
+    assert resolved(changed, NO_RETENTION) == resolved(SOME, NO_RETENTION)
+
+
+def test_a_setting_that_an_older_version_did_not_have_counts_as_its_default() -> None:
+    now = resolved(SOME, NO_RETENTION)
+    before = {**now, "evaluation": {key: value for key, value in now["evaluation"].items() if key != "max_new_tokens"}}
+    assert identity_of("data", before) == identity_of("data", now)
+    assert difference(before, now) is None
+    assert difference({**now, "backbone": "old"}, now) == "backbone was 'old' and is 'smollm2-135m'"

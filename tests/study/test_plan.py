@@ -1,0 +1,115 @@
+"""A study with its cells and results, and the learning rates that it takes from a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from hycam.errors import HycamError
+from hycam.study.cells import Cell
+from hycam.study.plan import Plan, plan, read_study
+from hycam.study.recipe import StudyMethod, StudyRecipe, SweepRecipe
+from hycam.study.results import cells_folder, write
+from hycam.study.sweep import RATE
+from study.factory import result_of, sweep_evaluation
+from study.tiny import HYCAM, LORA
+
+
+
+@pytest.fixture
+def sweep(tiny_study, tmp_path: Path) -> StudyRecipe:
+    return tiny_study(output=str(tmp_path / "sweep"), sweep=SweepRecipe([1e-3, 1e-2, 1e-1], 4),
+                      evaluation=sweep_evaluation())  # fmt: skip
+
+
+def keep(made: Plan, nll: Callable[[Cell], float | str]) -> None:
+    """Writes a result for every cell of the plan that has none."""
+    for cell in made.status.to_go:
+        value = nll(cell)
+        result = result_of(cell, value if isinstance(value, str) else {"counting": value, "mirror": value})
+        head = ("format", "identity", "state", "cell", "settings", "data", "checksum")
+        content = {key: part for key, part in result.content.items() if key not in head}
+        write(cells_folder(made.study.output), cell, result.state, content)
+
+
+def far_from(best: dict[str, float]) -> Callable[[Cell], float]:
+    return lambda cell: 1.0 + abs(cell.settings[RATE] - best[cell.method])
+
+
+def test_a_plan_has_the_results_that_there_are(tiny_study) -> None:
+    study = tiny_study(folds=[0, 1])
+    made = plan(study)
+    assert (len(made.cells), len(made.status.to_go)) == (4, 4)
+    keep(made, lambda cell: 2.0 if cell.method == "LoRA" else "failed")
+    again = plan(study)
+    assert [(one.method, one.fold) for one in again.results.done] == [("LoRA", 0), ("LoRA", 1)]
+    assert [cell.method for cell in again.status.to_go] == ["HyCAM", "HyCAM"]
+
+
+def test_a_sweep_grows_at_the_edge_where_its_best_is_and_then_rests(sweep: StudyRecipe) -> None:
+    made = plan(sweep)
+    assert len(made.cells) == 6
+    best = {"LoRA": 1e-2, "HyCAM": 3e-1}
+    keep(made, far_from(best))
+    grown = plan(sweep)
+    (new,) = grown.status.to_go
+    assert (new.method, new.settings[RATE]) == ("HyCAM", 3e-1)
+    keep(grown, far_from(best))
+    rested = plan(sweep)
+    assert len(rested.cells) == 7
+    assert not rested.status.to_go  # at the edge still, and at its most trials
+    assert {key[1]: one.rate for key, one in rested.best.items()} == best
+
+
+def test_a_sweep_waits_for_the_trials_that_it_has_before_it_grows(sweep: StudyRecipe) -> None:
+    made = plan(sweep)
+    keep(made, lambda cell: "failed" if cell.settings[RATE] == 1e-2 else far_from({"LoRA": 1, "HyCAM": 1})(cell))
+    again = plan(sweep)
+    assert len(again.cells) == 6
+    assert [cell.settings[RATE] for cell in again.status.to_go] == [1e-2, 1e-2]
+
+
+def test_a_study_takes_the_best_rates_of_a_finished_sweep(sweep: StudyRecipe, tiny_study, in_file) -> None:
+    keep(plan(sweep), far_from({"LoRA": 1e-2, "HyCAM": 1e-2}))
+    methods = {**LORA, **HYCAM, "own": StudyMethod("lora", {"r": 2}, learning_rate=5e-4)}
+    made = plan(tiny_study(methods=methods, learning_rates_from=in_file(sweep, "sweep.yaml")))
+    assert [cell.recipe.training.learning_rate for cell in made.cells] == [1e-2, 1e-2, 5e-4]
+
+
+def test_an_unfinished_sweep_is_refused_with_what_to_do(sweep: StudyRecipe, tiny_study, in_file) -> None:
+    path = in_file(sweep, "sweep.yaml")
+    study = tiny_study(learning_rates_from=path)
+    with pytest.raises(HycamError, match=rf"sweep.yaml has 6 cells to go.*Run `hycam study {path}` first"):
+        plan(study)
+    keep(plan(sweep), far_from({"LoRA": 1e-2, "HyCAM": 1e-1}))
+    with pytest.raises(HycamError, match="has 1 cells to go"):
+        plan(study)
+
+
+def test_a_sweep_with_a_file_that_cannot_be_used_is_refused_by_its_name(sweep, tiny_study, in_file) -> None:
+    made = plan(sweep)
+    keep(made, far_from({"LoRA": 1e-2, "HyCAM": 1e-2}))
+    broken = cells_folder(sweep.output) / made.cells[0].file_name
+    broken.write_text(broken.read_text().replace('"tokens": 10000', '"tokens": 10001'))
+    with pytest.raises(HycamError, match=rf"{broken.name}: its checksum does not fit.*Delete it"):
+        plan(tiny_study(learning_rates_from=in_file(sweep, "sweep.yaml")))
+
+
+def test_rates_are_not_taken_from_what_is_no_sweep_or_diverged(sweep, tiny_study, in_file) -> None:
+    with pytest.raises(HycamError, match=r"plain.yaml, which is no sweep"):
+        plan(tiny_study(learning_rates_from=in_file(tiny_study(), "plain.yaml")))
+    keep(plan(sweep), lambda cell: "diverged")
+    keep(plan(sweep), lambda cell: "diverged")
+    with pytest.raises(
+        HycamError, match=r"Every learning rate that was tried for LoRA on tiny diverged, down to 0.0003"
+    ):
+        plan(tiny_study(learning_rates_from=in_file(sweep, "sweep.yaml")))
+
+
+def test_a_study_is_read_from_its_file_or_its_folder(tiny_study, in_file, tmp_path: Path) -> None:
+    study = tiny_study(vary={"data.train_rows": [2, 4]}, folds=[1])
+    path = in_file(study)
+    assert read_study(path) == study
+    assert read_study(tmp_path) == study
