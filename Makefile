@@ -18,7 +18,8 @@ $(ENV)/.complete: constraints.txt pyproject.toml
 # Options after the recipe, such as ARGS="--data.train_rows 4", shorten or change it.
 quickstart: env
 	$(BIN)/hycam data fetch
-	$(BIN)/hycam compare recipes/quickstart.yaml $(ARGS)
+	$(BIN)/hycam study recipes/quickstart.yaml $(ARGS)
+	$(BIN)/hycam report recipes/quickstart.yaml $(ARGS)
 
 test: env
 	$(BIN)/python -m pytest --numprocesses 2 --architecture-table=docs/architectures.md

@@ -195,7 +195,7 @@ _RELEASED = {
     "alpha": 32,
     "balance_weight": 0.0,
 }
-# The learning rates come from `hycam compare recipes/sweep-lr.yaml` (validation part).
+# The learning rates come from `hycam study recipes/sweep-lr.yaml` (validation part).
 _ALL = [
     Method(FULL, "full fine-tuning: every weight of the backbone", "AdamW", None, 1e-4),
     Method("lora", "LoRA, rank 64 on every linear layer", "LoRA (ICLR 2022), PEFT", LoraConfig, 1e-3, _LORA,

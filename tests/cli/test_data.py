@@ -193,9 +193,13 @@ class TestPreview:
         hycam_data("preview", "own", "--recipe", recipe, "--rows", "1", "--prompt", "{instruction}=")
         assert "<s>|A|s|k| |0|.|=|\n+ a|n|s|w|e|r| |0|</s>|" in capsys.readouterr().out
 
-    def test_a_recipe_of_a_comparison_will_do(self, recipe: str, tmp_path: Path, capsys) -> None:
+    def test_a_study_will_do_with_its_first_backbone(self, recipe: str, tmp_path: Path, capsys) -> None:
         content = yaml.safe_load(Path(recipe).read_text())
-        content["methods"] = {"lora": {"name": "lora"}}
+        content = {
+            "data": content["data"],
+            "backbones": {"Tiny": content["backbone"]},
+            "methods": {"lora": {"name": "lora"}},
+        }
         (tmp_path / "several.yaml").write_text(yaml.safe_dump(content))
         hycam_data("preview", "own", "--recipe", str(tmp_path / "several.yaml"), "--rows", "1")
         assert "own: 20 rows" in capsys.readouterr().out

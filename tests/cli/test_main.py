@@ -77,7 +77,7 @@ def test_methods_lists_every_method_as_a_table_and_as_json(backbone: str, capsys
         (["generate", "nowhere", "x"], 1, "not a run folder"),
         (["methods", "--backbone", "smollm"], 1, '"smollm2-135m"'),
         (["methods", "--jsn"], 2, "jsn"),
-        (["compare", "no-such.yaml"], 1, "no recipe"),
+        (["study", "no-such.yaml"], 1, "no recipe"),
         (["data", "preview", "gsm9k"], 1, '"gsm8k"'),
     ],
 )

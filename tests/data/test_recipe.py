@@ -101,7 +101,7 @@ class TestSplit:
     @pytest.mark.parametrize(
         ("settings", "words"),
         [
-            ({"by": "cuont"}, 'split.by is "cuont": folds, disjoint, count, column, files were expected. Did you mean "count"?'),
+            ({"by": "cuont"}, 'split.by is "cuont": folds, disjoint, count, column, files were expected.'),
             ({"by": "count", "validation_rows": 3}, "A split by count needs split.test_rows."),
             ({"by": "count", "validation_rows": 0, "test_rows": 1}, "split.validation_rows is 0: a number above 0"),
             ({"by": "count", "validation_rows": 1, "test_rows": -1}, "split.test_rows is -1: a number above 0"),

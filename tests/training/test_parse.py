@@ -10,8 +10,9 @@ import yaml
 
 from hycam.errors import HycamError, UsageError
 from hycam.methods import METHODS, method
+from hycam.study.recipe import StudyRecipe
 from hycam.training.parse import field_names, parse_recipe
-from hycam.training.recipe import Comparison, Recipe
+from hycam.training.recipe import Recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -31,10 +32,10 @@ def test_the_command_line_overrides_the_file_and_the_file_the_defaults(tmp_path:
     assert recipe.method.config == {"r": 8}
 
 
-def test_a_label_of_a_comparison_can_be_overridden(tmp_path: Path) -> None:
+def test_a_label_of_a_study_can_be_overridden(tmp_path: Path) -> None:
     path = write(tmp_path, "methods:\n  mine: {name: hycam, learning_rate: 1e-3}\n")
-    comparison = parse_recipe(Comparison, [path, "--methods.mine.learning_rate", "3e-3"])
-    assert comparison.methods["mine"].learning_rate == 3e-3
+    study = parse_recipe(StudyRecipe, [path, "--methods.mine.learning_rate", "3e-3"])
+    assert study.methods["mine"].learning_rate == 3e-3
 
 
 @pytest.mark.parametrize(
@@ -64,13 +65,13 @@ def test_a_misspelt_field_of_a_label_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "methods:\n  mine: {name: hycam, learnin_rate: 1}\n")
     for arguments in ([path], ["--methods.mine.name", "lora", "--methods.mine.learnin_rate", "1"]):
         with pytest.raises(HycamError, match=r'unknown field "(methods\.mine\.)?learnin_rate".*learning_rate"'):
-            parse_recipe(Comparison, arguments)
+            parse_recipe(StudyRecipe, arguments)
 
 
 def test_a_misspelt_field_below_a_label_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, "methods:\n  mine: {name: lora, optimizer: {dampin: 1}}\n")
     with pytest.raises(HycamError, match=r'"methods\.mine\.optimizer\.dampin".*"methods\.\*\.optimizer\.damping"'):
-        parse_recipe(Comparison, [path])
+        parse_recipe(StudyRecipe, [path])
 
 
 def test_a_missing_file_names_the_nearest_one(tmp_path: Path) -> None:
@@ -97,10 +98,11 @@ def test_help_shows_every_field_with_its_meaning(capsys) -> None:
 @pytest.mark.parametrize("path", sorted(RECIPES.rglob("*.yaml")), ids=lambda path: path.stem)
 def test_the_recipes_of_the_repository_are_read(path: Path) -> None:
     text = path.read_text()
-    kind = Comparison if "\nmethods:" in text else Recipe
+    kind = StudyRecipe if "\ntitle:" in text else Recipe
     assert parse_recipe(kind, [str(path)]).data.tasks
-    verb = "compare" if kind is Comparison else "train"
-    assert f"hycam {verb} recipes/{path.relative_to(RECIPES)}" in text, "a recipe says which command it is for"
+    verbs = ("study", "report") if kind is StudyRecipe else ("train",)
+    commands = [f"hycam {verb} recipes/{path.relative_to(RECIPES)}" for verb in verbs]
+    assert any(command in text for command in commands), "a recipe says which command it is for"
 
 
 def test_the_papers_recipe_has_the_papers_settings() -> None:

@@ -123,23 +123,29 @@ def _add_where(parser: ArgumentParser) -> None:
 
 
 def _recipe(chosen: Namespace, **settings: object) -> tuple[DataRecipe, str]:
-    """The data part of the named recipe, or the defaults, with what was set on the command line; and its backbone."""
+    """The data part of the named recipe or study, or the defaults, with what was set on the command line; and its
+    backbone, of a study the first.
+    """
     data, backbone = DataRecipe(), _BACKBONE
     if chosen.recipe is not None:
+        from hycam.study.recipe import StudyRecipe
         from hycam.training.parse import parse_recipe
-        from hycam.training.recipe import Comparison, Recipe
+        from hycam.training.recipe import Recipe
 
-        kind: type[Recipe | Comparison] = Comparison if _is_comparison(Path(chosen.recipe)) else Recipe
-        recipe = parse_recipe(kind, [chosen.recipe])
-        data, backbone = recipe.data, recipe.backbone
+        if _is_study(Path(chosen.recipe)):
+            study = parse_recipe(StudyRecipe, [chosen.recipe])
+            data, backbone = study.data, next(iter(study.backbones.values()))
+        else:
+            recipe = parse_recipe(Recipe, [chosen.recipe])
+            data, backbone = recipe.data, recipe.backbone
     stated = {**settings, "dataset_info": chosen.dataset_info, "skip_bad_rows": chosen.skip_bad_rows or None}
     return replace(data, **{name: value for name, value in stated.items() if value is not None}), backbone
 
 
-def _is_comparison(path: Path) -> bool:
+def _is_study(path: Path) -> bool:
     with suppress(OSError, ValueError, yaml.YAMLError):  # which reading the recipe explains
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return isinstance(content, dict) and "methods" in content
+        return isinstance(content, dict) and not {"methods", "backbones"}.isdisjoint(content)
     return False
 
 

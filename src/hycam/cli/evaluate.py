@@ -16,10 +16,10 @@ from hycam.console import Reporter, quiet_libraries
 from hycam.errors import HycamError, UsageError
 from hycam.evaluation.retention.recipe import RetentionRecipe
 from hycam.evaluation.retention.tables import print_retention
+from hycam.evaluation.table import metrics_table
 from hycam.files import write_whole
 from hycam.training.evaluate import evaluate_run
 from hycam.training.recipe import EvaluationRecipe
-from hycam.training.report import metrics_table
 from hycam.training.retention import measure_retention
 from hycam.training.run import Run
 

@@ -14,7 +14,6 @@ VERBS = {
     "train": "adapt a backbone as a recipe says; continues where it stopped",
     "evaluate": "perplexity, BLEU-4 and ROUGE-L of a run, per task",
     "generate": "answers of a run to prompts",
-    "compare": "train and evaluate several methods on the same data",
     "study": "a grid of methods, backbones, folds and settings; resumes",
     "report": "the tables and figures of a study, on one page",
     "inspect": "how an adapter routes, what it scales, and what it makes of the representations",

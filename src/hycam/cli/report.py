@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from hycam.console import Reporter, quiet_libraries
 from hycam.errors import HycamError, UsageError
 from hycam.study.plan import STUDY_FILE, plan
@@ -12,6 +14,7 @@ from hycam.study.recipe import StudyRecipe
 from hycam.study.report.content import gather
 from hycam.study.report.files import write
 from hycam.study.report.summary import main_sentences, summary
+from hycam.study.tables.terminal import terminal
 from hycam.training.parse import parse_recipe
 
 _DESCRIPTION = """Writes the report of a study into OUTPUT/report: index.html, which needs no network, and beside it the
@@ -27,6 +30,9 @@ def main(arguments: Sequence[str]) -> None:
         current = plan(study, reporter.update)
     content = gather(current)
     page = write(content)
+    console = Console()
+    for table in content.tables if study.tables else ():  # all of them would be long; those asked for by name are not
+        console.print(terminal(table))
     for sentence in (*summary(current, content.comparisons), *main_sentences(content.comparisons)):
         print(sentence)
     print(

@@ -8,11 +8,11 @@ from typing import Any, Literal
 from hycam.data.recipe import DataRecipe
 from hycam.errors import HycamError
 from hycam.evaluation.retention.recipe import RetentionRecipe
-from hycam.training.recipe import Candidate, EvaluationRecipe, TrainingRecipe
+from hycam.training.recipe import EvaluationRecipe, OptimizerRecipe, TrainingRecipe
 
 
 @dataclass
-class StudyMethod(Candidate):
+class StudyMethod:
     """One method of a study.
 
     Args:
@@ -25,6 +25,10 @@ class StudyMethod(Candidate):
             its trials count as trials of that method.
     """
 
+    name: str
+    config: dict[str, Any] = field(default_factory=dict)
+    learning_rate: float | None = None
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
     variant_of: str | None = None
 
 

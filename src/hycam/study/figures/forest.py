@@ -93,11 +93,11 @@ def _draw_row(axes: Axes, place: int, one: Comparison, bold: bool) -> None:
                           label=None if label in known else label)  # fmt: skip
     shown = one.test or one.bootstrap
     assert shown is not None
-    mean, low, high = percent(shown)
+    size, *ends = (f"{value:+.2f}" if abs(value) < 1000 else f"{value:+.0e}" for value in percent(shown))
     verdict = f"  {one.verdict}" if one.test else ""
     weight = "bold" if bold else "normal"
-    axes.text(1.01, place, f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]{verdict}".replace("-", "−"), fontsize=8,
-              transform=axes.get_yaxis_transform(), va="center", weight=weight)  # fmt: skip
+    axes.text(1.01, place, f"{size} [{', '.join(ends)}]".replace("-", "−") + verdict, fontsize=8, va="center",
+              weight=weight, transform=axes.get_yaxis_transform())  # fmt: skip
 
 
 def _limit(axes: Axes, shown: list[Comparison]) -> None:

@@ -72,11 +72,12 @@ def _mark_beyond(axes: Axes, curves: Mapping[str, Curve], look: Mapping[str, Map
     top = min(loss for curve in curves.values() for loss in curve.values()) + ROOM
     beyond: dict[float, list[str]] = {}
     for label, curve in curves.items():
-        for rate in [rate for rate, loss in curve.items() if loss > top]:
+        for rate in [rate for rate, loss in curve.items() if loss > top or math.isinf(loss)]:
             beyond.setdefault(rate, []).append(label)
     if not beyond:
         return
-    axes.set_ylim(top=top)
+    if math.isfinite(top):  # else all of them diverged
+        axes.set_ylim(top=top)
     axes.set_title(axes.get_title(), pad=18)
     for rate, labels in beyond.items():
         for place, label in enumerate(labels):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from hycam.methods import method
 from hycam.study.comparisons import Comparison
-from hycam.study.figures.series import in_common, labels, perplexity, series
+from hycam.study.figures.series import Series, in_common, labels, perplexity, series
 from hycam.study.figures.style import legend_below, looks, panels, styled
 from hycam.study.plan import Plan
 from hycam.study.results import Result
@@ -31,20 +32,22 @@ Line = dict[float, list[Result]]
 @styled
 def draw_num_specialized(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """One line for each kind of HyCAM of which two or more values were run, whether varied or methods of their own."""
-    found: dict[str, dict[str, Line]] = {}
-    names: dict[str, str] = {}
-    for one in plan.results.done:
-        experts = _experts(one)
-        if experts is None or one.task is not None or one.macro["nll"] is None:
-            continue
-        kind = _without_experts(one)
-        names[kind] = min(names.get(kind, one.method), one.method, key=len)
-        found.setdefault(one.backbone, {}).setdefault(kind, {}).setdefault(experts, []).append(one)
-    lines = {
-        backbone: {names[kind]: line for kind, line in of_kind.items() if len(line) > 1}
-        for backbone, of_kind in found.items()
-    }
-    if not any(lines.values()):
+    kinds: dict[str, list[Series]] = {}
+    for group in series([one for one in plan.results.done if _experts(one) is not None], along=[EXPERTS]):
+        kinds.setdefault(_without_experts(group.results[0]), []).append(group)
+    # A kind whose values are methods of their own is called by the shortest of their labels.
+    merged = []
+    for kind in kinds.values():
+        shortest = min(kind, key=lambda one: len(one.method))
+        merged.append(replace(shortest, results=[cell for one in kind for cell in one.results]))
+    lines: dict[str, dict[str, Line]] = {}
+    for group, label in zip(merged, labels(merged), strict=True):
+        line: Line = {}
+        for one in group.results:
+            line.setdefault(_experts(one) or 0, []).append(one)
+        if len(line) > 1:
+            lines.setdefault(group.backbone, {})[label] = line
+    if not lines:
         raise NotRun(f"It needs HyCAM with two or more numbers of specialised modules (vary {EXPERTS}).")
     figure, every = _drawn(lines)
     for axes in every:
@@ -73,10 +76,9 @@ def draw_data_ladder(plan: Plan, comparisons: list[Comparison]) -> Figure:
 
 def _drawn(lines: Mapping[str, Mapping[str, Line]], scale: str = "linear") -> tuple[Figure, list[Axes]]:
     """A panel for each backbone, with the mean and the range over the folds and seeds that all its points have."""
-    shown = {backbone: of_backbone for backbone, of_backbone in lines.items() if of_backbone}
-    look = looks(dict.fromkeys(label for of_backbone in shown.values() for label in of_backbone))
-    figure, every = panels(shown)
-    for axes, of_backbone in zip(every, shown.values(), strict=True):
+    look = looks(dict.fromkeys(label for of_backbone in lines.values() for label in of_backbone))
+    figure, every = panels(lines)
+    for axes, of_backbone in zip(every, lines.values(), strict=True):
         points = [(label, x, of_line[x]) for label, of_line in of_backbone.items() for x in sorted(of_line)]
         kept = in_common([results for *_, results in points])
         for label in of_backbone:
@@ -107,4 +109,4 @@ def _without_experts(result: Result) -> str:
     settings = result.content["settings"]["method"]
     config: dict[str, Any] = {key: value for key, value in settings["config"].items() if key != "num_specialized"}
     varied = {key: value for key, value in result.settings.items() if key != EXPERTS}
-    return json.dumps([settings["name"], config, settings["optimizer"], varied], sort_keys=True)
+    return json.dumps([result.backbone, settings["name"], config, settings["optimizer"], varied], sort_keys=True)
