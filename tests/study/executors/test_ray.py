@@ -105,5 +105,5 @@ def test_a_cell_that_no_machine_can_take_is_refused(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_cluster_that_is_not_there_is_said(tiny_study) -> None:
-    with pytest.raises(HycamError, match=r"no Ray cluster to be had at 127.0.0.1:1: .*RAY_ADDRESS"):
+    with pytest.raises(HycamError, match=r"no Ray cluster to be had at 127.0.0.1:1: .*refused.*RAY_ADDRESS"):
         list(RayExecutor(ExecutorRecipe("ray", address="127.0.0.1:1")).run([]))

@@ -36,19 +36,17 @@ def legend(figure: Figure) -> list[str]:
 def texts(figure: Figure) -> list[tuple[Text, Bbox]]:
     """Every text that is seen, with its place in pixels."""
     FigureCanvasAgg(figure).draw()
-    shown = (one for one in figure.findobj(Text) if one.get_visible() and one.get_text().strip())
-    return [(one, one.get_window_extent()) for one in shown if not _hidden(one)]
+    hidden = {text for axes in figure.axes for text in _beyond_the_axis(axes)}
+    shown = (one for one in figure.findobj(Text) if one.get_visible() and one.get_text().strip() and one not in hidden)
+    return [(one, one.get_window_extent()) for one in shown]
 
 
-def _hidden(text: Text) -> bool:
-    """Whether it is the label of a tick that lies outside of the axis, which is not drawn."""
-    axes = text.axes
-    if axes is None:
-        return False
+def _beyond_the_axis(axes: Axes) -> list[Text]:
+    """Labels of ticks outside of what an axis shows; they are there, and are not drawn."""
+    found = []
     for axis in (axes.xaxis, axes.yaxis):
-        ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
         low, high = sorted(axis.get_view_interval())
-        for tick in ticks:
-            if text in (tick.label1, tick.label2):
-                return not low <= tick.get_loc() <= high
-    return False
+        for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]:
+            if not low <= tick.get_loc() <= high:
+                found += [tick.label1, tick.label2]
+    return found

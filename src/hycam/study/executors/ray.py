@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -25,7 +26,9 @@ except ImportError as error:
     raise HycamError("A study on a Ray cluster needs Ray: pip install 'hycam[ray]'.") from error
 
 _RETRIES = 3  # of a cell whose worker or machine was lost
+_OWN = "local"  # as an address: a cluster that is started for this study
 _POLL_SECONDS = 1.0
+_CONNECT_SECONDS = 10.0
 _SECONDS_BETWEEN_PROGRESS = 5.0
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -97,17 +100,22 @@ class RayExecutor:
 
 def _connect(address: str | None) -> None:
     os.environ.update(_ENVIRONMENT)
+    address = address or os.environ.get("RAY_ADDRESS") or _OWN
     try:
-        if address is None and not os.environ.get("RAY_ADDRESS"):
-            ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-        else:
-            ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        where = address or os.environ.get("RAY_ADDRESS") or "this machine"
+        _check_answers(address)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:  # Ray's own ConnectionError is an OSError
         raise HycamError(
-            f"There is no Ray cluster to be had at {where}: {str(error).splitlines()[0]} `ray start --head` starts "
+            f"There is no Ray cluster to be had at {address}: {str(error).splitlines()[0]}. `ray start --head` starts "
             "one; executor.address or RAY_ADDRESS has its address, and without either a study starts its own."
         ) from error
+
+
+def _check_answers(address: str) -> None:
+    """Raises OSError where nobody listens at ``host:port``: Ray itself would go on asking for many minutes."""
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if port.isdigit():
+        socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 def _result(cell: Cell, task: ray.ObjectRef) -> Finished:
