@@ -56,6 +56,18 @@ def test_count_takes_so_many_rows(file: str) -> None:
     assert identities(divided(file, split=split, seed=1)) != found
 
 
+def test_disjoint_replicates_divide_the_rows_of_a_task(file: str) -> None:
+    split = SplitRecipe("disjoint", replicates=3, validation_rows=4, test_rows=5)
+    found = [identities(divided(file, split=split, fold=replicate)) for replicate in range(3)]
+    assert [{part: len(rows) for part, rows in one.items()} for one in found] == (
+        [{"train": 11, "validation": 4, "test": 5}] * 3
+    )
+    rows = list(chain.from_iterable(chain.from_iterable(one.values()) for one in found))
+    assert sorted(rows) == sorted(f"mine.jsonl:{n}" for n in range(1, 61))
+    with pytest.raises(HycamError, match="mine: There is no replicate 3: they are 0 to 2"):
+        divided(file, split=split, fold=3)
+
+
 def test_a_column_says_where_each_row_belongs(tmp_path: Path) -> None:
     words = ["train", "dev", "Test", "validation", "training"]
     path = write(tmp_path / "mine.jsonl", [asked(n, fold=words[n % 5]) for n in range(20)])

@@ -8,7 +8,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hycam.data.splits import FOLDS, Split, order_key, split_column, split_count, split_fold, straddling
+from hycam.data.splits import (
+    FOLDS,
+    Split,
+    order_key,
+    split_column,
+    split_count,
+    split_disjoint,
+    split_fold,
+    straddling,
+)
 from hycam.errors import HycamError
 
 # Sizes of 10 to 40 groups, dealt out so that rows of one group are not neighbours.
@@ -183,6 +192,66 @@ class TestCount:
             HycamError, match=rf"{len(groups)} rows in \d groups cannot give {validation} .*, {test} .*Ask for fewer"
         ):
             split_count(groups, validation, test, 0)
+
+
+class TestDisjoint:
+    """Replicates that share no row, each split by count."""
+
+    # Small groups, and so many that every replicate has some for each part.
+    many_groups = st.lists(st.integers(1, 3), min_size=36, max_size=60).flatmap(
+        lambda sizes: st.permutations([f"group {number}" for number, size in enumerate(sizes) for _ in range(size)])
+    )
+
+    @settings(max_examples=100, deadline=None)
+    @given(many_groups, seeds)
+    def test_replicates_share_no_row_cover_all_rows_and_separate_no_group(self, groups: list[str], seed: int) -> None:
+        splits = [split_disjoint(groups, 3, replicate, 2, 3, seed) for replicate in range(3)]
+        owner: dict[str, int] = {}
+        rows: list[int] = []
+        for number, split in enumerate(splits):
+            assert straddling(groups, split) == 0
+            for part in (split.train, split.validation, split.test):
+                assert part and part == sorted(part)
+                rows += part
+                assert all(owner.setdefault(groups[row], number) == number for row in part)
+        assert sorted(rows) == list(range(len(groups)))
+
+    @settings(max_examples=100, deadline=None)
+    @given(many_groups, seeds)
+    def test_replicates_are_as_large_as_one_another_and_their_parts_as_asked_to_a_group(
+        self, groups: list[str], seed: int
+    ) -> None:
+        largest = max(Counter(groups).values())
+        for replicate in range(3):
+            split = split_disjoint(groups, 3, replicate, 2, 3, seed)
+            rows = len(split.train) + len(split.validation) + len(split.test)
+            assert abs(rows - len(groups) / 3) <= largest
+            assert abs(len(split.test) - 3) < 2 * largest
+            assert abs(len(split.validation) - 2) < 2 * largest
+
+    def test_rows_without_groups_are_split_as_an_independent_reading_says(self) -> None:
+        groups = [f"row {number}" for number in range(100)]
+        ordered = sorted(range(100), key=lambda row: hashlib.sha256(f"2333\0row {row}".encode()).hexdigest())
+        for replicate in range(5):
+            block = ordered[20 * replicate : 20 * replicate + 20]
+            assert split_disjoint(groups, 5, replicate, validation_rows=3, test_rows=7, seed=2333) == Split(
+                train=sorted(block[10:]), validation=sorted(block[7:10]), test=sorted(block[:7])
+            )
+
+    def test_one_replicate_is_a_split_by_count(self) -> None:
+        groups = [f"group {number % 17}" for number in range(90)]
+        assert split_disjoint(groups, 1, 0, 9, 12, seed=4) == split_count(groups, 9, 12, seed=4)
+
+    @pytest.mark.parametrize("replicate", [-1, 3])
+    def test_a_replicate_that_there_is_not_is_refused(self, replicate: int) -> None:
+        with pytest.raises(HycamError, match=f"no replicate {replicate}: they are 0 to 2.*data.fold"):
+            split_disjoint([str(row) for row in range(30)], 3, replicate, 1, 1, 0)
+
+    def test_too_few_groups_or_rows_for_the_replicates_are_refused(self) -> None:
+        with pytest.raises(HycamError, match="30 rows in 2 groups cannot give 3 disjoint replicates"):
+            split_disjoint([str(row % 2) for row in range(30)], 3, 0, 1, 1, 0)
+        with pytest.raises(HycamError, match=r"10 rows in 10 groups cannot give 4 for validation, 6 for the test"):
+            split_disjoint([str(row) for row in range(30)], 3, 1, 4, 6, 0)
 
 
 class TestColumn:

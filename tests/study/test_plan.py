@@ -17,7 +17,6 @@ from study.factory import result_of, sweep_evaluation
 from study.tiny import HYCAM, LORA
 
 
-
 @pytest.fixture
 def sweep(tiny_study, tmp_path: Path) -> StudyRecipe:
     return tiny_study(output=str(tmp_path / "sweep"), sweep=SweepRecipe([1e-3, 1e-2, 1e-1], 4),

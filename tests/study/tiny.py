@@ -19,11 +19,11 @@ HYCAM = {"HyCAM": StudyMethod("hycam", {"r": 4})}
 BASE = {"Base": StudyMethod("base")}
 
 
-def study_on(backbone: str, tasks: list[str], output: Path, **changes: Any) -> StudyRecipe:
+def study_on(backbone: str, tasks: list[str], folder: Path, **changes: Any) -> StudyRecipe:
     """A study of LoRA and HyCAM; other fields by name."""
     return StudyRecipe(
         **{
-            "output": str(output),
+            "output": str(folder),
             "backbones": {"tiny": backbone},
             "methods": {**LORA, **HYCAM},
             "data": DataRecipe(tasks=list(tasks), max_length=300),

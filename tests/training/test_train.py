@@ -164,6 +164,34 @@ def epochs_of(chosen: Recipe) -> list[list[int]]:
     return found
 
 
+def test_the_time_of_an_interrupted_training_is_that_of_the_steps_that_count(recipe, monkeypatch) -> None:
+    chosen = recipe("lora", save_every=2, max_steps=6, log_every=1)
+    clock = [0.0]
+
+    def step(self, args, state, control, **_):
+        clock[0] += 10.0
+        if clock[0] == 50.0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", step)
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
+    with pytest.raises(KeyboardInterrupt):
+        train(chosen)
+    clock[0] = 1000.0
+    assert train(chosen)["seconds"] == 60.0  # steps 1 to 4 before, 5 and 6 now; the fifth of before was lost
+    logged = lines(Run(Path(chosen.output)))
+    assert [line["elapsed"] for line in logged if "loss" in line] == [10.0, 20.0, 30.0, 40.0, 50.0, 60.0]
+
+
+def test_what_is_logged_and_kept_on_the_way_may_change_between_two_starts(recipe) -> None:
+    chosen = recipe("lora", save_every=2)
+    summary = train(chosen)
+    settings = {"log_every": 5, "save_every": None, "report_to": []}
+    assert train(replace(chosen, training=replace(chosen.training, **settings))) == summary
+    with pytest.raises(HycamError, match=r"another recipe: training\.seed"):
+        train(replace(chosen, training=replace(chosen.training, seed=1)))
+
+
 ORDERS = {
     "concatenate": {},
     "stop": {"mixture": MixtureRecipe("weights", weights={"counting": 3, "mirror": 1}, exhaustion="stop")},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hycam import backbones
 from hycam.console import Reporter
-from hycam.errors import HycamError
+from hycam.errors import Diverged, HycamError
 from hycam.optim import RiemannianAdamW
 from hycam.training import callbacks
 from hycam.training.recipe import MethodRecipe, OptimizerRecipe, Recipe
 from hycam.training.run import Run
 from hycam.training.train import train
+from hycam.training.trainer import MultiTaskTrainer
 
 
 @pytest.fixture
@@ -157,3 +159,31 @@ def test_adalora_moves_its_ranks_as_it_trains(recipe) -> None:
     kept = [sum(ranks) for ranks in saved["rank_pattern"].values()]
     assert kept
     assert min(kept) < 4
+
+
+@pytest.mark.parametrize("method", ["full", "lora", "hycam"])
+@pytest.mark.parametrize("log_every", [1, 3, 100])
+def test_a_loss_that_is_no_number_ends_training_with_the_first_such_step(
+    recipe, method: str, log_every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses: dict[int, list[float]] = {}
+    compute_loss = MultiTaskTrainer.compute_loss
+
+    def watched(self, *args, **kwargs):
+        loss = compute_loss(self, *args, **kwargs)
+        losses.setdefault(self.state.global_step + 1, []).append(float(loss.detach()))
+        return loss
+
+    monkeypatch.setattr(MultiTaskTrainer, "compute_loss", watched)
+    chosen = recipe(method, max_steps=7, learning_rate=1e9, gradient_accumulation=2, log_every=log_every)
+    with pytest.raises(Diverged, match=r"loss of step \d is no finite number.*learning_rate") as raised:
+        train(chosen, Reporter())
+    bad = [step for step, of_step in losses.items() if not all(map(math.isfinite, of_step))]
+    assert raised.value.step == bad[0] > 1
+    assert not Run(Path(chosen.output)).adapter.exists()
+
+
+def test_a_large_loss_is_a_loss(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    compute_loss = MultiTaskTrainer.compute_loss
+    monkeypatch.setattr(MultiTaskTrainer, "compute_loss", lambda *args, **kw: compute_loss(*args, **kw) * 1e30)
+    assert train(recipe("lora", max_steps=2), Reporter())["steps"] == 2

@@ -12,15 +12,18 @@ from filelock import FileLock
 
 from hycam import backbones
 from hycam.console import Reports
-from hycam.data.prepare import prepare
+from hycam.data.prepare import Prepared, prepare
 from hycam.errors import Diverged, HycamError
 from hycam.evaluation.result import PREDICTIONS_FILE
+from hycam.inspection.routing import routing_by_task
 from hycam.machine import describe, peak_memory_bytes
 from hycam.study.cells import Cell
-from hycam.training.evaluate import evaluate_loaded
+from hycam.training.evaluate import evaluate_rows
 from hycam.training.retention import measure_retention
 from hycam.training.run import BASE, Run
 from hycam.training.train import train
+
+_ROUTED_ROWS = 20  # of each task: means over some thousand tokens
 
 
 def run_cell(cell: Cell, progress: Reports) -> tuple[str, dict[str, Any]]:
@@ -37,8 +40,7 @@ def run_cell(cell: Cell, progress: Reports) -> tuple[str, dict[str, Any]]:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
         # Another study may have this very training among its own.
         with FileLock(f"{run.folder}.lock"):
-            _check_data(cell, progress)
-            content = _measured(cell, run, progress)
+            content = _measured(cell, run, _prepared(cell, progress), progress)
     except Diverged as error:
         return "diverged", _failure(run, began, str(error), error.step)
     except HycamError as error:
@@ -50,17 +52,18 @@ def run_cell(cell: Cell, progress: Reports) -> tuple[str, dict[str, Any]]:
     return "done", {"environment": describe(), **content}
 
 
-def _check_data(cell: Cell, progress: Reports) -> None:
-    """Results go by the data that the study was planned with; here and now they may be others."""
+def _prepared(cell: Cell, progress: Reports) -> Prepared:
+    """The cell's data. Results go by those that the study was planned with; here and now they may be others."""
     data = prepare(cell.recipe.data, backbones.load_tokenizer(cell.recipe.backbone), progress.update)
     if data.fingerprint != cell.data.fingerprint:
         raise HycamError(
             "The data are not those that the study was planned with: a file has changed since, or is another one on "
             "this machine. Bring it back, or run the study again with the new data."
         )
+    return data
 
 
-def _measured(cell: Cell, run: Run, progress: Reports) -> dict[str, Any]:
+def _measured(cell: Cell, run: Run, data: Prepared, progress: Reports) -> dict[str, Any]:
     began = time.monotonic()
     training = None
     if cell.recipe.method.name == BASE:
@@ -70,8 +73,9 @@ def _measured(cell: Cell, run: Run, progress: Reports) -> dict[str, Any]:
         # The part of it that an interrupted process did belongs to the cell's time too.
         began -= max(0.0, training["seconds"] - (time.monotonic() - began))
     model, tokenizer = run.load(cell.recipe.evaluation.config)
-    metrics = evaluate_loaded(run, model, tokenizer, cell.recipe.evaluation, progress)
     part = cell.recipe.evaluation.part
+    rows = getattr(data, part)
+    metrics = evaluate_rows(run, model, tokenizer, rows, cell.recipe.evaluation, progress)
     evaluation = {"part": part, **metrics, "rows": _rows(run.evaluation(part) / PREDICTIONS_FILE)}
     if training is not None:
         training["peak_memory_bytes"] = max(training["peak_memory_bytes"], peak_memory_bytes())
@@ -83,7 +87,7 @@ def _measured(cell: Cell, run: Run, progress: Reports) -> dict[str, Any]:
         "curve": _curve(run),
         "evaluation": evaluation,
         "retention": retention,
-        "routing": None,
+        "routing": routing_by_task(model, tokenizer, rows, _ROUTED_ROWS),
         "seconds": time.monotonic() - began,
     }
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 
 from hycam.console import Reports
@@ -25,17 +27,7 @@ def evaluate_run(run: Run, settings: EvaluationRecipe, reporter: Reports) -> dic
     Raises:
         HycamError: the folder is no complete run, or the data cannot be had or have changed since training.
     """
-    return evaluate_loaded(run, *run.load(settings.config), settings, reporter)
-
-
-def evaluate_loaded(
-    run: Run,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: EvaluationRecipe,
-    reporter: Reports,
-) -> dict[str, Any]:
-    """As :func:`evaluate_run`, of a run whose model ``run.load()`` has given already."""
+    model, tokenizer = run.load(settings.config)
     data = prepare(run.recipe().data, tokenizer, reporter.update)
     summary = run.summary()
     if summary is not None and summary["data"] != data.fingerprint:
@@ -43,7 +35,27 @@ def evaluate_loaded(
             f"The data of {run.folder} are not those that it was trained on (a file has changed since), so rows that "
             "were trained may be among those to evaluate. Bring the old data back, or train again."
         )
-    rows = getattr(data, settings.part)
+    return evaluate_rows(run, model, tokenizer, getattr(data, settings.part), settings, reporter)
+
+
+def evaluate_rows(
+    run: Run,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Mapping[str, Dataset],
+    settings: EvaluationRecipe,
+    reporter: Reports,
+) -> dict[str, Any]:
+    """As :func:`evaluate_run`, of a run whose model ``run.load()`` has given already and whose data are at hand.
+
+    Args:
+        run: where the files go.
+        model: the run's.
+        tokenizer: the run's.
+        rows: of each task, the part to evaluate on.
+        settings: how.
+        reporter: told how far it is.
+    """
     set_seed(run.recipe().training.seed)  # some methods draw noise in evaluation too
     result = evaluate(
         model,

@@ -63,7 +63,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.mark.soak
 def test_the_cell_of_a_worker_that_is_lost_begins_again_from_its_checkpoint(tiny_study, cluster: Cluster) -> None:
-    training = replace(TRAINING, max_steps=1500, save_every=10)
+    training = replace(TRAINING, max_steps=800, save_every=10)
     cells = Planner(tiny_study(methods=LORA, folds=[0, 1], training=training)).cells()
     runs = [Run(Path(cell.recipe.output)) for cell in cells]
     victim = cluster.list_all_nodes()[-1]

@@ -47,9 +47,11 @@ def test_the_maps_are_the_modulation_of_the_response_sorted_by_feature(trained: 
         np.testing.assert_allclose(maps[name].images[0].get_array(), values[response][:, order], rtol=1e-5)
         low, high = maps[name].images[0].get_clim()
         assert low == -high < 0
-    names = [label.get_text() for label in maps["sum"].get_yticklabels()]
+    labels = maps["sum"].get_yticklabels()
+    assert not any(label.get_parse_math() for label in labels)
+    names = [label.get_text() for label in labels]
     assert len(names) == len(row["input_ids"]) - row["prompt_length"]
-    assert names[0] == "$"  # the responses begin with one, and it is no formula
+    assert names[0] == "$"
     assert "\\n" in names
 
 

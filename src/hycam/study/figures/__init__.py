@@ -43,7 +43,8 @@ FIGURES: dict[str, Drawing] = {
         "Task loss over training (the paper's Figure 5)",
         "Training loss without the balance term: the mean over tasks, all weighing the same, of each task's NLL per "
         "response token since the last line of the log; a task that no batch in between held is interpolated. Lines "
-        "are means over seeds and folds, bands their range.",
+        "are means over seeds and folds, bands their range. Methods of one seed see the same rows in the same order, "
+        "hence the ups and downs that they share.",
         draw_task_loss,
     ),
     "num_specialized": Drawing(
