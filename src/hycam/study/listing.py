@@ -43,15 +43,15 @@ def show(plan: Plan, console: Console, every_cell: bool) -> None:
     """Prints how far the study is, the cells that run (or every one), and why some have no result."""
     found = listing(plan)
     names = names_of(plan.cells)
-    if names.common:
-        _say(console, f"All cells: {names.common}")
     shown = [cell for cell in found["cells"] if every_cell or cell["state"] == "running"]
+    reasons = [cell for cell in found["cells"] if cell["reason"]]
+    if names.common and (shown or reasons):
+        _say(console, f"All cells: {names.common}")
     if shown:
         console.print(_table(shown, names.short))
-    for cell in found["cells"]:
-        if cell["reason"]:
-            where = f" ({cells_folder(plan.study.output) / cell['file']})" if cell["state"] == "unusable" else ""
-            _say(console, f"{names.short[cell['identity']]}: {cell['state']}{where}: {cell['reason']}")
+    for cell in reasons:
+        where = f" ({cells_folder(plan.study.output) / cell['file']})" if cell["state"] == "unusable" else ""
+        _say(console, f"{names.short[cell['identity']]}: {cell['state']}{where}: {cell['reason']}")
     _say(console, _summary(plan, found))
     for (backbone, method), best in plan.best.items():
         edge = ", at the edge of what was tried" if best.at_edge else ""

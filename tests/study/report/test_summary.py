@@ -104,6 +104,6 @@ def test_an_unfinished_sweep_says_so(tmp_path: Path) -> None:
     plan = plan_of(study, lambda cell: levels(cell) if cell.settings["training.learning_rate"] == 1e-4 else None)
     assert summary(plan, []) == [
         "The study is not complete: of 2 cells, 1 done, 1 to go.",
-        "On SmolLM2 135M, the best learning rate of LoRA so far is 0.0001 (validation NLL 1.5000 per token, 1 trial, "
+        "On SmolLM2 135M, the best learning rate so far of LoRA is 0.0001 (validation NLL 1.5000 per token, 1 trial, "
         "at the edge of what was tried).",
     ]

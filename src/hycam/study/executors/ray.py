@@ -17,6 +17,14 @@ from hycam.study.executors.process import settle
 from hycam.study.recipe import ExecutorRecipe
 from hycam.study.run_cell import run_cell
 
+# Ray reads these when it is imported, or when it starts.
+os.environ |= {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # its own messages, pages of them where a machine is lost: no line of them
+    "RAY_task_oom_retries": "0",  # a cell that is too large would be tried for ever
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray will do by itself in a later version, and warns of
+}
+
 try:
     import ray
     from ray.exceptions import OutOfMemoryError, RayError
@@ -30,11 +38,6 @@ _OWN = "local"  # as an address: a cluster that is started for this study
 _POLL_SECONDS = 1.0
 _CONNECT_SECONDS = 10.0
 _SECONDS_BETWEEN_PROGRESS = 5.0
-_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_task_oom_retries": "0",  # a cell that is too large would be tried for ever
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray will do by itself in a later version, and warns of
-}
 
 
 class RayExecutor:
@@ -68,8 +71,8 @@ class RayExecutor:
                 running[work.remote(cell, told, threads, *place)] = cell
             ready, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
             by_identity = {cell.identity: cell for cell in running.values()}
-            for identity, *progress in told.get_nowait_batch(told.size()):  # all that was told before a task's end
-                if identity in by_identity:  # a worker that was given up may still speak
+            for identity, *progress in told.get_nowait_batch(told.size()):
+                if identity in by_identity:  # the last words of a cell may come after its result
                     started.add(identity)
                     cell = by_identity[identity]
                     yield Progressed(cell, *progress) if progress else Started(cell)
@@ -99,7 +102,6 @@ class RayExecutor:
 
 
 def _connect(address: str | None) -> None:
-    os.environ.update(_ENVIRONMENT)
     address = address or os.environ.get("RAY_ADDRESS") or _OWN
     try:
         _check_answers(address)
@@ -127,9 +129,8 @@ def _result(cell: Cell, task: ray.ObjectRef) -> Finished:
             "The machine was out of memory, so Ray ended the cell. Say what a cell needs (executor.memory_gb, "
             "executor.cpus), so that fewer run at once on a machine.",
         )
-    except RayError as error:  # not a failure of the cell, which would be its result
-        reason = str(error).strip().splitlines()
-        return lost(cell, f"Ray gave it up after {_RETRIES} more attempts ({type(error).__name__}): {reason[-1]}")
+    except RayError as error:  # not a failure of the cell itself, which would be its result
+        return lost(cell, f"Ray could not bring it to an end ({type(error).__name__}): {str(error).splitlines()[-1]}")
     return Finished(cell, state, content)
 
 
@@ -139,25 +140,32 @@ def _spelled(resources: dict[str, float]) -> str:
 
 
 class _Teller:
-    """Progress into the study's queue, in place of a console."""
+    """Tells the study's queue, in place of a console.
+
+    It does not wait for an answer: Ray takes a task that waits for one that has no need of its CPU, and starts another.
+    """
 
     def __init__(self, told: Queue, identity: str) -> None:
-        self._told = told
+        self._told: Any = told.actor.put_nowait
         self._identity = identity
         self._last = 0.0
+
+    def start(self) -> None:
+        self._told.remote((self._identity,))
 
     def update(self, what: str, done: int, total: int, note: str = "") -> None:
         if time.monotonic() - self._last > _SECONDS_BETWEEN_PROGRESS:
             self._last = time.monotonic()
-            self._told.put((self._identity, what, done, total, note))
+            self._told.remote((self._identity, what, done, total, note))
 
 
 def _work(cell: Cell, told: Queue, threads: int, folder: Path, data: str | None) -> tuple[str, dict[str, Any]]:
     settle(threads)
-    told.put((cell.identity,))
+    teller = _Teller(told, cell.identity)
+    teller.start()
     # Paths in a study are relative to where it was started.
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
     if data is not None:
         os.environ.setdefault("HYCAM_DATA", data)
-    return run_cell(cell, _Teller(told, cell.identity))
+    return run_cell(cell, teller)

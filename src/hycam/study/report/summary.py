@@ -48,7 +48,7 @@ def _learning_rates(plan: Plan) -> list[str]:
         trials = f"{best.trials} trial{'s' if best.trials != 1 else ''}"
         edge = ", at the edge of what was tried" if best.at_edge else ""
         found.append(
-            f"On {backbone}, the best learning rate of {method}{label}{so_far} is {best.rate:g} (validation NLL "
+            f"On {backbone}, the best learning rate{so_far} of {method}{label} is {best.rate:g} (validation NLL "
             f"{best.nll:.4f} per token, {trials}{edge})."
         )
     return found

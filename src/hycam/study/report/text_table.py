@@ -20,7 +20,8 @@ def text_table(tests: Sequence[TextTest]) -> Table:
     """
     if all(one.p is None for one in tests):
         reasons = list(dict.fromkeys(one.reason for one in tests if one.reason))
-        raise NotRun("; ".join(reasons[:3]) or "two methods with answers to the same rows are needed")
+        why = "; ".join(reasons[:3]) or "two methods with answers to the same rows are needed"
+        raise NotRun(f"{why[0].upper()}{why[1:]}.")
     lines: dict[tuple[str, ...], dict[str, TextTest]] = {}
     for one in tests:
         settings = [f"{name.rpartition('.')[2]} {value}" for name, value in one.settings.items()]
