@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from dataclasses import replace
 
 import pytest
@@ -54,11 +55,25 @@ def test_a_killed_process_is_a_failed_cell_the_others_go_on_and_none_outlives_th
     assert not children()
 
 
-def test_progress_and_results_come_from_the_process_of_the_cell(tiny_study) -> None:
+def test_a_cell_tells_its_progress_and_its_result_and_hears_no_interrupt(tiny_study) -> None:
     (cell,) = Planner(tiny_study(methods=LORA)).cells()
-    first, *between, last = LocalExecutor(ExecutorRecipe(threads=1)).run([cell])
+
+    def interrupt() -> None:
+        while not is_over.wait(0.1):
+            for child in children().values():
+                os.kill(child.pid, signal.SIGINT)  # as a terminal sends it, from the very beginning
+
+    is_over = threading.Event()
+    interrupting = threading.Thread(target=interrupt)
+    interrupting.start()
+    try:
+        first, *between, last = LocalExecutor(ExecutorRecipe(threads=1)).run([cell])
+    finally:
+        is_over.set()
+        interrupting.join()
     assert isinstance(first, Started) and isinstance(last, Finished)
     assert all(isinstance(event, Progressed) for event in between)
+    assert last.state == "done"
     assert [event.text for event in between if event.what == "training"][-1].startswith("training 2/2, loss ")
     assert last.content["environment"]["cores"] == len(os.sched_getaffinity(0))
 
