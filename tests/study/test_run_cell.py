@@ -141,6 +141,7 @@ def test_an_interrupted_cell_goes_on_from_its_checkpoint_to_the_same_result(cell
     trained.clear()
     state, again = run(cell)
     assert (state, trained) == ("done", [5, 6])
+    assert not folder(cell).checkpoints.exists(), "what is complete needs none"
     assert again["evaluation"] == once["evaluation"]
     first, second = (load_file(folder(one).adapter / "adapter_model.safetensors") for one in (whole, cell))
     assert all(torch.equal(first[key], value) for key, value in second.items())

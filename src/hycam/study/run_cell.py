@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 import traceback
 from pathlib import Path
@@ -41,6 +42,8 @@ def run_cell(cell: Cell, progress: Reports) -> tuple[str, dict[str, Any]]:
         # Another study may have this very training among its own.
         with FileLock(f"{run.folder}.lock"):
             content = _measured(cell, run, _prepared(cell, progress), progress)
+            # What was trained is saved by now; those of a long study would fill the disk.
+            shutil.rmtree(run.checkpoints, ignore_errors=True)
     except Diverged as error:
         return "diverged", _failure(run, began, str(error), error.step)
     except HycamError as error:
