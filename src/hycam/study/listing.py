@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from hycam.study.cells import runs_folder
 from hycam.study.names import names_of
 from hycam.study.plan import Plan
 from hycam.study.results import cells_folder
@@ -60,7 +61,7 @@ def show(plan: Plan, console: Console, every_cell: bool) -> None:
             f"{backbone}, {method}: learning rate {best.rate:g} ({best.label}; validation NLL {best.nll:.4f}; tried "
             f"{best.trials}{edge})",
         )
-    _say(console, f"Results: {cells_folder(plan.study.output)}")
+    _say(console, f"Results: {cells_folder(plan.study.output)}; adapters and answers: {runs_folder(plan.study)}")
 
 
 def _say(console: Console, line: str) -> None:
