@@ -235,8 +235,10 @@ def process(path: str, log: Path) -> subprocess.Popen:
     """A study in a process of its own, which leads a group of its own as from a shell."""
     with log.open("w") as handle:
         return subprocess.Popen(
-            [sys.executable, "-m", "hycam.cli.main", "study", path], stderr=handle, stdout=handle, process_group=0
-        )
+            [sys.executable, "-m", "hycam.cli.main", "study", path], stderr=handle, stdout=handle, process_group=0,
+            # Where the tests run in the background of a shell, Ctrl-C is ignored, and would be in this process too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
 
 
 def wait_until(is_so: Callable[[], Any], what: str, seconds: float = 300.0) -> None:
