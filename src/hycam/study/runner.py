@@ -82,7 +82,7 @@ def executor(recipe: ExecutorRecipe) -> Executor:
 def _run(chosen: Executor, cells: list[Cell], folder: Path, watcher: Watcher) -> None:
     board = Board(folder)
     try:
-        with closing(chosen.run(cells)) as events:  # type: ignore[type-var]
+        with closing(chosen.run(cells)) as events:
             for event in events:
                 if isinstance(event, Finished):
                     write(cells_folder(folder), event.cell, event.state, event.content)

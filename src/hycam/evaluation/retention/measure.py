@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hycam.console import Reports
 from hycam.data.encode import encode_prompts
 from hycam.evaluation.retention.base import Base
 from hycam.evaluation.retention.continued import AS_IT_IS, Continued
@@ -21,12 +22,6 @@ from hycam.evaluation.retention.tasks import RETENTION_TASKS, Item, excluded
 
 _log = logging.getLogger(__name__)
 _DIGITS = 6  # of a row's bits in a result file
-
-
-class Reports(Protocol):
-    """What a :class:`hycam.console.Reporter` does."""
-
-    def update(self, what: str, done: int, total: int, note: str = "") -> None: ...
 
 
 def measure(

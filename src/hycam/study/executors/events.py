@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -48,7 +48,7 @@ Event = Started | Progressed | Finished
 class Executor(Protocol):
     """Runs cells; closing the iterator early ends those that run, each of which continues from its checkpoint later."""
 
-    def run(self, cells: Sequence[Cell]) -> Iterator[Event]: ...
+    def run(self, cells: Sequence[Cell]) -> Generator[Event, None, None]: ...
 
 
 def startable(waiting: Sequence[Cell], running: Iterable[Cell]) -> list[Cell]:

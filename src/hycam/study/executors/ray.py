@@ -6,7 +6,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class RayExecutor:
     def __init__(self, recipe: ExecutorRecipe) -> None:
         self._recipe = recipe
 
-    def run(self, cells: Sequence[Cell]) -> Iterator[Event]:
+    def run(self, cells: Sequence[Cell]) -> Generator[Event, None, None]:
         _connect(self._recipe.address)
         try:
             self._check_room()
