@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,39 @@ def test_every_cell_is_measured_beside_the_backbone(backbone: str, tasks: list[s
     assert lora["items"]["row"] == base["items"]["row"]
     assert lora["items"]["base_bits"] == pytest.approx(base["items"]["bits"], rel=1e-5)
     assert found["Base"]["kl"]["lambada"]["mean"] == 0.0 < found["LoRA"]["kl"]["lambada"]["mean"]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("method", ["LoRA", "Full"])
+def test_it_is_measured_at_every_validation_too_from_the_backbone_on(
+    backbone: str, tasks: list[str], tmp_path: Path, method: str
+) -> None:
+    wanted = RetentionRecipe(tasks=["openbookqa"], rows=3, kl_texts=1, at_validations=True)
+    own = study(backbone, tasks, tmp_path, wanted)
+    own.methods["Full"] = StudyMethod("full", learning_rate=1e-2)
+    own = replace(own, training=replace(own.training, evaluate_every=2))
+    (cell,) = (cell for cell in Planner(own).cells() if cell.method == method)
+    state, content = run_cell(cell, Reporter())
+    assert state == "done", content
+    validations = [line for line in content["curve"] if "eval_loss" in line]
+    assert [line["step"] for line in validations] == [0, 2, 3]
+    first, between, last = validations
+    assert first["retention_openbookqa"] == 0.0 == first["kl_lambada"]
+    assert between["retention_openbookqa"] != 0.0 < between["kl_lambada"] < last["kl_lambada"]
+    kept = content["retention"]
+    assert last["retention_openbookqa"] == pytest.approx(kept["tasks"]["openbookqa"]["difference"], rel=1e-4)
+    assert last["kl_lambada"] == pytest.approx(kept["kl"]["lambada"]["mean"], rel=1e-4)
+
+
+def test_only_what_is_measured_at_validations_is_another_training(
+    backbone: str, tasks: list[str], tmp_path: Path
+) -> None:
+    def trained(retention: RetentionRecipe) -> str:
+        return Planner(study(backbone, tasks, tmp_path, retention)).cells()[-1].trained
+
+    later = RetentionRecipe(tasks=["openbookqa"])
+    assert trained(later) == trained(RetentionRecipe())
+    assert trained(replace(later, at_validations=True)) != trained(later)
 
 
 def test_nothing_is_measured_unless_the_study_asks(backbone: str, tasks: list[str], tmp_path: Path) -> None:

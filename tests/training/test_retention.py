@@ -9,7 +9,7 @@ import pytest
 from hycam import backbones
 from hycam.console import Reporter
 from hycam.data.recipe import DataRecipe
-from hycam.evaluation.retention.measure import measure
+from hycam.evaluation.retention.measure import Retention
 from hycam.evaluation.retention.recipe import RetentionRecipe
 from hycam.training.recipe import Recipe
 from hycam.training.retention import measure_retention
@@ -29,7 +29,7 @@ def test_a_run_is_measured_beside_its_backbone(method: str, recipe: Callable[...
     model, tokenizer = run.load()
     found = measure_retention(run, model, tokenizer, SETTINGS, Reporter())
     backbone = backbones.load(settings.backbone)
-    alone = measure(backbone, tokenizer, None, SETTINGS, Reporter())
+    alone = Retention(backbone, tokenizer, None, SETTINGS, Reporter()).measure()
     ours, theirs = found["tasks"]["openbookqa"], alone["tasks"]["openbookqa"]
     assert ours["items"]["base_bits"] == pytest.approx(theirs["items"]["bits"], rel=1e-5)
     assert ours["base_accuracy"] == theirs["accuracy"]

@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("run", type=str, help="the run folder")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_class_arguments(EvaluationRecipe, None)
-    parser.add_class_arguments(RetentionRecipe, "retention")
+    parser.add_class_arguments(RetentionRecipe, "retention", skip={"at_validations"})
     run = Run(Path(parse(parser, arguments).run))
     parser.set_defaults(asdict(run.recipe().evaluation))
     chosen = parse(parser, arguments)

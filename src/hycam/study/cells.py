@@ -74,8 +74,12 @@ class Cell:
 
     @cached_property
     def trained(self) -> str:
-        """The identity of what is trained, evaluation left out: cells that share it share a run folder."""
-        recipe = {key: value for key, value in self.resolved.items() if key not in ("evaluation", "retention")}
+        """The identity of what is trained, evaluation left out: cells that share it share a run folder.
+
+        What is measured at validations belongs to the training, since it cannot be measured later.
+        """
+        later = {"evaluation"} if self.retention.at_validations else {"evaluation", "retention"}
+        recipe = {key: value for key, value in self.resolved.items() if key not in later}
         return identity_of(self.data.fingerprint, recipe)
 
     @property

@@ -20,7 +20,8 @@ project and carried to another machine. Its keys:
     ``adapter_bytes``, ``learning_rate``, ``rows``, ``shares``, ``validation``; null for the backbone as it is
 ``curve``
     what was logged, a list of objects with ``step``, ``elapsed`` (seconds) and ``loss``, ``loss_TASK``,
-    ``balance_loss``, ``routing_K`` or ``eval_loss``, ``eval_loss_TASK``
+    ``balance_loss``, ``routing_K`` or ``eval_loss``, ``eval_loss_TASK`` (and ``retention_TASK``, ``kl_lambada``,
+    ``kl_replies`` where retention was measured at validations)
 ``evaluation``
     ``part``, ``tasks``, ``macro``, ``pooled`` (as ``metrics.json`` of a run has them) and ``rows``: of each task the
     lists ``row`` (identity), ``nll``, ``tokens`` and ``rougeL`` (null where not generated)

@@ -20,7 +20,7 @@ from hycam.inspection.routing import routing_by_task
 from hycam.machine import describe, peak_memory_bytes
 from hycam.study.cells import Cell
 from hycam.training.evaluate import evaluate_rows
-from hycam.training.retention import measure_retention
+from hycam.training.retention import measure_retention, retention_while_training
 from hycam.training.run import BASE, Run
 from hycam.training.train import train
 
@@ -72,7 +72,9 @@ def _measured(cell: Cell, run: Run, data: Prepared, progress: Reports) -> dict[s
     if cell.recipe.method.name == BASE:
         run.begin(cell.recipe)
     else:
-        training = {**train(cell.recipe, progress), "adapter_bytes": _bytes(run)}
+        kept = cell.retention
+        also = retention_while_training(cell.recipe, kept, progress) if kept.at_validations else None
+        training = {**train(cell.recipe, progress, also), "adapter_bytes": _bytes(run)}
         # The part of it that an interrupted process did belongs to the cell's time too.
         began -= max(0.0, training["seconds"] - (time.monotonic() - began))
     model, tokenizer = run.load(cell.recipe.evaluation.config)

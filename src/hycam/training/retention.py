@@ -1,7 +1,8 @@
-"""Retention of a run folder."""
+"""Retention of a run folder, and of a model in training."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -9,9 +10,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hycam import backbones
 from hycam.data.chosen import chosen_tasks
 from hycam.evaluation.retention.base import base_of
-from hycam.evaluation.retention.measure import Reports, measure
+from hycam.evaluation.retention.measure import Reports, Retention
 from hycam.evaluation.retention.recipe import RetentionRecipe
-from hycam.training.device import torch_device, torch_dtype
+from hycam.training.recipe import Recipe
 from hycam.training.run import BASE, Run
 
 
@@ -33,11 +34,38 @@ def measure_retention(
     Raises:
         HycamError: the rows or the backbone cannot be had.
     """
-    recipe = run.recipe()
+    return _retention(run.recipe(), model, tokenizer, settings, reporter).measure()
 
+
+def retention_while_training(
+    recipe: Recipe, settings: RetentionRecipe, reporter: Reports
+) -> Callable[[PreTrainedModel, PreTrainedTokenizerBase], dict[str, float]]:
+    """What :func:`hycam.training.train.train` takes as ``also``: retention at every validation.
+
+    It gives ``retention_TASK``, the bits per byte of a task less the backbone's, and ``kl_lambada`` and ``kl_replies``
+    in nats per token.
+    """
+    retention: Retention | None = None
+
+    def measured(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
+        nonlocal retention
+        retention = retention or _retention(recipe, model, tokenizer, settings, reporter)
+        found = retention.measure()
+        kept = {f"retention_{name}": task["difference"] for name, task in found["tasks"].items()}
+        return kept | {f"kl_{name}": divergence["mean"] for name, divergence in found["kl"].items()}
+
+    return measured
+
+
+def _retention(
+    recipe: Recipe,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    settings: RetentionRecipe,
+    reporter: Reports,
+) -> Retention:
     def load() -> PreTrainedModel:
-        device = torch_device(recipe.training.device)
-        return backbones.load(recipe.backbone, torch_dtype(recipe.training.precision, device), device)
+        return backbones.load(recipe.backbone, model.dtype, model.device)
 
     base = None if recipe.method.name == BASE else base_of(model, load)
-    return measure(model, tokenizer, base, settings, reporter, tuned=chosen_tasks(recipe.data))
+    return Retention(model, tokenizer, base, settings, reporter, tuned=chosen_tasks(recipe.data))

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
-from transformers import EarlyStoppingCallback, PreTrainedModel, TrainingArguments, set_seed
+from transformers import (
+    EarlyStoppingCallback,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+    set_seed,
+)
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
@@ -33,7 +41,11 @@ from hycam.training.trainer import MultiTaskTrainer
 _KEPT_CHECKPOINTS = 2
 
 
-def train(recipe: Recipe, reporter: Reports) -> dict[str, Any]:
+def train(
+    recipe: Recipe,
+    reporter: Reports,
+    also: Callable[[PreTrainedModel, PreTrainedTokenizerBase], Mapping[str, float]] | None = None,
+) -> dict[str, Any]:
     """Trains an adapter as the recipe says; continues from the last checkpoint where there is one.
 
     A run that is complete is left as it is. Everything that can be found wrong with the recipe, the data and the
@@ -42,6 +54,8 @@ def train(recipe: Recipe, reporter: Reports) -> dict[str, Any]:
     Args:
         recipe: what to train.
         reporter: shows how far training and validation have come.
+        also: gives further figures at every validation, of the model and its tokenizer, which are logged beside the
+            losses; there is one validation more then, before the first step.
 
     Returns:
         the summary that ``training.json`` holds: ``steps``, ``tokens`` (without padding), ``seconds`` (of training,
@@ -64,6 +78,7 @@ def train(recipe: Recipe, reporter: Reports) -> dict[str, Any]:
     tokenizer.padding_side = "right"
     data = prepare(recipe.data, tokenizer, reporter.update)
     run.begin(recipe, data.fingerprint)
+    arguments.eval_on_start = also is not None and run.last_checkpoint() is None
     complete = run.summary()
     if complete is not None:
         return complete
@@ -99,6 +114,7 @@ def train(recipe: Recipe, reporter: Reports) -> dict[str, Any]:
         data.validation,
         optimizer,
         progress=lambda done, rows: reporter.update("validation", done, rows),
+        also=None if also is None else partial(also, cast(PreTrainedModel, adapted), tokenizer),
     )
     for unwanted in (PrinterCallback, TqdmCallback):
         trainer.remove_callback(unwanted)

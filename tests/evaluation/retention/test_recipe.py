@@ -16,6 +16,7 @@ from hycam.evaluation.retention.tasks import RETENTION_TASKS
         ({"rows": 0}, "retention.rows is 0"),
         ({"kl_texts": -1}, "retention.kl_texts is -1"),
         ({"kl_replies": 41}, "there are 40 chat prompts"),
+        ({"at_validations": True}, "nothing to measure"),
     ],
 )
 def test_what_cannot_be_measured_is_said(settings: dict, words: str) -> None:

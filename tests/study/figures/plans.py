@@ -102,6 +102,22 @@ def frontier() -> Plan:
     return plan_of(study, shifted(loss), retention=retention)
 
 
+def watched() -> Plan:
+    """Retention at every validation: a step forgets a hundredth, and a hundred of them gain a method's level less 1."""
+
+    def curve(cell: Cell) -> list[dict[str, Any]]:
+        if cell.method == "base":
+            return []
+        gain, lines = LEVELS[cell.method] - 1, []
+        for step in (0, 10, 20, 30) if cell.fold == 0 else (0, 10, 20):
+            line: dict[str, Any] = {"step": step, "elapsed": float(step), "eval_loss": 2.0 - gain * step / 100}
+            line |= {"retention_piqa": 0.005 * step, "retention_lambada": 0.015 * step, "kl_lambada": 7.0}
+            lines += [line, {"step": step, "elapsed": float(step), "loss": 1.0}]
+        return lines
+
+    return plan_of(study_of(WITH_BASE, folds=[0, 1]), steady(LEVELS), curve=curve)
+
+
 def alone() -> Plan:
     def losses(cell: Cell) -> dict[str, float]:
         together = 0.01 * cell.fold + 0.004
@@ -152,6 +168,7 @@ PLANS = {
     "size_trend": sizes,
     "cost": costs,
     "frontier": frontier,
+    "frontier_training": watched,
     "interference": alone,
     "routing": routed,
     "expert_load": seeds,

@@ -1,6 +1,6 @@
 """What an adapted backbone has kept of what the backbone could do: bits per byte, accuracy and divergence.
 
-:func:`hycam.evaluation.retention.measure.measure` gives the ``retention`` of a result file. Its keys:
+:class:`hycam.evaluation.retention.measure.Retention` gives the ``retention`` of a result file. Its keys:
 
 ``tasks``
     by name ``rows``, ``bits_per_byte`` and ``base_bits_per_byte`` (sum of bits over sum of bytes), ``difference`` (mean

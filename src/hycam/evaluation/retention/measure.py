@@ -24,15 +24,10 @@ _log = logging.getLogger(__name__)
 _DIGITS = 6  # of a row's bits in a result file
 
 
-def measure(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    base: Base | None,
-    recipe: RetentionRecipe,
-    reporter: Reports,
-    tuned: Iterable[str] = (),
-) -> dict[str, Any]:
+class Retention:
     """Scores a model and its backbone on the same rows, and takes KL(base || adapted).
+
+    What the backbone gives is taken once, so that a model which goes on training can be measured again and again.
 
     Args:
         model: the adapted model.
@@ -42,27 +37,8 @@ def measure(
         recipe: what is measured.
         reporter: shows how far it has come.
         tuned: the tasks that were trained, by name; a task that one of them bears on is left out, and this is said.
-
-    Returns:
-        what :mod:`hycam.evaluation.retention` describes.
-
-    Raises:
-        HycamError: the rows cannot be had.
     """
-    trained = set(tuned)
-    reasons = {name: reason for name in recipe.tasks if (reason := excluded(name, trained)) is not None}
-    for name, reason in reasons.items():
-        _log.warning("retention: %s is left out: %s.", name, reason)
-    wanted = [name for name in recipe.tasks if name not in reasons]
-    measuring = _Measuring(model, tokenizer, base, recipe, reporter)
-    return {
-        "tasks": {name: measuring.task(name) for name in wanted},
-        "kl": measuring.kl(),
-        "excluded": reasons,
-    }
 
-
-class _Measuring:
     def __init__(
         self,
         model: PreTrainedModel,
@@ -70,30 +46,49 @@ class _Measuring:
         base: Base | None,
         recipe: RetentionRecipe,
         reporter: Reports,
+        tuned: Iterable[str] = (),
     ) -> None:
         self._model, self._tokenizer, self._base = model, tokenizer, base
         self._recipe, self._reporter = recipe, reporter
+        trained = set(tuned)
+        self._excluded = {name: reason for name in recipe.tasks if (reason := excluded(name, trained)) is not None}
+        for name, reason in self._excluded.items():
+            _log.warning("retention: %s is left out: %s.", name, reason)
+        self._of_base: dict[str, Scores] = {}
+        self._replied: list[Continued] = []
 
-    def task(self, name: str) -> dict[str, Any]:
+    def measure(self) -> dict[str, Any]:
+        """What :mod:`hycam.evaluation.retention` describes, of the model as it now is.
+
+        Raises:
+            HycamError: the rows cannot be had.
+        """
+        wanted = [name for name in self._recipe.tasks if name not in self._excluded]
+        return {"tasks": {name: self._task(name) for name in wanted}, "kl": self._kl(), "excluded": self._excluded}
+
+    def _task(self, name: str) -> dict[str, Any]:
         task = RETENTION_TASKS[name]
         items = task.items(self._recipe.rows)
         choices = Choices(task, items, self._tokenizer, self._recipe.accuracy)
-        count = self._counted(name, len(choices.rows) * (1 if self._base is None else 2))
+        is_first = self._base is not None and name not in self._of_base
+        count = self._counted(name, len(choices.rows) * (2 if is_first else 1))
         ours = choices.scores(self._likelihoods(self._model, choices, count))
-        theirs = ours
-        if self._base is not None:
+        if self._base is None:
+            return _figures(items, ours, ours)
+        if is_first:
             with self._base() as backbone:
-                theirs = choices.scores(self._likelihoods(backbone, choices, count))
-        return _figures(items, ours, theirs)
+                self._of_base[name] = choices.scores(self._likelihoods(backbone, choices, count))
+        return _figures(items, ours, self._of_base[name])
 
-    def kl(self) -> dict[str, Any]:
+    def _kl(self) -> dict[str, Any]:
         found = {}
         if self._recipe.kl_texts:
             passages = [item.text for item in RETENTION_TASKS["lambada"].items(self._recipe.kl_texts)]
             ids = encode_prompts(passages, self._tokenizer, AS_IT_IS)
             found["lambada"] = self._divergence("KL on LAMBADA", [Continued(each, 1) for each in ids])
         if self._recipe.kl_replies:
-            found["replies"] = self._divergence("KL on replies", self._replies())
+            self._replied = self._replied or self._replies()
+            found["replies"] = self._divergence("KL on replies", self._replied)
         return found
 
     def _likelihoods(self, model: PreTrainedModel, choices: Choices, count: Callable[[int], None]) -> Likelihoods:

@@ -21,6 +21,7 @@ class RetentionRecipe:
         kl_texts: So many passages of LAMBADA on which KL(base || adapted) is taken; 0 for none.
         kl_replies: So many of the 40 fixed chat prompts, on the base's own replies to which KL is taken; 0 for none.
         batch_size: Rows in a batch.
+        at_validations: In a study, measure it at every validation of the training too, and once before the first step.
     """
 
     tasks: list[str] = field(default_factory=list)
@@ -29,6 +30,7 @@ class RetentionRecipe:
     kl_texts: int = 0
     kl_replies: int = 0
     batch_size: int = 8
+    at_validations: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("rows", 1), ("kl_texts", 0), ("kl_replies", 0), ("batch_size", 1)):
@@ -42,6 +44,8 @@ class RetentionRecipe:
             raise HycamError(f"retention.tasks names one twice: {', '.join(self.tasks)}.")
         if self.kl_replies > len(CHAT_PROMPTS):
             raise HycamError(f"retention.kl_replies is {self.kl_replies}: there are {len(CHAT_PROMPTS)} chat prompts.")
+        if self.at_validations and not self.is_measured:
+            raise HycamError("retention.at_validations has nothing to measure: name tasks, kl_texts or kl_replies too.")
 
     @property
     def is_measured(self) -> bool:

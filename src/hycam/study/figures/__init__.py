@@ -6,6 +6,7 @@ from hycam.study.figures.cost import draw_cost
 from hycam.study.figures.drawing import Drawing, save
 from hycam.study.figures.forest import draw_forest
 from hycam.study.figures.frontier import draw_frontier
+from hycam.study.figures.frontier_training import draw_frontier_training
 from hycam.study.figures.interference import draw_interference
 from hycam.study.figures.learning_rates import draw_learning_rates
 from hycam.study.figures.modulation import draw_modulation
@@ -74,6 +75,14 @@ FIGURES: dict[str, Drawing] = {
         "these tasks. A path goes along a method's learning rates, from the smallest (white), which forgets least "
         "whatever the method: methods are compared by their paths, not by single points.",
         draw_frontier,
+    ),
+    "frontier_training": Drawing(
+        "Gain and forgetting over training",
+        "A path goes through the validations of a training, from the backbone as it is, which has gained and forgotten "
+        "nothing. Gain: the loss of the validation part before the first step minus that of the step. Forgetting: what "
+        "the gold continuations of the retention tasks cost more than before, in bits per byte, the mean over these "
+        "tasks.",
+        draw_frontier_training,
     ),
     "interference": Drawing(
         "Interference between tasks",

@@ -16,6 +16,9 @@ from hycam.training.run import BASE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+FORGETTING = "forgetting (bits per byte; to the right is worse)"
+GAIN = "gain over the backbone (nats per token)"
+
 Point = tuple[float, float, float]
 """Learning rate, forgetting in bits per byte, gain in nats."""
 
@@ -38,8 +41,8 @@ def draw_frontier(plan: Plan, comparisons: list[Comparison]) -> Figure:
                 axes.plot(forgetting[0], gain[0], marker=look[label]["marker"], color=look[label]["color"],
                           markerfacecolor="white", zorder=3)  # fmt: skip
         axes.axvline(0, color=GREY, linewidth=0.8)
-        axes.set_xlabel("forgetting (bits per byte; to the right is worse)")
-        axes.set_ylabel("gain over the backbone (nats per token)")
+        axes.set_xlabel(FORGETTING)
+        axes.set_ylabel(GAIN)
     legend_below(figure, every)
     return figure
 
