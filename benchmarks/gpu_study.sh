@@ -3,7 +3,7 @@
 #
 #   HYCAM_DATA=FOLDER benchmarks/gpu_study.sh WHEELS CACHE [SECONDS] [STUDY ...]
 #
-# WHEELS   a folder of wheels: whatever of the package's requirements the machine's own Python lacks (no network is used)
+# WHEELS   a folder of wheels: what of the package's requirements, and of setuptools, the machine's own Python lacks (no network is used)
 # CACHE    a folder as ~/.cache/hycam is: backbones/smollm2-135m, and wheels/ with the data of retention
 # SECONDS  of this call, 450 by default; what runs then is stopped and goes on from its checkpoint in the next call
 # STUDY    study files, by default those below in their order; each is finished before the next begins
@@ -26,9 +26,12 @@ if ((${#studies[@]} == 0)); then
 fi
 
 if [[ -f results.tar.gz ]]; then tar -xzf results.tar.gz; fi
-if [[ ! -x .gpu/bin/python ]]; then
+if [[ ! -f .gpu/complete ]]; then
     python3 -m venv --without-pip --system-site-packages .gpu
-    python3 -m pip --python .gpu/bin/python install --quiet --no-index --find-links "$wheels" --no-build-isolation --editable .
+    install=(python3 -m pip --python .gpu/bin/python install --quiet --no-index --find-links "$wheels")
+    "${install[@]}" 'setuptools>=77' # builds the package below; a machine's own is often older
+    "${install[@]}" --no-build-isolation --editable .
+    touch .gpu/complete
 fi
 
 status=0
