@@ -7,10 +7,11 @@ import math
 import pytest
 
 from hycam.study.comparisons import Comparison, compare
+from hycam.study.recipe import SweepRecipe
 from hycam.study.significance import Bootstrap, TTest
 from hycam.study.tables import TABLES
 from hycam.study.tables.table import NotRun
-from study.factory import plan_of, steady, study_of
+from study.factory import plan_of, steady, study_of, sweep_evaluation
 
 PLAN = plan_of(study_of(("LoRA", "HyCAM")), steady({"LoRA": 1.1, "HyCAM": 1.0}))
 
@@ -44,3 +45,10 @@ def test_all_comparisons_of_a_study_are_there_by_backbone() -> None:
     ]
     with pytest.raises(NotRun, match="two methods"):
         TABLES["comparisons"](plan, [])
+
+
+def test_a_sweep_compares_nothing() -> None:
+    study = study_of(("LoRA", "HyCAM"), folds=[0], sweep=SweepRecipe([1e-4, 3e-4]), evaluation=sweep_evaluation())
+    plan = plan_of(study, steady({"LoRA": 1.1, "HyCAM": 1.0}))
+    with pytest.raises(NotRun, match="sweep"):
+        TABLES["comparisons"](plan, compare(plan.results, "HyCAM"))

@@ -8,13 +8,15 @@ from hycam.study.comparisons import Comparison
 from hycam.study.plan import Plan
 from hycam.study.significance import MACRO
 from hycam.study.tables.over_folds import NONE, Line, need
-from hycam.study.tables.table import Entry, Table
+from hycam.study.tables.table import Entry, NotRun, Table
 
 _OVER_ALL = "all, macro"
 
 
 def comparisons(plan: Plan, made: list[Comparison]) -> Table:
     """One line for each comparison, as corrected together."""
+    if plan.study.sweep.learning_rates:
+        raise NotRun("The study is a sweep: it chooses learning rates on one fold, and compares no methods.")
     need(made, "There is nothing to compare: it takes finished cells of two methods on the same fold.")
     has_backbones = len({one.backbone for one in made}) > 1
     columns = ["Method", "Against", "Task", "Perplexity, %", "95 % interval", "Test", "p", "Holm p", "Verdict",
