@@ -28,11 +28,13 @@ test: env
 soak: env
 	$(BIN)/python -m pytest --numprocesses 2 -m soak
 
-# Prints ratios and writes them into benchmarks/results.
+# Prints ratios and writes them into benchmarks/results. ARGS="--seconds 2 --rounds 2 --dry-run" shows whether it all runs.
+BENCHMARKS := modulation_memory modulation_layer modulation_scaling training_step decoding baseline_layers riemannian_step
+
 bench: env
-	$(BIN)/python -m benchmarks.baseline_layers
-	$(BIN)/python -m benchmarks.riemannian_step
+	set -e; for name in $(BENCHMARKS); do $(BIN)/python -m benchmarks.$$name $(ARGS); done
 	$(BIN)/python -m benchmarks.data_preparation --rows 50000
+	$(BIN)/python -m benchmarks.bounds
 
 lint: env
 	$(BIN)/ruff format --check src tests examples benchmarks

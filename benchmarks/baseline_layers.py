@@ -31,7 +31,7 @@ from hycam.tuners.moelora import MoeLoraConfig, MoeLoraLayer
 from hycam.tuners.moelora.layer import gates
 from hycam.tuners.multilora import MultiLoraConfig, MultiLoraLayer
 
-from .interleaved import DEVICE, Timing, interleave, machine, save
+from .interleaved import DEVICE, Effort, Timing, arguments, effort, interleave, machine, worst
 
 N, R = 5, 64
 SHAPES = [  # in, out, tokens
@@ -118,7 +118,7 @@ def check_same(layer: StackedLayer, loop: ExpertLoop, x: Tensor, dy: Tensor) -> 
             raise AssertionError(f"The loop differs from {type(layer).__name__}: relative error {error:.1e}.")
 
 
-def measure(in_features: int, out_features: int, tokens: int) -> dict[str, Timing]:
+def measure(in_features: int, out_features: int, tokens: int, effort: Effort) -> dict[str, Timing]:
     """The floor, and both forms of every method."""
     torch.manual_seed(2333)
     base = nn.Linear(in_features, out_features, bias=False, device=DEVICE).requires_grad_(False)
@@ -132,27 +132,27 @@ def measure(in_features: int, out_features: int, tokens: int) -> dict[str, Timin
         loop = ExpertLoop(layer)
         check_same(layer, loop, x, dy)
         steps[f"{name}_step"], steps[f"{name}_loop"] = step(layer, x, dy), step(loop, x, dy)
-    return interleave(steps)
+    return interleave(steps, effort)
 
 
 def main() -> None:
+    settings = effort(arguments(__doc__).parse_args())
     table = Table(title=f"Time of a step over the products it is made of\n{machine()}")
     for column in ("layer", "tokens", "floor ms", "form", *LAYERS):
         table.add_column(column, justify="right")
     results: dict[str, Timing] = {}
     for in_features, out_features, tokens in SHAPES:
-        timings = measure(in_features, out_features, tokens)
+        timings = measure(in_features, out_features, tokens, settings)
         shape = f"{in_features}x{out_features}"
         first = (shape, str(tokens), f"{1000 * timings['floor'].seconds:.1f}")
         for form, cells in (("step", first), ("loop", ("", "", ""))):
             table.add_row(*cells, form, *(str(timings[f"{name}_{form}"]) for name in LAYERS))
             results |= {f"{name}_{form}/{shape}/{tokens}": timings[f"{name}_{form}"] for name in LAYERS}
     for name in LAYERS:
-        steps = [timing for key, timing in results.items() if key.startswith(f"{name}_step/")]
-        results[f"{name}_step"] = max(steps, key=lambda timing: timing.ratio)
+        results[f"{name}_step"] = worst([timing for key, timing in results.items() if key.startswith(f"{name}_step/")])
     table.add_section()
     table.add_row("worst", "", "", "step", *(str(results[f"{name}_step"]) for name in LAYERS))
-    save(results)
+    settings.save(results)
     Console(width=120).print(table)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from hycam.optim.riemannian import RiemannianAdamW
 
-from .interleaved import DEVICE, interleave, machine, save
+from .interleaved import DEVICE, arguments, effort, interleave, machine
 
 N, R = 5, 64
 # q, k, v and o (9 heads, 3 of them for keys and values), gate, up and down: in, out
@@ -22,6 +22,7 @@ BLOCK = [(576, 576), (576, 192), (576, 192), (576, 576), (576, 1536), (576, 1536
 
 
 def main() -> None:
+    settings = effort(arguments(__doc__).parse_args())
     torch.manual_seed(2333)
     pairs = [
         (
@@ -41,9 +42,9 @@ def main() -> None:
         "adamw": torch.optim.AdamW(factors, lr=1e-6).step,
         "riemannian_adamw_step": RiemannianAdamW(factors, pairs, lr=1e-6).step,
     }
-    timings = interleave(steps, before=fresh_gradients)
+    timings = interleave(steps, settings, before=fresh_gradients)
     riemannian, adamw = timings["riemannian_adamw_step"], timings["adamw"]
-    save({"riemannian_adamw_step": riemannian})
+    settings.save({"riemannian_adamw_step": riemannian})
     block = f"the factors of a block ({1000 * adamw.seconds:.1f} ms)"
     Console(width=120).print(f"RiemannianAdamW over AdamW, {block}: {riemannian}\n{machine()}")
 

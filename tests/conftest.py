@@ -14,9 +14,15 @@ import json
 import logging
 from collections.abc import Iterator
 
-import datasets
 import pytest
 import torch
+
+# Without a CUDA device the Triton kernels run in Triton's interpreter. Triton looks at this when it is imported, which
+# the libraries do; torch alone does not.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+import datasets
 import transformers
 
 from architecture_table import pytest_runtest_logreport, pytest_sessionfinish  # noqa: F401

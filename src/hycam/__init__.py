@@ -4,10 +4,17 @@ Importing the package registers its methods with PEFT, so that ``get_peft_model`
 ``AutoPeftModelForCausalLM`` know them.
 """
 
-from hycam.tuners.registration import register
+import logging
+
+# Where bitsandbytes is installed PEFT imports it, and on a CPU it then says that a 4-bit kernel failed to load, which
+# nothing here asks for.
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+from hycam.tuners.registration import register  # noqa: E402
 
 register()
 
+from hycam.ops import set_backend  # noqa: E402
 from hycam.tuners.hycam import HyCAMConfig, HyCAMModel, TrainingStats, last_stats  # noqa: E402
 from hycam.tuners.moelora import MoeLoraConfig, MoeLoraModel  # noqa: E402
 from hycam.tuners.multilora import MultiLoraConfig, MultiLoraModel  # noqa: E402
@@ -23,4 +30,5 @@ __all__ = [
     "TrainingStats",
     "__version__",
     "last_stats",
+    "set_backend",
 ]

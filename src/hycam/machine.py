@@ -23,6 +23,9 @@ _PACKAGES = (
     "tokenizers",
     "sacrebleu",
     "rouge-score",
+    "triton",
+    "bitsandbytes",
+    "liger-kernel",
 )
 
 

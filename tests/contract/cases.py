@@ -1,7 +1,8 @@
-"""Which method and variant meets which architecture in the contract suite."""
+"""Which method and variant meets which architecture in the contract suite, and HyCAM which backend."""
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor
 from architectures import ARCHITECTURES, tiny, tokens
 from hycam.adapt import adapt, matched_settings
 from hycam.methods import FULL, METHODS, method
+from hycam.ops import BACKENDS
+from hycam.ops.dispatch import unavailable
 
 # The method's own rank does not suit width 32, and these two find or have none.
 _OWN_RANK = [name for name, entry in METHODS.items() if entry.matches_hycam or entry.trains_backbone]
@@ -42,10 +45,11 @@ UNTRAINED = {"moe-lora, one expert a token": "moelora_gate"}
 class Case(NamedTuple):
     variant: str
     architecture: str
+    backend: str = "auto"
 
     @property
     def name(self) -> str:
-        return f"{self.architecture} / {self.variant}"
+        return f"{self.architecture} / {self.variant}" + (f" / {self.backend}" if self.backend != "auto" else "")
 
     @property
     def is_hycam(self) -> bool:
@@ -102,13 +106,26 @@ class Case(NamedTuple):
         return model.eval()
 
 
+# On a CPU "auto" trains with the eager form and infers with the packed one. Triton's kernels run in its interpreter.
+FORCED = [name for name in BACKENDS if name != "auto" and unavailable(name) is None]
+ROUTED = [variant for variant in VARIANTS if variant.startswith("hycam")]
+
+
+def _meeting(backend: str, variant: str) -> Case:
+    """One architecture for a backend and a variant, so that each backend meets many architectures."""
+    able = [name for name in ARCHITECTURES if Case(variant, name).exists]
+    return Case(variant, able[(ROUTED.index(variant) + 7 * FORCED.index(backend)) % len(able)], backend)
+
+
 # Pairwise for `make test`: every architecture with each of the project's own adapters, every variant on the paper's
-# first family.
+# first family, every variant of HyCAM with every backend.
 _BROAD = ("hycam", "multilora", "riemoe-lora")
 CASES = [Case(variant, architecture) for variant in _BROAD for architecture in ARCHITECTURES]
 CASES += [Case(variant, "llama") for variant in VARIANTS if variant not in _BROAD]
 CASES += [Case("hycam-released", architecture) for architecture in SEQUENTIAL if architecture != "llama"]
+CASES += [_meeting(backend, variant) for backend in FORCED for variant in ROUTED]
 ALL_CASES = [Case(variant, architecture) for variant in VARIANTS for architecture in ARCHITECTURES]
+ALL_CASES += [Case(*case, backend) for backend in FORCED for case in product(ROUTED, ARCHITECTURES)]
 ALL_CASES = [case for case in ALL_CASES if case.exists]
 
 

@@ -1,8 +1,12 @@
-"""The cases as a fixture, and a note on each test of which architecture and variant it was about."""
+"""The cases as a fixture with their backend, and a note on each test of which architecture and variant it was about."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
+
+from hycam import set_backend
 
 from .cases import ALL_CASES, CASES, Case
 
@@ -17,7 +21,9 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _remember(request: pytest.FixtureRequest, record_property) -> None:
-    for fixture in {"case", "adapter_case"} & set(request.fixturenames):
-        case: Case = request.getfixturevalue(fixture)
-        record_property("contract", (case.architecture, case.variant, request.node.originalname))
+def _remember_and_set_backend(request: pytest.FixtureRequest, record_property) -> Iterator[None]:
+    (fixture,) = {"case", "adapter_case"} & set(request.fixturenames)
+    case: Case = request.getfixturevalue(fixture)
+    record_property("contract", (case.architecture, case.variant, request.node.originalname))
+    with set_backend(case.backend):
+        yield

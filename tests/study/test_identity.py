@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 
 from hycam.data.recipe import DataRecipe
 from hycam.evaluation.retention.recipe import RetentionRecipe
 from hycam.study.identity import difference, identity_of, resolved
+from hycam.study.results import read
 from hycam.training.recipe import EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
 
+RESULTS = sorted((Path(__file__).parents[2] / "docs" / "results").rglob("cells/*.json"))
 NO_RETENTION = RetentionRecipe()
 SOME = Recipe(
     method=MethodRecipe("hycam", {"r": 16}),
@@ -33,6 +36,10 @@ def identity(recipe: Recipe, retention: RetentionRecipe = NO_RETENTION, data: st
         replace(SOME, data=replace(SOME.data, fold=3)),
         replace(SOME, training=replace(SOME.training, seed=1)),
         replace(SOME, training=replace(SOME.training, extra={"adam_beta1": 0.8})),
+        replace(SOME, training=replace(SOME.training, backend="lean")),
+        replace(SOME, training=replace(SOME.training, optimizer_states="8bit")),
+        replace(SOME, training=replace(SOME.training, use_liger_kernel=True)),
+        replace(SOME, training=replace(SOME.training, torch_compile=True)),
         replace(SOME, evaluation=replace(SOME.evaluation, part="validation")),
         replace(SOME, evaluation=replace(SOME.evaluation, config={"routing": "hard"})),
     ],
@@ -67,3 +74,13 @@ def test_a_setting_that_an_older_version_did_not_have_counts_as_its_default() ->
     assert identity_of("data", before) == identity_of("data", now)
     assert difference(before, now) is None
     assert difference({**now, "backbone": "old"}, now) == "backbone was 'old' and is 'smollm2-135m'"
+
+
+def test_the_results_that_the_project_keeps_have_the_identity_that_a_recipe_of_now_gives_them() -> None:
+    assert RESULTS
+    for path in RESULTS:
+        kept = read(path)
+        settings, identity = kept.content["settings"], kept.identity
+        now = {**settings, "training": {**asdict(TrainingRecipe()), **settings["training"]}}
+        assert difference(settings, now) is None
+        assert identity_of(kept.content["data"], settings) == identity_of(kept.content["data"], now) == identity

@@ -46,7 +46,7 @@ def modulate(
     output = a * (1 + fused)  # Eq. 12
     if residual is not None:
         output = output + fused * residual
-    return output, routing
+    return output.to(a.dtype), routing
 
 
 def _pre_activation(h: Tensor, weights: Dense | LowRank, k: int | None) -> Tensor:
@@ -55,7 +55,7 @@ def _pre_activation(h: Tensor, weights: Dense | LowRank, k: int | None) -> Tenso
 
     def affine(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         assert weight is not None
-        y = x @ weight.T
+        y = x.to(weight.dtype) @ weight.T
         return y if bias is None else y + bias
 
     if isinstance(weights, Dense):

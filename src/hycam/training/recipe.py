@@ -66,6 +66,14 @@ class TrainingRecipe:
             has it and float32 elsewhere. Full fine-tuning keeps its weights in float32 and computes in this type.
         device: Where to train; ``auto`` takes a GPU where there is one.
         gradient_checkpointing: Recompute activations in the backward pass, for less memory.
+        backend: What computes HyCAM's modulation. ``auto`` is ``triton`` on a GPU and ``eager`` elsewhere; ``lean``
+            recomputes in the backward pass for the least memory, on every device; ``reference`` is the plain formula.
+        optimizer_states: AdamW's two moments of a weight in 32 or 8 bits each; ``8bit`` needs bitsandbytes, on a CPU or
+            a GPU (``hycam[quantization]``), and is not for the riemannian optimizer.
+        use_liger_kernel: Liger's kernels for the backbone's norms, feed-forward networks and rotary embedding; needs
+            a GPU and liger-kernel (``hycam[liger]``).
+        torch_compile: Compile the blocks of the adapted backbone; takes some minutes at the start. On a CPU it needs a
+            C++ compiler.
         evaluate_every: Steps between two passes over the validation parts; null validates at the end only.
         early_stopping_patience: Stop after so many validations without a better loss; null never stops early.
         save_every: Steps between two checkpoints; null keeps none.
@@ -87,6 +95,10 @@ class TrainingRecipe:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gradient_checkpointing: bool = False
+    backend: Literal["auto", "reference", "eager", "lean", "triton"] = "auto"
+    optimizer_states: Literal["32bit", "8bit"] = "32bit"
+    use_liger_kernel: bool = False
+    torch_compile: bool = False
     evaluate_every: int | None = None
     early_stopping_patience: int | None = None
     save_every: int | None = None

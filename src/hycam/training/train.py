@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -30,12 +31,14 @@ from hycam.errors import HycamError, nearest
 from hycam.files import is_disk_full, needs_room
 from hycam.machine import peak_memory_bytes
 from hycam.methods import method
+from hycam.ops import set_backend
 from hycam.training.callbacks import JsonLinesCallback, ProgressCallback, RankAllocationCallback
 from hycam.training.device import torch_device, torch_dtype
 from hycam.training.packing import check_packing
 from hycam.training.recipe import Recipe
 from hycam.training.rows import MixedRows
 from hycam.training.run import Run
+from hycam.training.savings import OPTIMIZERS, check, compile_blocks, use_liger
 from hycam.training.trainer import MultiTaskTrainer
 
 _KEPT_CHECKPOINTS = 2
@@ -66,11 +69,22 @@ def train(
     Raises:
         HycamError: a part of the recipe does not work; nothing that was there is lost.
     """
+    with set_backend(recipe.training.backend), ExitStack() as undo:
+        return _train(recipe, reporter, also, undo)
+
+
+def _train(
+    recipe: Recipe,
+    reporter: Reports,
+    also: Callable[[PreTrainedModel, PreTrainedTokenizerBase], Mapping[str, float]] | None,
+    undo: ExitStack,
+) -> dict[str, Any]:
     run = Run(Path(recipe.output))
     settings = recipe.training
     device = torch_device(settings.device)
     entry = method(recipe.method.name)
     optimizer = recipe.method.settings()  # a misspelt setting is said before anything is loaded
+    check(recipe, device, optimizer)
     rate = recipe.learning_rate()
     dtype = torch_dtype(settings.precision, device)
     arguments = _arguments(recipe, run, rate, device.type, autocast=entry.trains_backbone and dtype == torch.bfloat16)
@@ -97,7 +111,11 @@ def train(
     # Weights that are trained are kept in float32: a step of a learning rate is less than bfloat16 can tell.
     model = backbones.load(recipe.backbone, torch.float32 if entry.trains_backbone else dtype, device)
     total = model.num_parameters()
+    if settings.use_liger_kernel:
+        use_liger(model, undo)
     adapted = adapt(model, entry.name, recipe.method.config)
+    if settings.torch_compile:
+        compile_blocks(adapted, undo)
     trainable = trainable_parameters(adapted)
     kind = "model" if entry.trains_backbone else "adapter"
     # What is trained, in float32; a checkpoint has it too, with AdamW's two moments. One more is there for a moment.
@@ -194,13 +212,19 @@ def _settings(
         "per_device_train_batch_size": settings.batch_size,
         "per_device_eval_batch_size": recipe.evaluation.batch_size,
         "gradient_accumulation_steps": settings.gradient_accumulation,
-        "optim": "adamw_torch",
+        "optim": OPTIMIZERS[settings.optimizer_states],
         "weight_decay": settings.weight_decay,
         "lr_scheduler_type": settings.scheduler,
         "warmup_steps": settings.warmup_ratio,
         "max_grad_norm": settings.max_grad_norm,
         "gradient_checkpointing": settings.gradient_checkpointing,
         "gradient_checkpointing_kwargs": {"use_reentrant": False} if settings.gradient_checkpointing else None,
+        # Both are put on the model here: the trainer would compile it as one, and let Liger take the logits away.
+        "torch_compile": False,
+        "torch_compile_backend": None,
+        "torch_compile_mode": None,
+        "use_liger_kernel": False,
+        "liger_kernel_config": None,
         "use_cpu": device == "cpu",
         # A frozen backbone has its type already and the adapter stays in float32, so there is nothing to autocast.
         "bf16": autocast,

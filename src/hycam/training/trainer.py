@@ -27,6 +27,7 @@ from hycam.optim import OptimizerSettings, RiemannianAdamW, factor_pairs, parame
 from hycam.training.callbacks import RowCounter
 from hycam.training.packing import PackedCollator
 from hycam.training.rows import MixedRows
+from hycam.training.savings import OPTIMIZERS, keep_embeddings_in_32_bits
 from hycam.tuners.hycam import HyCAMModel
 
 
@@ -116,6 +117,8 @@ class MultiTaskTrainer(Trainer):
             decaying = self.get_decay_parameter_names(model)
             groups = parameter_groups(model, settings, arguments.learning_rate, arguments.weight_decay, decaying)
             self.optimizer = kind(groups, **options)
+            if arguments.optim == OPTIMIZERS["8bit"]:
+                keep_embeddings_in_32_bits(model)
         return self.optimizer
 
     def compute_loss(
@@ -178,6 +181,7 @@ class MultiTaskTrainer(Trainer):
                 self._routing.clear()
         super().log(logs, start_time)
 
+    @torch.compiler.set_stance("force_eager")  # more graphs, for validation, would cost more than they save
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
         """One pass over the validation rows: ``eval_loss`` (mean over tasks) and ``eval_loss_TASK`` (per token)."""
         validation = cast("dict[str, datasets.Dataset]", self.eval_dataset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,9 +12,10 @@ from torch.utils.hooks import RemovableHandle
 
 from hycam.attention import hidden_states_position
 from hycam.errors import HycamError
-from hycam.ops import Dense, LowRank, Modulation, Router, gumbel_noise, modulate
+from hycam.ops import Dense, LowRank, Modulation, Router, current_backend, gumbel_noise, modulate
 from hycam.tuners.base import AdapterLayer
 from hycam.tuners.hycam.config import HyCAMConfig
+from hycam.tuners.hycam.packed_weights import PackedWeights
 from hycam.tuners.hycam.recorder import RoutingRecorder
 
 NOT_MERGEABLE = (
@@ -66,8 +68,10 @@ class HyCAMLayer(AdapterLayer):
         self.hycam_recorder = recorder
         self.hycam_position = hidden_states_position(base_layer)
         self.hycam_config: dict[str, HyCAMConfig] = {}
+        self.hycam_routing: tuple[Tensor, Tensor] | None = None  # the recorder's
         self.hycam_residual: Tensor | None = None
         self.hycam_residual_hook: RemovableHandle | None = None
+        self.hycam_packed = PackedWeights()
         self.frozen_peft_weight_names = {}
         for attribute in self.adapter_layer_names:
             is_module = attribute in ("hycam_shared", "hycam_router")
@@ -155,7 +159,9 @@ class HyCAMLayer(AdapterLayer):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         # Taken over, whether it is needed or not: kept in the module it would outlive the forward.
-        residual, self.hycam_residual = self.hycam_residual, None
+        residual = self.hycam_residual
+        if residual is not None:
+            self.hycam_residual = None
         result = self.base_layer(*args, **kwargs)
         if self.disable_adapters or not self.active_adapters:
             return result
@@ -181,9 +187,15 @@ class HyCAMLayer(AdapterLayer):
         noise = None
         if config.specialized != "none" and (config.noise == "always" or (config.noise == "train" and self.training)):
             noise = gumbel_noise(torch.Size((*h.shape[:-1], config.num_specialized)), h.device)
-        output, routing = modulate(h, a, self.modulation(adapter, config), noise, residual)
+        if self.training or torch.compiler.is_compiling():  # a compiled graph cannot look whether they still hold
+            weights, packed = self.modulation(adapter, config), None
+        else:
+            weights, packed = self.hycam_packed.of(self, adapter, begins=h.shape[-2] > 1)
+        output, routing = modulate(h, a, weights, noise, residual, current_backend(), packed)
         if self.training:
-            self.hycam_recorder.add(self.hycam_name, routing, config.balance_weight)
+            self.hycam_recorder.add(self, routing, config.balance_weight)
+        if self.training or output.requires_grad:
+            self.hycam_packed.drop()  # a step will follow
         return (output, *rest) if isinstance(result, tuple) else output
 
     def modulation(self, adapter: str, config: HyCAMConfig) -> Modulation:
@@ -205,12 +217,28 @@ class HyCAMLayer(AdapterLayer):
         return Modulation(shared, specialized, router)
 
     def _low_rank(self, prefix: str, adapter: str, config: HyCAMConfig) -> LowRank:
-        def of(letter: str) -> Tensor | None:
-            return getattr(self, prefix + letter).get(adapter)
+        def of(suffix: str) -> list[Tensor]:
+            return [getattr(self, f"{prefix}{letter}{suffix}")[adapter] for letter in "ANB"]
 
         scale = 1.0 if config.alpha is None else config.alpha / config.r
-        A, N, B = (getattr(self, prefix + letter)[adapter] for letter in "ANB")
-        return LowRank(A, N, B, of("A_bias"), of("N_bias"), of("B_bias"), scale)
+        A, N, B = of("")
+        if not config.use_bias:
+            return LowRank(A, N, B, scale=scale)
+        A_bias, N_bias, B_bias = of("_bias")
+        return LowRank(A, N, B, A_bias, N_bias, B_bias, scale)
+
+    def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
+        self.hycam_packed.drop()
+        super().set_adapter(adapter_names, inference_mode=inference_mode)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        self.hycam_packed.drop()
+        super().delete_adapter(adapter_name)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HyCAMLayer:
+        # Every move and every change of type goes through here.
+        self.hycam_packed.drop()
+        return super()._apply(fn, recurse)
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         raise ValueError(NOT_MERGEABLE)

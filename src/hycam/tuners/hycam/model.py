@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -169,7 +170,7 @@ class HyCAMModel(Tuner):
         try:
             outputs = self.model(*args, **kwargs)
         finally:
-            records = self.recorder.close()
+            records = self.recorder.close(self._layers())
         config = cast(HyCAMConfig, self.peft_config[self.active_adapters[0]])
         term = torch.zeros(())
         balance: Tensor | None = None
@@ -187,4 +188,7 @@ class HyCAMModel(Tuner):
     def _has_active_adapter(self) -> bool:
         if not self.active_adapters:
             return False
-        return any(not layer.disable_adapters for layer in self.model.modules() if isinstance(layer, HyCAMLayer))
+        return any(not layer.disable_adapters for layer in self._layers())
+
+    def _layers(self) -> Iterator[HyCAMLayer]:
+        return (layer for layer in self.model.modules() if isinstance(layer, HyCAMLayer))

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from hycam.tuners.hycam.layer import HyCAMLayer
 
 REENTRANT = (
     "HyCAM does not work under reentrant gradient checkpointing: what its routers did would carry no gradient, so the "
@@ -24,24 +29,30 @@ class RoutingRecorder:
 
     Only between ``open`` and ``close`` are records kept: when gradient checkpointing runs a layer again in the backward
     pass the recorder is closed, so a recomputation changes nothing.
+
+    A record is kept on its layer. Were it written here, under the layer's name, no graph that ``torch.compile`` makes
+    of one block could serve another block.
     """
 
     def __init__(self) -> None:
         self.is_open = False
         self.was_opened = False
         self.warned: set[str] = set()
-        self.records: dict[str, tuple[Tensor, Tensor]] = {}
 
     def open(self) -> None:
         self.is_open = self.was_opened = True
-        self.records = {}
 
-    def close(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """The records ``{layer: (p, logits)}``, in the order in which the layers ran. Nothing is held afterwards."""
-        records, self.records, self.is_open = self.records, {}, False
+    def close(self, layers: Iterable[HyCAMLayer]) -> dict[str, tuple[Tensor, Tensor]]:
+        """The records ``{layer: (p, logits)}`` of these layers, in their order. Nothing is held afterwards."""
+        self.is_open = False
+        records = {}
+        for layer in layers:
+            if layer.hycam_routing is not None:
+                records[layer.hycam_name] = layer.hycam_routing
+                layer.hycam_routing = None
         return records
 
-    def add(self, name: str, routing: tuple[Tensor, Tensor] | None, weight: float) -> None:
+    def add(self, layer: HyCAMLayer, routing: tuple[Tensor, Tensor] | None, weight: float) -> None:
         """Keeps ``(p, logits)``, each ``(batch, seq, K)``, of one layer whose balance loss has ``weight``.
 
         Raises:
@@ -51,8 +62,7 @@ class RoutingRecorder:
         if self.is_open:
             if not torch.is_grad_enabled():
                 raise RuntimeError(REENTRANT)
-            if routing is not None:
-                self.records[name] = routing
+            layer.hycam_routing = routing
         elif routing is not None and weight and not self.was_opened and torch.is_grad_enabled():
             self.warn_once(NO_FORWARD)
 

@@ -1,0 +1,147 @@
+"""All of the modulation that follows its products, and its gradients: SiLU, the mix of the modules, the scaling of a.
+
+It is as many passes over tensors of the hidden state's size as there are operations, so it goes through some tokens at
+a time: then each operation finds what the last one left in the processor's cache, and memory is used again that is
+there already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Tokens at a time. Products of so many are nearly as fast on a CPU as of all; elsewhere it is the launch of each
+# operation that counts.
+CPU_CHUNK = 256
+CHUNK = 2048
+
+
+class PreActivations(Protocol):
+    """What goes into the SiLU of one or several modules, for some of the tokens.
+
+    Args:
+        modules: how many modules there are.
+        is_needed: whether the gradient of what goes in is needed at all.
+    """
+
+    modules: int
+    is_needed: bool
+
+    def pre_activation(self, k: int, rows: slice) -> Tensor:
+        """That of module k, ``[rows, d]``."""
+
+    def take(self, k: int, rows: slice, gradient: Tensor) -> None:
+        """Takes the gradient of that, in at least float32. It may be overwritten afterwards."""
+
+
+def mix(
+    a: Tensor,
+    residual: Tensor | None,
+    p: Tensor | None,
+    shared: PreActivations | None,
+    specialized: PreActivations | None,
+    dtype: torch.dtype,
+) -> Tensor:
+    """``a * (1 + m)``, or ``a * (1 + m) + m * residual``, with ``m = SiLU(w_shared) + sum_k p_k SiLU(w_k)``.
+
+    Args:
+        a, residual: ``(batch, seq, d)``; the result has shape and type of a.
+        p: ``(batch, seq, K)``, where there are specialised modules.
+        shared, specialized: their w; either may be absent.
+        dtype: the type that all is computed in.
+    """
+    output = torch.empty_like(a, memory_format=torch.contiguous_format)
+    a_rows, residual_rows, p_rows, output_rows = (rows_of(tensor) for tensor in (a, residual, p, output))
+    for rows in chunks(a_rows):
+        m = torch.zeros(a_rows[rows].shape, dtype=dtype, device=a.device)
+        for maps, k, p_k in _modules(shared, specialized, p_rows, rows):
+            _add(m, p_k, F.silu(maps.pre_activation(k, rows).to(dtype)))
+        modulated = (1 + m).mul_(a_rows[rows])
+        output_rows[rows] = modulated if residual is None else modulated.addcmul_(m, residual_rows[rows])
+    return output
+
+
+def mix_gradients(
+    gradient: Tensor,
+    a: Tensor,
+    residual: Tensor | None,
+    p: Tensor | None,
+    shared: PreActivations | None,
+    specialized: PreActivations | None,
+    dtype: torch.dtype,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients of a, residual and p, as far as ``needs`` says, from that of :func:`mix`'s result.
+
+    Those of the pre-activations go where these came from.
+    """
+    results = [
+        torch.empty_like(tensor, memory_format=torch.contiguous_format) if tensor is not None and needed else None
+        for tensor, needed in zip((a, residual, p), needs, strict=True)
+    ]
+    to_a, to_residual, to_p = (rows_of(tensor) for tensor in results)
+    a_rows, residual_rows, p_rows, gradient_rows = (rows_of(tensor) for tensor in (a, residual, p, gradient))
+    for rows in chunks(a_rows):
+        g = gradient_rows[rows].to(dtype)
+        to_m = g * a_rows[rows]
+        if residual is not None:
+            to_m.addcmul_(g, residual_rows[rows])
+        m = torch.zeros_like(to_m)
+        for maps, k, p_k in _modules(shared, specialized, p_rows, rows):
+            w = maps.pre_activation(k, rows).to(dtype)
+            activation = F.silu(w)
+            _add(m, p_k, activation)
+            # From here on the memory of the activation is used for other things.
+            if p_k is not None and to_p is not None:
+                to_p[rows, k] = activation.mul_(to_m).sum(dim=-1)
+            if maps.is_needed:
+                to_activation = to_m if p_k is None else torch.mul(to_m, p_k, out=activation)
+                maps.take(k, rows, torch.ops.aten.silu_backward.grad_input(to_activation, w, grad_input=activation))
+        if to_residual is not None:
+            to_residual[rows] = g * m
+        if to_a is not None:
+            to_a[rows] = m.add_(1).mul_(g)
+    return results[0], results[1], results[2]
+
+
+def chunks(rows: Tensor) -> Iterator[slice]:
+    """Slices of ``[tokens, ...]``, one after the other."""
+    chunk = CPU_CHUNK if rows.device.type == "cpu" else CHUNK
+    # Without tokens there is one all the same, so that gradients that add up over chunks are zeros and not missing.
+    for start in range(0, max(len(rows), 1), chunk):
+        yield slice(start, start + chunk)
+
+
+def rows_of(tensor: Tensor | None) -> Any:
+    """``(batch, seq, width)`` as ``[tokens, width]``; None of None."""
+    return None if tensor is None else tensor.reshape(-1, tensor.shape[-1])
+
+
+def common_type(*tensors: Tensor | None) -> torch.dtype:
+    """The type that holds all of these and is at least float32."""
+    dtype = torch.float32
+    for tensor in tensors:
+        dtype = dtype if tensor is None else torch.promote_types(dtype, tensor.dtype)
+    return dtype
+
+
+def _modules(
+    shared: PreActivations | None, specialized: PreActivations | None, p_rows: Tensor | None, rows: slice
+) -> Iterator[tuple[PreActivations, int, Tensor | None]]:
+    """All modules in turn: where its w is, under which number, and its p ``[rows, 1]`` unless it is the shared one."""
+    if shared is not None:
+        yield shared, 0, None
+    if specialized is not None and p_rows is not None:
+        for k in range(specialized.modules):
+            yield specialized, k, p_rows[rows, k, None]
+
+
+def _add(m: Tensor, p_k: Tensor | None, activation: Tensor) -> None:
+    if p_k is None:
+        m.add_(activation)
+    else:
+        m.addcmul_(p_k, activation)

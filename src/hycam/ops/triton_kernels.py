@@ -1,0 +1,113 @@
+"""The modulation on CUDA: matrix products by cuBLAS, all the rest in one Triton kernel forward and three backward.
+
+For the backward pass it keeps h, a, the shared pre-activation and m, each once, and what is of low rank. Triton is
+imported with the first call. With the environment variable TRITON_INTERPRET=1 set before that, the kernels run on CPU
+tensors in Triton's interpreter, which is for tests: it is exact and very slow.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from hycam.ops.routing import at_least_float32, route
+from hycam.ops.triton_products import HiddenProducts
+from hycam.ops.weights import Dense, LowRank, Modulation
+
+TYPES = (torch.float32, torch.bfloat16, torch.float16)
+LARGEST_RANK = 128
+
+
+def interpreted() -> bool:
+    """Whether Triton was told to interpret its kernels on the CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+@torch.compiler.assume_constant_result
+def is_available() -> str | None:
+    """None if the kernels can run here, or the reason why not: the package alone is not enough, it takes a driver."""
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton is not installed"
+    if interpreted():
+        return None
+    if not torch.cuda.is_available():
+        return "there is no CUDA device with a working driver"
+    return None if torch.version.cuda else "this PyTorch is not built for CUDA"
+
+
+def supports(h: Tensor, a: Tensor, weights: Modulation) -> str | None:
+    """None if :func:`modulate` takes these, or the reason why not. It does not ask :func:`is_available`.
+
+    The number of modules, the hidden size, biases, ``scale``, hard routing and the kind of shared module are free.
+    """
+    specialized = weights.specialized
+    if not isinstance(specialized, LowRank):
+        return "the kernels are for low-rank specialised modules"
+    rank = specialized.A.shape[1]
+    if rank > LARGEST_RANK:
+        return f"the rank {rank} of the specialised modules is larger than {LARGEST_RANK}"
+    for name, tensor in (("h", h), ("a", a), ("A", specialized.A)):
+        if tensor.dtype not in TYPES:
+            return f"the type of {name} is {tensor.dtype}, which is none of {', '.join(map(str, TYPES))}"
+    if interpreted():
+        return None
+    if h.device.type != "cuda":
+        return f"the tensors are on {h.device}, not on a CUDA device"
+    if torch.cuda.get_device_capability(h.device) < (8, 0):
+        return f"{torch.cuda.get_device_name(h.device)} is older than compute capability 8.0"
+    return None
+
+
+def modulate(
+    h: Tensor, a: Tensor, weights: Modulation, noise: Tensor | None = None, residual: Tensor | None = None
+) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    """``a * (1 + m)``, or ``a * (1 + m) + m * residual``; m, arguments, result: :func:`hycam.ops.reference.modulate`.
+
+    Products are taken in the weights' type, or in that of the enclosing autocast, and summed in float32; float32
+    products follow ``torch.set_float32_matmul_precision``. Everything between the products is float32; m and what
+    flows back through it have the type of ``a`` and of the weights. The result has the type of ``a``.
+
+    :func:`is_available` and :func:`supports` have to be None for these arguments.
+    """
+    from hycam.ops.triton_ops import mix
+
+    device = h.device.type
+    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    shared, special, router = _typed(weights.shared, autocast), _typed(weights.specialized, autocast), weights.router
+    assert isinstance(special, LowRank) and router is not None
+    modules, rank, d = special.A.shape
+
+    maps = [special.A.flatten(0, 1), None if special.A_bias is None else special.A_bias.flatten()]
+    maps += [at_least_float32(router.weight), None if router.bias is None else at_least_float32(router.bias)]
+    if isinstance(shared, Dense):
+        maps += [shared.weight, shared.bias]
+    elif shared is not None:
+        maps += [shared.A, shared.A_bias]
+    u, logits, *of_shared = HiddenProducts.apply(h.reshape(-1, d), *maps)
+    s = of_shared[0] if of_shared else None
+    if isinstance(shared, LowRank):
+        s = F.linear(F.linear(of_shared[0], shared.N, shared.N_bias), shared.B, shared.B_bias) * shared.scale
+    logits = logits.unflatten(0, h.shape[:-1])
+    p = route(logits, noise, router)
+    v = torch.bmm(u.unflatten(1, (modules, rank)).transpose(0, 1), special.N.transpose(1, 2))  # [K, tokens, r]
+    if special.N_bias is not None:
+        v = v + special.N_bias[:, None]
+    keep = torch.is_grad_enabled() and (a.requires_grad or (residual is not None and residual.requires_grad))
+    output, _ = mix(
+        a.reshape(-1, d), None if residual is None else residual.reshape(-1, d), s, v, special.B, special.B_bias,
+        p.flatten(0, -2), special.scale, keep,
+    )  # fmt: skip
+    return output.view(a.shape), (p, logits)
+
+
+def _typed(part: Dense | LowRank | None, dtype: torch.dtype | None) -> Dense | LowRank | None:
+    """``part`` with all its tensors in ``dtype``; as it is for None."""
+    if part is None or dtype is None:
+        return part
+    fields: dict[str, Any] = {key: x.to(dtype) if isinstance(x, Tensor) else x for key, x in vars(part).items()}
+    return type(part)(**fields)

@@ -1,0 +1,166 @@
+"""What saves memory and time in training through libraries: what each switch needs, and how it is put on a model."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.integrations.liger import apply_liger_kernel
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.utils import is_bitsandbytes_available
+
+from hycam import backbones
+from hycam.errors import HycamError
+from hycam.optim import OptimizerSettings
+from hycam.training.recipe import Recipe
+
+OPTIMIZERS = {"32bit": "adamw_torch", "8bit": "adamw_bnb_8bit"}
+"""AdamW as the trainer calls it, by what ``training.optimizer_states`` says."""
+
+_FIRST_ON_A_CPU = "0.50"  # of bitsandbytes
+# A backbone may have blocks of two kinds, and a batch of one row is a case of its own: twice four graphs and more. Past
+# the limit, which is eight if nothing is said, the compiler stops compiling.
+_MOST_GRAPHS = 64
+_NO_SIDE_EFFECTS_AGAIN = "skip_fwd_side_effects_in_bwd_under_checkpoint"
+
+
+def check(recipe: Recipe, device: torch.device, optimizer: OptimizerSettings) -> None:
+    """Checks that everything the recipe switches on works here. Loads no backbone.
+
+    Args:
+        recipe: what is to be trained.
+        device: where.
+        optimizer: what the method's optimizer has beyond AdamW.
+
+    Raises:
+        HycamError: a switch that does not: which, why, and what to do instead.
+    """
+    settings = recipe.training
+    if settings.use_liger_kernel:
+        _check_liger(recipe.backbone, device)
+    if settings.optimizer_states == "8bit":
+        _check_8bit(optimizer)
+    if settings.torch_compile:
+        _check_compile(settings.backend, device)
+
+
+def _check_liger(backbone: str, device: torch.device) -> None:
+    if device.type != "cuda":
+        raise HycamError(
+            "training.use_liger_kernel needs a GPU, since Liger's kernels are written in Triton. Leave it off here; on "
+            "a CPU training.backend=lean and training.gradient_checkpointing save memory."
+        )
+    try:
+        from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as known
+    except ImportError as error:
+        raise HycamError(
+            f"training.use_liger_kernel needs the package liger-kernel ({error}): pip install 'hycam[liger]', or leave "
+            "it off."
+        ) from error
+    kind = backbones.config(backbone).model_type
+    if kind not in known:
+        raise HycamError(
+            f"Liger has no kernels for {backbone}, a backbone of the type {kind}. Leave training.use_liger_kernel off."
+        )
+
+
+def _check_8bit(optimizer: OptimizerSettings) -> None:
+    if optimizer.preconditioned:
+        raise HycamError(
+            "training.optimizer_states=8bit is for AdamW alone, and here the riemannian optimizer takes the steps: its "
+            "states are 32bit. Leave them at that, or set method.optimizer.name to adamw."
+        )
+    if not is_bitsandbytes_available(_FIRST_ON_A_CPU):
+        raise HycamError(
+            f"training.optimizer_states=8bit needs the package bitsandbytes, {_FIRST_ON_A_CPU} or later: pip install "
+            "'hycam[quantization]', or leave the states at 32bit."
+        )
+
+
+def _check_compile(backend: str, device: torch.device) -> None:
+    if backend == "lean":
+        raise HycamError(
+            "training.backend=lean does not go with training.torch_compile: it would break every block's graph. Take "
+            "training.gradient_checkpointing for less memory, or leave one of the two off."
+        )
+    # Imported here: they bring the whole compiler.
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+    from torch.utils._triton import has_triton
+
+    if not hasattr(torch._dynamo.config, _NO_SIDE_EFFECTS_AGAIN):
+        raise HycamError(
+            f"training.torch_compile needs a later PyTorch than {torch.__version__}: pip install 'torch>=2.10', or "
+            "leave it off."
+        )
+    if device.type == "cuda" and not has_triton():
+        raise HycamError("training.torch_compile needs Triton on a GPU: pip install triton, or leave it off.")
+    if device.type == "cpu":
+        try:
+            get_cpp_compiler()
+        except InvalidCxxCompiler as error:
+            raise HycamError(
+                "training.torch_compile needs a C++ compiler on a CPU (g++ or clang, or the one that CXX names), and "
+                "there is none. Install one, or leave it off."
+            ) from error
+
+
+def use_liger(model: PreTrainedModel, undo: ExitStack) -> None:
+    """Puts Liger's kernels into a backbone that has no adapter yet: norms, feed-forward networks, rotary embedding.
+
+    The head and the cross-entropy stay what they are. Liger's fused form of the two takes the hidden state of every
+    position, where :mod:`hycam.labelled` lets the labelled ones through, and returns no logits to take each task's loss
+    from.
+
+    Args:
+        model: the backbone.
+        undo: puts back what Liger changes beside this model, which is the names of the norm, the network and the
+            rotary embedding in the module of its class, for every other model in this process.
+    """
+    module = vars(sys.modules[type(model).__module__])
+    undo.callback(module.update, dict(module))
+    apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
+
+
+def compile_blocks(model: nn.Module, undo: ExitStack) -> None:
+    """Compiles every block of an adapted backbone, in place, for batches of any size and length.
+
+    The blocks of a backbone are one program, so that a few graphs serve all of them: for the first block, whose input
+    needs no gradient, and for the rest, each with padding and without. A graph of the whole model would hold every
+    block anew and take as many times as long to make.
+
+    Args:
+        model: the adapted backbone.
+        undo: takes back what is set in the compiler.
+
+    Raises:
+        HycamError: the backbone has no blocks that transformers knows as such.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not blocks:
+        raise HycamError(
+            f"training.torch_compile compiles block by block, and {type(model).__name__} has no blocks that "
+            "transformers marks as such. Leave it off."
+        )
+    # A HyCAM layer keeps its routing for the balance loss in the forward pass, and must not where gradient
+    # checkpointing runs it again. Left to itself the compiler would not take a block with checkpointing at all.
+    settings: dict[str, Any] = {_NO_SIDE_EFFECTS_AGAIN: True, "recompile_limit": _MOST_GRAPHS}
+    undo.enter_context(torch._dynamo.config.patch(settings))
+    for block in blocks:
+        block.compile(dynamic=True)
+
+
+def keep_embeddings_in_32_bits(model: nn.Module) -> None:
+    """Leaves the optimizer states of trained embeddings out of ``8bit``, as transformers' own trainer does.
+
+    Most rows have no gradient in most steps, and the few large ones of a block would drown the others.
+    """
+    from bitsandbytes.optim import GlobalOptimManager
+
+    embeddings = (module.weight for module in model.modules() if isinstance(module, nn.Embedding))
+    trained = [weight for weight in embeddings if weight.requires_grad]
+    GlobalOptimManager.get_instance().override_config(trained, "optim_bits", 32)
