@@ -197,8 +197,8 @@ def test_with_the_residual_added_the_whole_stream_is_scaled(form: Callable) -> N
 
 
 # How many times the error that rounding alone makes at the largest value, half a unit in its last place. A float32
-# result sums up to 600 products, whose errors cancel in part. In bfloat16 a gradient of h comes from two sides, each rounded,
-# and a bfloat16 adapter also rounds its rank-r activations, pre-activations and what comes back.
+# result sums up to 600 products, whose errors cancel in part. In bfloat16 a gradient of h comes from two sides, each
+# rounded, and a bfloat16 adapter also rounds its rank-r activations, pre-activations and what comes back.
 ROUNDINGS = {torch.float32: 32, torch.bfloat16: 4}
 
 

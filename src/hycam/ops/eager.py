@@ -123,7 +123,9 @@ class _Kept:
     def __init__(self, tensors: Sequence[Tensor], needs: Sequence[bool]) -> None:
         self.modules, self.is_needed = len(tensors), any(needs)
         self.rows = [rows_of(tensor) for tensor in tensors]
-        self.gradients = [torch.empty_like(tensor) for tensor in tensors] if self.is_needed else [None] * len(tensors)
+        self.gradients: list[Tensor | None] = [None] * len(tensors)
+        if self.is_needed:
+            self.gradients = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in tensors]
         self.gradient_rows = [rows_of(gradient) for gradient in self.gradients]
 
     def pre_activation(self, k: int, rows: slice) -> Tensor:
