@@ -35,21 +35,23 @@ class ProgressCallback(TrainerCallback):
 class JsonLinesCallback(TrainerCallback):
     """Appends everything that is logged to a file, one JSON object a line, with step and seconds of training so far.
 
-    A resumed run repeats the steps after its checkpoint, so their lines from before are dropped when it begins.
+    A resumed run repeats what came after its checkpoint, so the lines of that are dropped when it begins.
 
     Args:
         path: the file.
         elapsed: gives the seconds.
+        logged: gives how often something was logged so far, as the checkpoint has it.
     """
 
-    def __init__(self, path: Path, elapsed: Callable[[], float]) -> None:
+    def __init__(self, path: Path, elapsed: Callable[[], float], logged: Callable[[], int]) -> None:
         self.path = path
         self.elapsed = elapsed
+        self.logged = logged
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         before = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
-        kept = [line for line in before.splitlines() if 0 < state.global_step >= _step(line)]
-        write_whole(self.path, "".join(f"{line}\n" for line in kept))
+        kept = [line for line in before.splitlines() if _step(line) <= state.global_step]
+        write_whole(self.path, "".join(f"{line}\n" for line in kept[: self.logged()]))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any

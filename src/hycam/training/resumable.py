@@ -45,6 +45,7 @@ class ResumableTrainer(Trainer):
         self.stop = stop
         self.last_validation: dict[str, float] = {}
         self.validated_at = -1
+        self.logged = 0
         self._began = time.monotonic()
         self._resumed: str | None = None
         self._since_log: dict[str, Any] = {}
@@ -60,6 +61,7 @@ class ResumableTrainer(Trainer):
         """What a checkpoint holds beside the Trainer's own, for JSON."""
         return {
             "elapsed": self.elapsed(),
+            "logged": self.logged,
             "is_finished": self.control.should_training_stop,
             "is_validation_due": self._is_validation_due,
             "last_validation": self.last_validation,
@@ -70,6 +72,7 @@ class ResumableTrainer(Trainer):
     def restore(self, progress: dict[str, Any]) -> None:
         """Takes what :meth:`progress` gave."""
         self._began = time.monotonic() - progress["elapsed"]
+        self.logged = progress["logged"]
         self._is_finished = progress["is_finished"]
         self._is_validation_due = progress["is_validation_due"]
         self.last_validation = progress["last_validation"]
@@ -92,6 +95,7 @@ class ResumableTrainer(Trainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """As the Trainer's, without speeds by a clock that may jump, and without a history that grows."""
         super().log(logs)
+        self.logged += 1
         self.state.log_history.clear()
 
     def _init_training_state(

@@ -157,7 +157,7 @@ def _train(
     for unwanted in (PrinterCallback, TqdmCallback):
         trainer.remove_callback(unwanted)
     trainer.add_callback(ProgressCallback(reporter))
-    trainer.add_callback(JsonLinesCallback(run.metrics, trainer.elapsed))
+    trainer.add_callback(JsonLinesCallback(run.metrics, trainer.elapsed, lambda: trainer.logged))
     if hasattr(adapted.base_model, "update_and_allocate"):
         trainer.add_callback(RankAllocationCallback())
     if settings.early_stopping_patience is not None:
