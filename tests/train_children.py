@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import resource
 import signal
@@ -18,6 +19,7 @@ import yaml
 from safetensors.torch import load_file
 
 from hycam.cli.main import main
+from hycam.training.callbacks import ProgressCallback
 from hycam.training.recipe import Recipe
 from hycam.training.run import Run
 from hycam.training.stopping import Stop
@@ -47,6 +49,7 @@ class Child:
                 os.dup2(descriptor, 1)
                 os.dup2(descriptor, 2)
                 sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
+                logging.getLogger().handlers.clear()  # pytest's
                 signal.signal(signal.SIGINT, signal.default_int_handler)
                 signal.signal(signal.SIGTERM, signal.SIG_DFL)
                 status = action()
@@ -99,7 +102,15 @@ class Moments:
                 self(f"{event} {Path(str(arguments[0])).name}")
 
         sys.addaudithook(hook)
-        for owner, name in ((os, "fsync"), (MultiTaskTrainer, "compute_loss"), (torch.optim.AdamW, "step")):
+        sync = os.fsync
+
+        def fsync(descriptor: int) -> None:
+            if (path := os.readlink(f"/proc/self/fd/{descriptor}")).startswith(self._folder):  # and not of the cache
+                self(f"fsync {Path(path).name}")
+            sync(descriptor)
+
+        os.fsync = fsync
+        for owner, name in ((MultiTaskTrainer, "compute_loss"), (torch.optim.AdamW, "step")):
             setattr(owner, name, self._before(getattr(owner, name), name))
         Stop.check = self._before(Stop.check, "validation")
 
@@ -143,11 +154,34 @@ def killed_at(moment: int) -> Callable[[int, str], None]:
     return at
 
 
+def signalled_at(moments: dict[int, signal.Signals]) -> Callable[[int, str], None]:
+    """Sends this process signals, each at a moment."""
+
+    def at(number: int, what: str) -> None:
+        if number in moments:
+            os.write(2, f"\n{moments[number].name} before {what}\n".encode())
+            os.kill(os.getpid(), moments[number])
+
+    return at
+
+
 def cut_at(size: int) -> None:
     """Has the system end this process in the middle of a write, where a file would grow beyond ``size`` bytes."""
     signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def full_from(step: int, size: int) -> None:
+    """From the end of this step on no file of this process may grow beyond ``size`` bytes, as on a full disk."""
+    step_end = ProgressCallback.on_step_end
+
+    def then(self: ProgressCallback, args: Any, state: Any, control: Any, **named: Any) -> None:
+        step_end(self, args, state, control, **named)
+        if state.global_step == step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    ProgressCallback.on_step_end = then  # type: ignore[method-assign]
 
 
 def moments_of(recipe: Recipe) -> list[str]:
