@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -10,7 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,7 @@ class Child:
         self.number = os.fork()
         if self.number == 0:
             status = 70
+            gc.freeze()  # what the parent has is not to be looked through again
             try:
                 descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
                 os.dup2(descriptor, 1)
@@ -182,6 +184,11 @@ def full_from(step: int, size: int) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     ProgressCallback.on_step_end = then  # type: ignore[method-assign]
+
+
+def elsewhere(recipe: Recipe, name: str) -> Recipe:
+    """The same training in another folder."""
+    return replace(recipe, output=str(Path(recipe.output).with_name(name)))
 
 
 def moments_of(recipe: Recipe) -> list[str]:

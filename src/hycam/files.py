@@ -121,7 +121,7 @@ def unwritable(error: BaseException | None) -> str | None:
         if number in _UNWRITABLE:
             return os.strerror(number)
         if _TORCH_CANNOT_WRITE.search(str(error)):
-            return "a file could not be written"
+            return "a file could not be written to its end; most often the disk is full"
         error = error.__cause__ or error.__context__
     return None
 

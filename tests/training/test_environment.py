@@ -15,20 +15,18 @@ import pytest
 from hycam.training.callbacks import ProgressCallback
 from hycam.training.recipe import Recipe
 from hycam.training.run import Run
-from train_children import full_from, result, trained
+from train_children import elsewhere, full_from, result, trained
 
 
-@pytest.fixture
-def whole(recipe: Callable[..., Recipe]) -> tuple[Recipe, dict]:
+@pytest.fixture(scope="module")
+def whole(
+    build: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory, shared_cache: None
+) -> tuple[Recipe, dict]:
     """A recipe that keeps checkpoints, and what it ends with."""
-    made = recipe(max_steps=4, save_every=1, log_every=1)
+    made = build(tmp_path_factory.mktemp("environment") / "run", max_steps=4, save_every=1, log_every=1)
     child = trained(made)
     assert child.wait() == 0, child.said()
     return made, result(made)
-
-
-def at(recipe: Recipe, name: str) -> Recipe:
-    return replace(recipe, output=str(Path(recipe.output).with_name(name)))
 
 
 def ends_as(recipe: Recipe, expected: dict) -> None:
@@ -44,10 +42,13 @@ def told(said: str, *words: str) -> None:
     assert said.count("hycam train: ") == 1 and all(word in said for word in words), said
 
 
-@pytest.mark.parametrize("step", [1, 3])
-@pytest.mark.parametrize("size", [100, 4_000, 40_000], ids=["any file", "the configuration", "the weights"])
+FULL = [pytest.param(step, size, marks=[] if (step, size) == (3, 10_000) else pytest.mark.soak)
+        for step in (1, 3) for size in (1_400, 4_000, 10_000, 30_000)]  # fmt: skip
+
+
+@pytest.mark.parametrize(("step", "size"), FULL)
 def test_a_disk_that_is_full_in_the_middle_of_a_checkpoint_costs_that_checkpoint(whole, step: int, size: int) -> None:
-    recipe, expected = at(whole[0], "full"), whole[1]
+    recipe, expected = elsewhere(whole[0], f"full-{step}-{size}"), whole[1]
     child = trained(recipe, prepare=lambda: full_from(step, size))
     assert child.wait() == 1
     last = f"continues from step {step - 1}" if step > 1 else "begins anew"
@@ -61,8 +62,8 @@ def test_a_disk_that_is_full_when_the_adapter_is_written_costs_the_adapter(recip
     whole = recipe(max_steps=2, log_every=100)
     child = trained(whole)
     assert child.wait() == 0, child.said()
-    again = at(whole, "full")
-    child = trained(again, prepare=lambda: full_from(1, 40_000))
+    again = elsewhere(whole, "full")
+    child = trained(again, prepare=lambda: full_from(1, 10_000))
     assert child.wait() == 1
     told(child.said(), "Could not write", "adapter", "Make room")
     assert not Run(Path(again.output)).adapter.exists()
@@ -82,6 +83,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
+@pytest.mark.soak
 def test_a_real_disk_that_fills_up_is_one_message_and_costs_nothing(whole, small_disk: Path, monkeypatch) -> None:
     monkeypatch.setattr("hycam.training.train.needs_room", lambda *_: None)  # it would say so before the first step
     recipe, expected = replace(whole[0], output=str(small_disk / "run")), whole[1]
@@ -95,7 +97,7 @@ def test_a_real_disk_that_fills_up_is_one_message_and_costs_nothing(whole, small
         child = trained(recipe, prepare=lambda fill=fill: after_step(Run(Path(recipe.output)), fill))
         status = child.wait()
         assert status == 1, child.said()
-        told(child.said(), "No space left")
+        told(child.said(), "cannot be written", "Make room")
         ballast.unlink()
     ends_as(recipe, expected)
 
@@ -113,9 +115,9 @@ def after_step(run: Run, do: Callable[[], None]) -> None:
     ProgressCallback.on_step_end = then
 
 
-@pytest.mark.parametrize("how", ["read-only", "immutable"])
+@pytest.mark.parametrize("how", ["read-only", pytest.param("immutable", marks=pytest.mark.soak)])
 def test_a_run_folder_that_cannot_be_written_any_more_is_one_message(whole, how: str, tmp_path: Path) -> None:
-    recipe, expected = at(whole[0], "locked"), whole[1]
+    recipe, expected = elsewhere(whole[0], how), whole[1]
     folder = Path(recipe.output)
     lock = {
         "read-only": [f"mount --bind {folder} {folder}", f"mount -o remount,ro,bind {folder}"],
@@ -140,8 +142,9 @@ def test_a_run_folder_that_cannot_be_written_any_more_is_one_message(whole, how:
     ends_as(recipe, expected)
 
 
+@pytest.mark.soak
 def test_a_cache_that_cannot_be_written_any_more_is_no_obstacle_once_it_has_what_is_needed(whole, data_cache) -> None:
-    recipe, expected = at(whole[0], "cached"), whole[1]
+    recipe, expected = elsewhere(whole[0], "cached"), whole[1]
     folder = data_cache / "data"
     if subprocess.run(["chattr", "+i", str(folder)], capture_output=True).returncode:
         pytest.skip("a folder cannot be made immutable here")
@@ -153,7 +156,7 @@ def test_a_cache_that_cannot_be_written_any_more_is_no_obstacle_once_it_has_what
 
 def test_a_clock_that_jumps_back_changes_nothing(whole, recipe) -> None:
     """An hour with every reading of the time of day; the folders' times go back too."""
-    again, expected = at(whole[0], "clock"), whole[1]
+    again, expected = elsewhere(whole[0], "clock"), whole[1]
 
     def jump() -> None:
         now, read = [time.time()], time.time
@@ -190,7 +193,7 @@ def test_a_clock_that_jumps_back_changes_nothing(whole, recipe) -> None:
 
 
 def test_a_second_process_on_a_run_folder_is_refused_by_name_and_a_dead_one_is_not_in_the_way(whole) -> None:
-    recipe, expected = at(whole[0], "shared"), whole[1]
+    recipe, expected = elsewhere(whole[0], "shared"), whole[1]
     first = trained(recipe, prepare=lambda: after_step(Run(Path(recipe.output)), lambda: time.sleep(300)))
     while not Run(Path(recipe.output)).metrics.exists():
         assert first.is_alive(), first.said()

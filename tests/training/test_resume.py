@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from train_children import cut_at, killed_at, moments_of, result, trained
+from train_children import cut_at, elsewhere, killed_at, moments_of, result, trained
 from hycam.data.recipe import MixtureRecipe
 from hycam.methods import METHODS
 from hycam.training.recipe import Recipe
@@ -39,11 +39,6 @@ def durable(recipe: Callable[..., Recipe]) -> Callable[..., Recipe]:
     return build
 
 
-def at(recipe: Recipe, name: str) -> Recipe:
-    """The same run in another folder."""
-    return replace(recipe, output=str(Path(recipe.output).with_name(name)))
-
-
 def finish(recipe: Recipe) -> dict:
     child = trained(recipe)
     assert child.wait() == 0, child.said()
@@ -68,6 +63,6 @@ def killed_until_done(recipe: Recipe, moments: int, draw: random.Random) -> list
 def test_killed_at_drawn_moments_a_run_ends_with_the_same_bits(durable, method: str) -> None:
     whole = durable(method)
     moments = moments_of(whole)
-    killed = at(whole, "killed")
+    killed = elsewhere(whole, "killed")
     assert killed_until_done(killed, len(moments) // 2, random.Random(method))
     assert result(killed) == result(whole)

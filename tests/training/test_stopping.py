@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,22 +15,24 @@ from hycam.errors import Interrupted
 from hycam.training.recipe import Recipe
 from hycam.training.run import Run
 from hycam.training.stopping import Stop
-from train_children import moments_of, result, signalled_at, trained
+from train_children import elsewhere, moments_of, result, signalled_at, trained
 
 STATUS = {signal.SIGTERM: 143, signal.SIGINT: 130}
 
 
-@pytest.fixture
-def watched(recipe: Callable[..., Recipe]) -> tuple[Recipe, list[str], dict]:
+@pytest.fixture(scope="module")
+def watched(
+    build: Callable[..., Recipe], tmp_path_factory: pytest.TempPathFactory, shared_cache: None
+) -> tuple[Recipe, list[str], dict]:
     """A recipe, the moments of its training and what it ends with; it keeps no checkpoints of its own."""
-    whole = recipe(max_steps=4, evaluate_every=2, log_every=3)
+    whole = build(tmp_path_factory.mktemp("stopping") / "run", max_steps=4, evaluate_every=2, log_every=3)
     moments = moments_of(whole)
     return whole, moments, result(whole)
 
 
 def stopped(whole: Recipe, name: str, signals: dict[int, signal.Signals]) -> tuple[Recipe, int, str]:
     """The same training, told to stop: its recipe, exit status and last words."""
-    again = replace(whole, output=str(Path(whole.output).with_name(name)))
+    again = elsewhere(whole, name)
     child = trained(again, signalled_at(signals))
     status = child.wait()
     assert "Traceback" not in child.said(), child.said()
@@ -76,7 +77,7 @@ def test_validation_is_left_in_the_middle_and_made_up_for(watched) -> None:
         assert continued(recipe) == expected
 
 
-def test_a_second_signal_leaves_at_once_and_damages_nothing(watched, recipe) -> None:
+def test_a_second_signal_leaves_at_once_and_damages_nothing(watched) -> None:
     whole, moments, expected = watched
     at = nth(moments, "compute_loss", 3)
     recipe, status, said = stopped(whole, "twice", {at: signal.SIGINT, at + 1: signal.SIGTERM})
@@ -87,16 +88,16 @@ def test_a_second_signal_leaves_at_once_and_damages_nothing(watched, recipe) -> 
     assert result(recipe) == expected
 
 
-def test_a_second_signal_in_the_middle_of_the_checkpoint_of_the_first_leaves_it_unbelieved(watched) -> None:
+@pytest.mark.parametrize("later", [12, *(pytest.param(later, marks=pytest.mark.soak) for later in (3, 7, 18, 25, 30))])
+def test_a_second_signal_in_the_middle_of_the_checkpoint_of_the_first_leaves_it_unbelieved(watched, later: int) -> None:
     whole, moments, expected = watched
     at = nth(moments, "step", 3)  # nothing else happens after this step
-    for later in (3, 12, 25):
-        recipe, status, said = stopped(whole, f"saving-{later}", {at: signal.SIGINT, at + later: signal.SIGTERM})
-        run = Run(Path(recipe.output))
-        assert status == 143 and (run.checkpoints / "checkpoint-3").exists() and run.last_checkpoint() is None, said
-        child = trained(recipe)
-        assert child.wait() == 0 and "checkpoint-3 was not finished" in child.said()
-        assert result(recipe) == expected
+    recipe, status, said = stopped(whole, f"saving-{later}", {at: signal.SIGINT, at + later: signal.SIGTERM})
+    run = Run(Path(recipe.output))
+    assert status == 143 and (run.checkpoints / "checkpoint-3").exists() and run.last_checkpoint() is None, said
+    child = trained(recipe)
+    assert child.wait() == 0 and "checkpoint-3 was not finished" in child.said()
+    assert result(recipe) == expected
 
 
 def test_a_signal_while_the_adapter_is_written_lets_it_be_finished(watched) -> None:
@@ -115,7 +116,10 @@ def test_before_the_first_step_there_is_nothing_to_save_and_no_wait(watched) -> 
     assert result(recipe) == expected
 
 
-@pytest.mark.parametrize("module", ["torch", "peft", "hycam.training.train"])
+LATER = [pytest.param(name, marks=pytest.mark.soak) for name in ("transformers", "peft", "hycam.training.train")]
+
+
+@pytest.mark.parametrize("module", ["torch", *LATER])
 def test_ctrl_c_while_libraries_are_imported_is_a_line_and_no_traceback(module: str) -> None:
     script = f"""
 import os, signal, sys
