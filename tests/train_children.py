@@ -176,12 +176,18 @@ def cut_at(size: int) -> None:
 
 def full_from(step: int, size: int) -> None:
     """From the end of this step on no file of this process may grow beyond ``size`` bytes, as on a full disk."""
+    after_step(lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY)), step)
+
+
+def after_step(do: Callable[[], object], step: int | None = None) -> None:
+    """In a child: does something at the end of a step, or of the first one that this process does."""
     step_end = ProgressCallback.on_step_end
+    done = []
 
     def then(self: ProgressCallback, args: Any, state: Any, control: Any, **named: Any) -> None:
         step_end(self, args, state, control, **named)
-        if state.global_step == step:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+        if not done and step in (None, state.global_step):
+            done.append(do())
 
     ProgressCallback.on_step_end = then  # type: ignore[method-assign]
 

@@ -15,7 +15,7 @@ import pytest
 from hycam.training.callbacks import ProgressCallback
 from hycam.training.recipe import Recipe
 from hycam.training.run import Run
-from train_children import elsewhere, full_from, result, trained
+from train_children import after_step, elsewhere, full_from, result, trained
 
 
 @pytest.fixture(scope="module")
@@ -94,25 +94,12 @@ def test_a_real_disk_that_fills_up_is_one_message_and_costs_nothing(whole, small
             room = os.statvfs(small_disk)
             ballast.write_bytes(bytes(room.f_bavail * room.f_frsize - free))
 
-        child = trained(recipe, prepare=lambda fill=fill: after_step(Run(Path(recipe.output)), fill))
+        child = trained(recipe, prepare=lambda fill=fill: after_step(fill))
         status = child.wait()
         assert status == 1, child.said()
         told(child.said(), "cannot be written", "Make room")
         ballast.unlink()
     ends_as(recipe, expected)
-
-
-def after_step(run: Run, do: Callable[[], None]) -> None:
-    """In a child: does something at the end of the first step that this process does."""
-    step_end = ProgressCallback.on_step_end
-    done = []
-
-    def then(self, *values, **named):
-        step_end(self, *values, **named)
-        if not done:
-            done.append(do())
-
-    ProgressCallback.on_step_end = then
 
 
 @pytest.mark.parametrize("how", ["read-only", pytest.param("immutable", marks=pytest.mark.soak)])
@@ -132,7 +119,7 @@ def test_a_run_folder_that_cannot_be_written_any_more_is_one_message(whole, how:
                 tried.touch()
                 os._exit(1)
 
-    child = trained(recipe, prepare=lambda: after_step(Run(folder), make))
+    child = trained(recipe, prepare=lambda: after_step(make))
     status = child.wait()
     if tried.exists():
         pytest.skip(f"a folder cannot be made {how} here")
@@ -194,7 +181,7 @@ def test_a_clock_that_jumps_back_changes_nothing(whole, recipe) -> None:
 
 def test_a_second_process_on_a_run_folder_is_refused_by_name_and_a_dead_one_is_not_in_the_way(whole) -> None:
     recipe, expected = elsewhere(whole[0], "shared"), whole[1]
-    first = trained(recipe, prepare=lambda: after_step(Run(Path(recipe.output)), lambda: time.sleep(300)))
+    first = trained(recipe, prepare=lambda: after_step(lambda: time.sleep(300)))
     while not Run(Path(recipe.output)).metrics.exists():
         assert first.is_alive(), first.said()
         time.sleep(0.02)
