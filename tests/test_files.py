@@ -30,7 +30,8 @@ def test_a_file_is_never_seen_half_written(tmp_path: Path, monkeypatch: pytest.M
     seen = []
     monkeypatch.setattr("os.fsync", lambda descriptor: seen.append(path.read_text()))
     write_whole(path, "new")
-    assert seen == ["old"]  # complete on the disk under another name, while the old one still stands
+    # Complete on the disk under another name while the old one still stands; then the folder, with the new name.
+    assert seen == ["old", "new"]
     assert path.read_text() == "new"
 
 

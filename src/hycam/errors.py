@@ -32,6 +32,19 @@ class Diverged(HycamError):
         self.step = step
 
 
+class Interrupted(KeyboardInterrupt):
+    """The process was asked to end, by SIGTERM or Ctrl-C, and what there was to save is saved.
+
+    Args:
+        number: of the signal.
+        outcome: what became of the work, as a sentence.
+    """
+
+    def __init__(self, number: int, outcome: str = "") -> None:
+        super().__init__(outcome)
+        self.number = number
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``' Did you mean "x"?'`` for the known name closest to ``name``, or an empty string when none is close."""
     matches = difflib.get_close_matches(name, list(known), n=1)

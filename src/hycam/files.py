@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import glob
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +15,12 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from hycam.errors import HycamError
+
+_UNWRITABLE = frozenset(
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
+)
+# torch has no numbers: a full disk, and a folder that takes no new file
+_TORCH_CANNOT_WRITE = re.compile(r"PytorchStreamWriter failed writing|File \S+ cannot be opened|unexpected pos \d+ vs")
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -29,6 +37,7 @@ def write_whole(path: Path, text: str) -> None:
             handle.flush()
             os.fsync(handle.fileno())
         unfinished.replace(path)
+        sync(path.parent)
     except OSError as error:
         raise HycamError(
             f"Could not write {path} ({error.strerror or error}). Make room, or name another folder."
@@ -42,6 +51,9 @@ def write_whole(path: Path, text: str) -> None:
 def whole_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside ``path`` that takes its place, files and all, when the block ends without an error.
 
+    Everything in it is synced to the disk before. A process that is killed leaves the temporary folder behind, and one
+    that is killed between the two renames leaves no ``path``: :func:`clear_unfinished` takes away what is left.
+
     Raises:
         HycamError: the folder cannot be written or the disk is full; what was at ``path`` is still there.
     """
@@ -52,6 +64,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
         made, old = scratch / "made", scratch / "old"
         made.mkdir()
         yield made
+        sync_tree(made)
         if path.exists():
             path.replace(old)
         try:
@@ -60,6 +73,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             if old.exists():
                 old.replace(path)
             raise
+        sync(path.parent)
     except (OSError, SafetensorError) as error:
         raise HycamError(f"Could not write {path}: {error}. Make room, or name another folder.") from error
     finally:
@@ -67,15 +81,49 @@ def whole_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def is_disk_full(error: BaseException | None) -> bool:
-    """Whether this error, or one that it came from, says that there is no room; each library says it in its own way."""
+def clear_unfinished(path: Path) -> None:
+    """Takes away what killed processes left of :func:`whole_folder`; no other process may be writing ``path``."""
+    for left in path.parent.glob(f".{glob.escape(path.name)}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Has the system put a file, or the names in a folder, on the disk; without it a power failure may undo them."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        if path.is_dir():  # some systems open no folders
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system without it
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(folder: Path) -> None:
+    """:func:`sync` for everything below a folder and the folder itself."""
+    for path in folder.rglob("*"):
+        sync(path)
+    sync(folder)
+
+
+def unwritable(error: BaseException | None) -> str | None:
+    """Why a file could not be written, where this error, or one that it came from, says that; each library says it
+    in its own way. None for any other error."""
     while error is not None:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            return True
-        if "os error 28" in str(error) or "PytorchStreamWriter failed writing" in str(error):
-            return True
+        number = getattr(error, "errno", None)
+        if number is None and (named := re.search(r"os error (\d+)", str(error))):  # as safetensors puts it
+            number = int(named.group(1))
+        if number in _UNWRITABLE:
+            return os.strerror(number)
+        if _TORCH_CANNOT_WRITE.search(str(error)):
+            return "a file could not be written to its end; most often the disk is full"
         error = error.__cause__ or error.__context__
-    return False
+    return None
 
 
 def needs_room(folder: Path, needed: int, what: str) -> None:

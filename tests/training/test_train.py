@@ -174,7 +174,7 @@ def test_the_time_of_an_interrupted_training_is_that_of_the_steps_that_count(rec
             raise KeyboardInterrupt
 
     monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", step)
-    monkeypatch.setattr(callbacks.time, "monotonic", lambda: clock[0])
+    monkeypatch.setattr("time.monotonic", lambda: clock[0])
     with pytest.raises(KeyboardInterrupt):
         train(chosen)
     clock[0] = 1000.0
@@ -220,7 +220,7 @@ def batches_seen(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
 def test_a_run_resumed_at_any_step_goes_on_with_the_very_batches_and_counts(
     recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches_seen: list[list[int]], order: str
 ) -> None:
-    monkeypatch.setattr("hycam.training.train._KEPT_CHECKPOINTS", 100)
+    monkeypatch.setattr("hycam.training.checkpoints._KEPT", 100)
     chosen = recipe("lora", max_steps=None, epochs=2, batch_size=3, gradient_accumulation=2, save_every=1, log_every=1)
     chosen.data = replace(chosen.data, **ORDERS[order])
     whole = train(chosen)

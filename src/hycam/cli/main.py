@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from hycam.errors import HycamError, UsageError, nearest
+from hycam.errors import HycamError, Interrupted, UsageError, nearest
 
 VERBS = {
     "train": "adapt a backbone as a recipe says; continues where it stopped",
@@ -23,8 +24,17 @@ VERBS = {
 USAGE = 2
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs a verb. Returns 0 for success, 1 for an explained failure, 2 for wrong usage, 130 for Ctrl-C."""
+def main(arguments: Sequence[str] | None = None, imported: Callable[[], None] | None = None) -> int:
+    """Runs a verb.
+
+    Args:
+        arguments: the words after ``hycam``; None for those of this process.
+        imported: called when everything is imported.
+
+    Returns:
+        0 for success, 1 for an explained failure, 2 for wrong usage, 130 for Ctrl-C and 143 for a SIGTERM that
+        training has answered with a checkpoint.
+    """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
         print(_help())
@@ -35,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return USAGE
     try:
         module = importlib.import_module(f"hycam.cli.{verb}")
+        if imported is not None:
+            imported()
         module.main(rest)
         sys.stdout.flush()  # so that a reader that has gone is noticed here
     except HycamError as error:
@@ -49,9 +61,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f" ({error.filename})" if error.filename else ""
         print(f"hycam {verb}: {os.strerror(error.errno)}{where}. What was complete is still there.", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"hycam {verb}: stopped. What was complete is still there.", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Interrupted) else signal.SIGINT
+        outcome = str(error) or "What was complete is still there."
+        print(f"hycam {verb}: stopped. {outcome}", file=sys.stderr)
+        return 128 + number
     return 0
 
 

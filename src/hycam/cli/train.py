@@ -10,18 +10,26 @@ from hycam.console import Reporter, quiet_libraries
 from hycam.training.parse import parse_recipe
 from hycam.training.recipe import Recipe
 from hycam.training.run import Run
+from hycam.training.stopping import Stop
 from hycam.training.train import train
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the recipe and its overrides, trains, and says where the adapter is."""
+    stop = Stop()
+    with stop.listening():
+        _main(arguments, stop)
+        stop.check("The run is complete.")
+
+
+def _main(arguments: Sequence[str], stop: Stop) -> None:
     recipe = parse_recipe(Recipe, arguments, prog="hycam train", description="Adapts a backbone as a recipe says.")
     quiet_libraries()
     run = Run(Path(recipe.output))
     if run.summary() is not None:
         print(f"{run.folder} is complete already; nothing is trained again.", file=sys.stderr)
     with Reporter() as reporter:
-        summary = train(recipe, reporter)
+        summary = train(recipe, reporter, stop=stop)
     losses = ", ".join(
         f"{name.removeprefix('eval_loss_')} {loss:.3f}"
         for name, loss in summary["validation"].items()

@@ -10,13 +10,14 @@ from typing import Protocol
 import yaml
 
 from hycam.files import write_whole
+from hycam.lock import alone
 from hycam.study.cells import Cell
 from hycam.study.executors.events import Event, Executor, Finished
 from hycam.study.executors.local import LocalExecutor
 from hycam.study.plan import STUDY_FILE, Plan, planned, planner_of
 from hycam.study.recipe import ExecutorRecipe, StudyRecipe
 from hycam.study.results import cells_folder, write
-from hycam.study.running import Board, alone
+from hycam.study.running import Board
 
 
 class Watcher(Protocol):
@@ -51,7 +52,7 @@ def run_study(study: StudyRecipe, watcher: Watcher, most_cells: int | None = Non
     """
     folder = Path(study.output)
     chosen = executor(study.executor)
-    with alone(folder):
+    with alone(folder, "runs the study in", "`--status` shows how far it is."):
         planner = planner_of(study, watcher.update)
         current = planned(planner)
         write_whole(folder / STUDY_FILE, yaml.safe_dump(asdict(study), sort_keys=False))

@@ -5,20 +5,17 @@ from __future__ import annotations
 import fcntl
 import json
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from hycam.errors import HycamError
 from hycam.files import write_whole
+from hycam.lock import LOCK_FILE
 from hycam.study.executors.events import Event, Progressed, Started
 
-_LOCK_FILE = ".lock"
 _FILE = ".running.json"
-_PATIENCE_SECONDS = 1.0  # another `--status` holds the lock for a moment
 _SECONDS_BETWEEN_WRITES = 5.0
 
 
@@ -32,27 +29,6 @@ class Doing:
     @property
     def seconds(self) -> float:
         return time.time() - self.since
-
-
-@contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Holds the study's folder; the system lets go of it when the process ends, however it ends.
-
-    Raises:
-        HycamError: another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / _LOCK_FILE)
-    try:
-        lock.acquire(timeout=_PATIENCE_SECONDS)
-    except Timeout as error:
-        raise HycamError(
-            f"Another process runs the study in {folder}. Wait for it, or stop it; `--status` shows how far it is."
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 class Board:
@@ -88,7 +64,7 @@ def running(folder: Path) -> Mapping[str, Doing]:
     A process that was killed leaves its file, so that is believed only while the lock is held.
     """
     try:
-        if not _is_held(folder / _LOCK_FILE):
+        if not _is_held(folder / LOCK_FILE):
             return {}
         content = json.loads((folder / _FILE).read_text())
     except FileNotFoundError:

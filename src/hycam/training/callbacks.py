@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_callback import ExportableState
 
 from hycam.console import Reports
+from hycam.files import write_whole
 
 
 class ProgressCallback(TrainerCallback):
@@ -34,33 +35,38 @@ class ProgressCallback(TrainerCallback):
 class JsonLinesCallback(TrainerCallback):
     """Appends everything that is logged to a file, one JSON object a line, with step and seconds of training so far.
 
-    A resumed run goes on counting from where its checkpoint stood; what was done after that is counted once.
+    A resumed run repeats what came after its checkpoint, so the lines of that are dropped when it begins.
+
+    Args:
+        path: the file.
+        elapsed: gives the seconds.
+        logged: gives how often something was logged so far, as the checkpoint has it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, elapsed: Callable[[], float], logged: Callable[[], int]) -> None:
         self.path = path
-        self.began = time.monotonic()
-
-    def elapsed(self) -> float:
-        """Seconds of training so far."""
-        return time.monotonic() - self.began
+        self.elapsed = elapsed
+        self.logged = logged
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        # A resumed run repeats the steps after its checkpoint, so their lines from before are dropped.
-        kept = []
-        if self.path.exists():
-            # Whole lines only: an interruption may have cut the last one.
-            lines = (json.loads(line) for line in self.path.read_text().splitlines(keepends=True) if line[-1] == "\n")
-            kept = [line for line in lines if line["step"] <= state.global_step and state.global_step > 0]
-        self.path.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        self.began = time.monotonic() - (kept[-1]["elapsed"] if kept else 0.0)
+        before = self.path.read_text(encoding="utf-8", errors="replace") if self.path.exists() else ""
+        kept = [line for line in before.splitlines() if _step(line) <= state.global_step]
+        write_whole(self.path, "".join(f"{line}\n" for line in kept[: self.logged()]))
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **_: Any
     ) -> None:
         line = {"step": state.global_step, "elapsed": round(self.elapsed(), 3), **logs}
-        with self.path.open("a") as handle:
+        with self.path.open("a", encoding="utf-8") as handle:
             handle.write(json.dumps(line) + "\n")
+
+
+def _step(line: str) -> float:
+    """The step of a line of metrics; infinite for half a line, which an interruption leaves."""
+    try:
+        return json.loads(line)["step"]
+    except (ValueError, KeyError, TypeError):
+        return float("inf")
 
 
 class RowCounter(TrainerCallback, ExportableState):

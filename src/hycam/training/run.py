@@ -5,8 +5,8 @@
     RUN/recipe.yaml         every setting, defaults included
     RUN/environment.json    versions, commit, machine, fingerprint of the data
     RUN/metrics.jsonl       one line each time something was logged
-    RUN/checkpoints/        the trainer's checkpoints, where the recipe keeps any
-    RUN/adapter/            the adapter, as PEFT saves it
+    RUN/checkpoints/        as `hycam.training.checkpoints` keeps them, where the recipe asks for any
+    RUN/adapter/            the adapter, as PEFT saves it, and a manifest of its files
     RUN/model/              in its place after full fine-tuning: the model and its tokenizer
     RUN/training.json       what training took and gave; it is there when training is complete
     RUN/evaluation/PART/    metrics.json and predictions.jsonl of `hycam evaluate`
@@ -24,14 +24,14 @@ from typing import Any, cast
 import yaml
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hycam import backbones
 from hycam.errors import HycamError
-from hycam.files import whole_folder, write_whole
+from hycam.files import clear_unfinished, whole_folder, write_whole
+from hycam.lock import OWN_FILES
 from hycam.machine import describe
 from hycam.methods import method
+from hycam.training.checkpoints import MANIFEST, Checkpoints, damage, seal
 from hycam.training.device import torch_device, torch_dtype
 from hycam.training.parse import parse_recipe
 from hycam.training.recipe import Recipe
@@ -84,7 +84,7 @@ class Run:
                     f"{self.folder} holds a run of another recipe: {name} is {old!r} there and {new!r} now. "
                     "Name another folder with --output, or remove that one."
                 )
-        elif self.folder.is_dir() and any(self.folder.iterdir()):
+        elif self.folder.is_dir() and any(entry.name not in OWN_FILES for entry in self.folder.iterdir()):
             raise HycamError(f"{self.folder} holds something that is not a run. Name another folder with --output.")
         elif self.folder.exists() and not self.folder.is_dir():
             raise HycamError(f"{self.folder} is a file. Name a folder with --output.")
@@ -121,6 +121,8 @@ class Run:
                     f"The data are not those that {self.folder} was begun with (a file has changed since), so it "
                     "cannot be continued. Bring the old data back, or name another folder with --output."
                 )
+        for folder in (self.adapter, self.model):
+            clear_unfinished(folder)
         write_whole(self.folder / "recipe.yaml", yaml.safe_dump(asdict(recipe), sort_keys=False))
         write_whole(environment, json.dumps({**describe(), "data": data}, indent=2) + "\n")
 
@@ -136,9 +138,10 @@ class Run:
         return parse_recipe(Recipe, [str(path)])
 
     def last_checkpoint(self) -> str | None:
-        """The newest whole checkpoint. The trainer writes its state last, so one without was interrupted."""
-        whole = [state.parent for state in self.checkpoints.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")]
-        return str(max(whole, key=lambda folder: int(folder.name.rpartition("-")[2]))) if whole else None
+        """The newest checkpoint that was finished; whether it is still whole is seen when it is read."""
+        kept = Checkpoints(self.checkpoints)
+        steps = kept.steps()
+        return str(kept.at(steps[-1])) if steps else None
 
     def finish(
         self, model: PeftModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase, summary: dict[str, Any]
@@ -147,16 +150,32 @@ class Run:
         if isinstance(model, PeftModel):
             with whole_folder(self.adapter) as folder:
                 model.save_pretrained(str(folder))
+                seal(folder)
         else:
             with whole_folder(self.model) as folder:
                 model.save_pretrained(str(folder))
                 tokenizer.save_pretrained(str(folder))
+                seal(folder)
         write_whole(self.folder / "training.json", json.dumps(summary, indent=2) + "\n")
 
     def summary(self) -> dict[str, Any] | None:
         """What training took and gave, or None while it is not complete."""
         path = self.folder / "training.json"
         return json.loads(path.read_text()) if path.exists() else None
+
+    def damage(self) -> str | None:
+        """What is wrong with the saved weights, as a sentence; None while they are as they were saved.
+
+        A folder that came without a manifest is taken as it is, and so is a configuration that was edited.
+        """
+        for folder in (self.adapter, self.model):
+            if (folder / MANIFEST).exists() and (wrong := damage(folder, "*.safetensors")):
+                return f"{folder} is damaged: {wrong}."
+        return None
+
+    def reopen(self) -> None:
+        """Has the run count as incomplete, so that its weights are made again."""
+        (self.folder / "training.json").unlink()
 
     def load(self, changes: Mapping[str, Any] | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The adapted (or fully fine-tuned) backbone in evaluation mode, and its tokenizer.
@@ -178,6 +197,8 @@ class Run:
         if not (self.model / "config.json" if config is None else self.adapter / "adapter_config.json").exists():
             kind = "model" if config is None else "adapter"
             raise HycamError(f"{self.folder} has no {kind} yet; `hycam train` with its recipe finishes it.")
+        if wrong := self.damage():
+            raise HycamError(f"{wrong} `hycam train` with its recipe makes it again.")
         if config is None:
             return backbones.load(str(self.model), dtype, device), tokenizer
         expected = config.peft_type

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import fields
@@ -27,31 +28,35 @@ from hycam.console import Reports
 from hycam.data.batches import Batches
 from hycam.data.mixture import Mixture
 from hycam.data.prepare import prepare
-from hycam.errors import HycamError, nearest
-from hycam.files import is_disk_full, needs_room
+from hycam.errors import HycamError, Interrupted, nearest
+from hycam.files import needs_room, unwritable
+from hycam.lock import alone
 from hycam.machine import peak_memory_bytes
 from hycam.methods import method
 from hycam.ops import set_backend
 from hycam.training.callbacks import JsonLinesCallback, ProgressCallback, RankAllocationCallback
+from hycam.training.checkpoints import Checkpoints
 from hycam.training.device import torch_device, torch_dtype
 from hycam.training.packing import check_packing
 from hycam.training.recipe import Recipe
 from hycam.training.rows import MixedRows
 from hycam.training.run import Run
 from hycam.training.savings import OPTIMIZERS, check, compile_blocks, use_liger
+from hycam.training.stopping import Stop
 from hycam.training.trainer import MultiTaskTrainer
 
-_KEPT_CHECKPOINTS = 2
+_log = logging.getLogger(__name__)
 
 
 def train(
     recipe: Recipe,
     reporter: Reports,
     also: Callable[[PreTrainedModel, PreTrainedTokenizerBase], Mapping[str, float]] | None = None,
+    stop: Stop | None = None,
 ) -> dict[str, Any]:
-    """Trains an adapter as the recipe says; continues from the last checkpoint where there is one.
+    """Trains an adapter as the recipe says; continues from the last whole checkpoint where there is one.
 
-    A run that is complete is left as it is. Everything that can be found wrong with the recipe, the data and the
+    However often it was interrupted, what it ends with on a CPU is to the bit what one process ends with. A run that is complete is left as it is. Everything that can be found wrong with the recipe, the data and the
     folder is found before the backbone is loaded, and too little room on the disk before the first step.
 
     Args:
@@ -59,6 +64,7 @@ def train(
         reporter: shows how far training and validation have come.
         also: gives further figures at every validation, of the model and its tokenizer, which are logged beside the
             losses; there is one validation more then, before the first step.
+        stop: whether the process was asked to end.
 
     Returns:
         the summary that ``training.json`` holds: ``steps``, ``tokens`` (without padding), ``seconds`` (of training,
@@ -67,16 +73,19 @@ def train(
         ``wanted_shares`` (as the mixture has them) and ``validation`` (the last pass: ``eval_loss`` and each task's).
 
     Raises:
-        HycamError: a part of the recipe does not work; nothing that was there is lost.
+        HycamError: a part of the recipe does not work, another process trains in the folder, or it cannot be written;
+            nothing that was there is lost.
+        Interrupted: the process was asked to end; a checkpoint is saved if it had begun to train.
     """
     with set_backend(recipe.training.backend), ExitStack() as undo:
-        return _train(recipe, reporter, also, undo)
+        return _train(recipe, reporter, also, stop or Stop(), undo)
 
 
 def _train(
     recipe: Recipe,
     reporter: Reports,
     also: Callable[[PreTrainedModel, PreTrainedTokenizerBase], Mapping[str, float]] | None,
+    stop: Stop,
     undo: ExitStack,
 ) -> dict[str, Any]:
     run = Run(Path(recipe.output))
@@ -91,11 +100,20 @@ def _train(
     tokenizer = backbones.load_tokenizer(recipe.backbone)
     tokenizer.padding_side = "right"
     data = prepare(recipe.data, tokenizer, reporter.update)
+    run.check(recipe)
+    if run.summary() is None or run.damage():
+        undo.enter_context(alone(run.folder, "trains in"))
+        if run.summary() is not None and (wrong := run.damage()):
+            _log.warning("%s It is made again.", wrong)
+            run.reopen()
     run.begin(recipe, data.fingerprint)
-    arguments.eval_on_start = also is not None and run.last_checkpoint() is None
     complete = run.summary()
     if complete is not None:
         return complete
+    goes_back = settings.early_stopping_patience is not None
+    checkpoints = Checkpoints(run.checkpoints, beside=[run.metrics], goes_back=goes_back)
+    resumed = checkpoints.resume_from()
+    arguments.eval_on_start = also is not None and resumed is None
     rows = MixedRows(data.train)
     mixture = Mixture(recipe.data.mixture, rows.sizes, settings.seed)
     batches = Batches(
@@ -119,8 +137,8 @@ def _train(
     trainable = trainable_parameters(adapted)
     kind = "model" if entry.trains_backbone else "adapter"
     # What is trained, in float32; a checkpoint has it too, with AdamW's two moments. One more is there for a moment.
-    checkpoints = 0 if arguments.save_strategy == "no" else _KEPT_CHECKPOINTS + 1
-    needs_room(run.folder, trainable * 4 * (1 + 3 * checkpoints), f"the {kind} and its checkpoints")
+    kept = 0 if arguments.save_strategy == "no" else checkpoints.most + 1
+    needs_room(run.folder, trainable * 4 * (1 + 3 * kept), f"the {kind} and its checkpoints")
     if batches.packing:
         check_packing(cast(PreTrainedModel, adapted))
     trainer = MultiTaskTrainer(
@@ -131,31 +149,38 @@ def _train(
         batches,
         data.validation,
         optimizer,
+        checkpoints,
+        stop,
         progress=lambda done, rows: reporter.update("validation", done, rows),
         also=None if also is None else partial(also, cast(PreTrainedModel, adapted), tokenizer),
     )
     for unwanted in (PrinterCallback, TqdmCallback):
         trainer.remove_callback(unwanted)
     trainer.add_callback(ProgressCallback(reporter))
-    log = JsonLinesCallback(run.metrics)
-    trainer.add_callback(log)
+    trainer.add_callback(JsonLinesCallback(run.metrics, trainer.elapsed, lambda: trainer.logged))
     if hasattr(adapted.base_model, "update_and_allocate"):
         trainer.add_callback(RankAllocationCallback())
     if settings.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
+    undo.enter_context(stop.held())
     try:
-        trainer.train(resume_from_checkpoint=run.last_checkpoint())
+        trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
+        seconds = trainer.elapsed()
+        validation = _last_validation(trainer, goes_back)
+    except Interrupted as error:
+        last = checkpoints.steps()[-1:]
+        where = f"continues from step {last[0]}" if last else "begins anew"
+        raise Interrupted(error.number, f"Step {trainer.state.global_step} was done; the same command {where}.") from None
     except (OSError, RuntimeError, SafetensorError) as error:
-        if not is_disk_full(error):
+        reason = unwritable(error)
+        if reason is None:
             raise
+        last = checkpoints.steps()[-1:]
+        where = f"continues from step {last[0]}" if last else "begins anew"
         raise HycamError(
-            f"The disk of {run.folder} is full, and training stopped at step {trainer.state.global_step}. Make room; "
-            "the same command continues from the last whole checkpoint."
+            f"{run.folder} cannot be written ({reason}), and training stopped at step {trainer.state.global_step}. "
+            f"Make room, or make it writable; the same command {where}."
         ) from error
-    seconds = log.elapsed()
-    # The adapter may be that of an earlier step by now (early stopping goes back to the best one).
-    is_fresh = trainer.validated_at == trainer.state.global_step and settings.early_stopping_patience is None
-    validation = trainer.last_validation if is_fresh else trainer.evaluate()
     summary = {
         "steps": trainer.state.global_step,
         "tokens": trainer.state.num_input_tokens_seen,
@@ -172,6 +197,19 @@ def _train(
     }
     run.finish(adapted, tokenizer, summary)
     return summary
+
+
+def _last_validation(trainer: MultiTaskTrainer, goes_back: bool) -> dict[str, float]:
+    """The validation of the weights that training ended with."""
+    # They may be those of an earlier step by now: early stopping goes back to the best ones.
+    if trainer.validated_at == trainer.state.global_step and not goes_back:
+        return trainer.last_validation
+    try:
+        return trainer.evaluate()
+    except Interrupted:
+        if not goes_back:  # else they are not those that belong to this step
+            trainer.leave()
+        raise
 
 
 def _arguments(recipe: Recipe, run: Run, learning_rate: float, device: str, autocast: bool) -> TrainingArguments:
@@ -233,7 +271,7 @@ def _settings(
         "eval_steps": settings.evaluate_every,
         "save_strategy": "steps" if save_every else "no",
         "save_steps": save_every or 500,
-        "save_total_limit": _KEPT_CHECKPOINTS,
+        "save_total_limit": None,  # the trainer would go by the clock; see Checkpoints.rotate
         "load_best_model_at_end": settings.early_stopping_patience is not None,
         "metric_for_best_model": "loss",
         "greater_is_better": False,

@@ -15,7 +15,6 @@ from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    Trainer,
     TrainingArguments,
 )
 
@@ -25,13 +24,16 @@ from hycam.evaluation.perplexity import across_tasks, response_nll
 from hycam.labelled import head_at, labelled_positions
 from hycam.optim import OptimizerSettings, RiemannianAdamW, factor_pairs, parameter_groups
 from hycam.training.callbacks import RowCounter
+from hycam.training.checkpoints import Checkpoints
 from hycam.training.packing import PackedCollator
+from hycam.training.resumable import ResumableTrainer, same_randomness
 from hycam.training.rows import MixedRows
 from hycam.training.savings import OPTIMIZERS, keep_embeddings_in_32_bits
+from hycam.training.stopping import Stop
 from hycam.tuners.hycam import HyCAMModel
 
 
-class MultiTaskTrainer(Trainer):
+class MultiTaskTrainer(ResumableTrainer):
     """Trains on the rows of several tasks, mixed.
 
     The objective is what the model's own forward returns, so a HyCAM adapter brings its balance loss with it; logits
@@ -49,6 +51,8 @@ class MultiTaskTrainer(Trainer):
         batches: which of them make up each micro-batch; packed ones are laid out in one row.
         validation: the validation rows of each task, as :func:`hycam.evaluation.perplexity.response_nll` takes them.
         optimizer: what the method's optimizer has beyond AdamW.
+        checkpoints: where they are kept.
+        stop: whether the process was asked to end.
         progress: called during validation with rows done and rows in all.
         also: gives further figures of each validation, which are logged beside its losses.
     """
@@ -62,20 +66,23 @@ class MultiTaskTrainer(Trainer):
         batches: Batches,
         validation: dict[str, datasets.Dataset],
         optimizer: OptimizerSettings,
+        checkpoints: Checkpoints,
+        stop: Stop,
         progress: Callable[[int, int], None] | None = None,
         also: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
         self.tasks = train.tasks
         self.batches = batches
         self.optimizer_settings = optimizer
-        self.progress = progress
+        self.tell = progress
         self.also = also
-        self.last_validation: dict[str, float] = {}
-        self.validated_at = -1
         self._sums = torch.zeros(2, len(self.tasks), dtype=torch.float64)  # NLL and tokens of each task
-        self._routing: list[Tensor] = []
+        self._routing = torch.zeros(0, dtype=torch.float64)  # the balance loss and each module's share, summed
+        self._routed = 0  # so many micro-batches
         self._diverged_at = torch.zeros((), dtype=torch.int64)  # the first step without a finite loss; 0 for none
         super().__init__(
+            checkpoints=checkpoints,
+            stop=stop,
             model=model,
             args=arguments,
             train_dataset=train,
@@ -163,7 +170,9 @@ class MultiTaskTrainer(Trainer):
             stats = self.tuner.last_stats
             assert stats.balance_loss is not None
             mean = torch.stack([layer.cpu() for layer in routing.values()]).mean(dim=0)
-            self._routing.append(torch.cat((stats.balance_loss.cpu().reshape(1), mean)))
+            found = torch.cat((stats.balance_loss.cpu().reshape(1), mean)).double()
+            self._routing = found if self._routed == 0 else self._routing + found
+            self._routed += 1
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if self._diverged_at:
@@ -174,33 +183,60 @@ class MultiTaskTrainer(Trainer):
                     logs[f"loss_{name}"] = total / tokens
             self._sums.zero_()
             logs.update({f"share_{name}": share for name, share in self.counter.shares().items()})
-            if self._routing:
-                balance, *routing = torch.stack(self._routing).mean(dim=0).tolist()
+            if self._routed:
+                balance, *routing = (self._routing / self._routed).tolist()
                 logs["balance_loss"] = balance
                 logs.update({f"routing_{k}": share for k, share in enumerate(routing)})
-                self._routing.clear()
+                self._routed = 0
         super().log(logs, start_time)
+
+    def progress(self) -> dict[str, Any]:
+        kept = super().progress()
+        kept["since_log"] |= {
+            "tasks": self._sums.tolist(),
+            "routing": self._routing.tolist(),
+            "routed": self._routed,
+            "diverged_at": int(self._diverged_at),
+        }
+        return kept
+
+    def restore(self, progress: dict[str, Any]) -> None:
+        super().restore(progress)
+        kept = progress["since_log"]
+        self._sums = torch.tensor(kept["tasks"], dtype=torch.float64)
+        self._routing, self._routed = torch.tensor(kept["routing"], dtype=torch.float64), kept["routed"]
+        self._diverged_at = torch.tensor(kept["diverged_at"])
 
     @torch.compiler.set_stance("force_eager")  # more graphs, for validation, would cost more than they save
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:
-        """One pass over the validation rows: ``eval_loss`` (mean over tasks) and ``eval_loss_TASK`` (per token)."""
+        """One pass over the validation rows: ``eval_loss`` (mean over tasks) and ``eval_loss_TASK`` (per token).
+
+        It changes nothing that training goes by, whether it comes to its end or not.
+
+        Raises:
+            Interrupted: the process was asked to end.
+        """
         validation = cast("dict[str, datasets.Dataset]", self.eval_dataset)
         total, done = sum(map(len, validation.values())), 0
 
         def count(rows: int) -> None:
             nonlocal done
             done += rows
-            if self.progress is not None:
-                self.progress(done, total)
+            if self.tell is not None:
+                self.tell(done, total)
+            self.stop.check()
 
+        self.stop.check()
         model, tokenizer = cast(PreTrainedModel, self.model), cast(PreTrainedTokenizerBase, self.processing_class)
-        nlls = {
-            name: response_nll(model, tokenizer, rows, self.args.eval_batch_size, progress=count)
-            for name, rows in validation.items()
-        }
+        with same_randomness():
+            nlls = {
+                name: response_nll(model, tokenizer, rows, self.args.eval_batch_size, progress=count)
+                for name, rows in validation.items()
+            }
+            further = dict(self.also()) if self.also else {}
         metrics = {f"{metric_key_prefix}_loss": across_tasks(nlls).nll}
         metrics |= {f"{metric_key_prefix}_loss_{name}": nll.per_token for name, nll in nlls.items()}
         self.last_validation, self.validated_at = metrics, self.state.global_step
-        self.log(metrics | dict(self.also()) if self.also else dict(metrics))
+        self.log(metrics | further)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

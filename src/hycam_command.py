@@ -1,0 +1,28 @@
+"""``hycam`` as a command. It stands outside the package, which takes seconds to import, so that Ctrl-C can be answered
+from the first moment on: with a line, and not with a traceback out of the middle of a library."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from types import FrameType
+
+
+def main() -> int:
+    """Imports the command line and runs it; returns the exit status."""
+    usual = signal.getsignal(signal.SIGINT)
+    if usual == signal.default_int_handler:  # it is ignored where a shell has put the command into the background
+        signal.signal(signal.SIGINT, _leave)
+    from hycam.cli.main import main as hycam
+
+    return hycam(imported=lambda: signal.signal(signal.SIGINT, usual) and None)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"\nhycam: stopped.\n")
+    os._exit(128 + number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
