@@ -139,7 +139,7 @@ class TestEveryQuestionRefuses:
         ('{"model_type": ', "not a valid JSON"),
         ("{}", "model_type"),
         ('{"model_type": "lama"}', "`lama`"),
-        (json.dumps({"auto_map": {"AutoConfig": "own.Code", "AutoModelForCausalLM": "own.Code"}}), "custom code"),
+        (json.dumps({"auto_map": {"AutoConfig": "own.Code", "AutoModelForCausalLM": "own.Code"}}), "trust_remote_code"),
         (json.dumps(T5Config().to_dict()), "AutoModelForCausalLM"),
     ],
 )
@@ -160,7 +160,7 @@ def test_damaged_weights_are_refused(folder: Path) -> None:
 def test_pickled_weights_are_refused(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
     torch.save({"weight": torch.zeros(1)}, folder / "pytorch_model.bin")
-    with pytest.raises(HycamError, match=r"no file named model\.safetensors.*weights in safetensors"):
+    with pytest.raises(HycamError, match=r"weights in pytorch_model\.bin, which is a pickle.*safetensors"):
         backbones.load(folder)
 
 

@@ -1,6 +1,7 @@
 """A backbone by name: a short name, a local folder or a hub id -> configuration, tokenizer and model.
 
-Weights are read from safetensors only and no code out of a model repository is ever run.
+Weights are read from safetensors only. Code that comes with a model runs only where the caller says that it may
+(``trust_remote_code`` of a recipe).
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import copy
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from hycam.errors import HycamError, unknown
@@ -36,34 +38,42 @@ TOKENIZERS: dict[str, EmbeddedTokenizer] = {LLAMA_3.name: LLAMA_3}
 """The tokenizers that come from there without a backbone: they count tokens and show rows."""
 
 
-def config(name_or_path: str | os.PathLike[str]) -> PreTrainedConfig:
+def config(name_or_path: str | os.PathLike[str], trust_remote_code: bool = False) -> PreTrainedConfig:
     """The configuration alone: no weights, and nothing fetched for a short name.
 
+    Args:
+        name_or_path: as in ``load``.
+        trust_remote_code: as in ``load``.
+
     Raises:
-        HycamError: there is no such backbone, or the hub cannot be reached.
+        HycamError: there is no such backbone, it needs code that may not run, or the hub cannot be reached.
     """
     name = os.fspath(name_or_path)
     if name in SHORT_NAMES:
         return copy.deepcopy(SHORT_NAMES[name].config)
     source = _source(name)
     with _explained(name):
-        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+        if not trust_remote_code:
+            _check_kernels(name, PreTrainedConfig.get_config_dict(source)[0])
+        return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
 
 
-def load_tokenizer(name_or_path: str | os.PathLike[str]) -> PreTrainedTokenizerBase:
+def load_tokenizer(name_or_path: str | os.PathLike[str], trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The tokenizer; one without a padding token pads with its end token (so masks must go by position).
 
     Args:
         name_or_path: as in ``load``, or a key of ``TOKENIZERS``.
+        trust_remote_code: as in ``load``.
 
     Raises:
-        HycamError: there is no such backbone, it has no tokenizer or no end token, or the hub cannot be reached.
+        HycamError: there is no such backbone, it has no tokenizer or no end token, it needs code that may not run, or
+            the hub cannot be reached.
     """
     name = os.fspath(name_or_path)
     with _bars_on_a_terminal_only():
         source = str(TOKENIZERS[name].folder()) if name in TOKENIZERS else _source(name, [*SHORT_NAMES, *TOKENIZERS])
         with _explained(name):
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
     if len(tokenizer) <= len(tokenizer.all_special_ids):  # what some classes make out of a folder without a vocabulary
         raise HycamError(f"{name} holds no tokenizer (tokenizer.json). Save one there with save_pretrained.")
     if tokenizer.eos_token_id is None:
@@ -74,7 +84,10 @@ def load_tokenizer(name_or_path: str | os.PathLike[str]) -> PreTrainedTokenizerB
 
 
 def load(
-    name_or_path: str | os.PathLike[str], dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
+    name_or_path: str | os.PathLike[str],
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    trust_remote_code: bool = False,
 ) -> PreTrainedModel:
     """The causal language model, in evaluation mode.
 
@@ -82,23 +95,29 @@ def load(
         name_or_path: a key of ``SHORT_NAMES``, a folder written by ``save_pretrained``, or a hub id ``owner/name``.
         dtype: the type that the weights are cast to.
         device: where they are put.
+        trust_remote_code: whether code that comes with the model may run. Where transformers has code of its own for
+            the model's type, that is taken in any case.
 
     Raises:
-        HycamError: there is no such backbone, it is incomplete or no causal language model, or the hub cannot be
-            reached.
+        HycamError: there is no such backbone, its weights are pickled, it is incomplete or no causal language model, it
+            needs code that may not run, or the hub cannot be reached.
     """
     name = os.fspath(name_or_path)
-    # Read first, because the model class looks for an adapter before anything else, and would attach it unasked.
-    own_config = config(name)
+    own_config = config(name, trust_remote_code)
     with _bars_on_a_terminal_only():
         source = _source(name)
+        if Path(source).is_dir():
+            _check_weights(Path(source))
         with _explained(name):
+            # The model class would attach an adapter that lies beside the model, unasked, and to what it names.
+            if find_adapter_config_file(source) is not None:
+                raise HycamError(_IS_ADAPTER.format(name))
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 source,
                 config=own_config,
                 dtype=dtype,
                 use_safetensors=True,
-                trust_remote_code=False,
+                trust_remote_code=trust_remote_code,
                 output_loading_info=True,
             )
     model, report = loaded
@@ -136,13 +155,48 @@ def _source(name: str, known: Iterable[str] = SHORT_NAMES) -> str:
     raise HycamError(f"{unknown('backbone', name, known)} A folder or a hub id (owner/name) is a backbone too.")
 
 
+_IS_ADAPTER = "{} holds an adapter, not a backbone. Name the backbone that it was trained on."
+
+
 def _check_folder(folder: Path) -> None:
     if (folder / "adapter_config.json").exists():
-        raise HycamError(f"{folder} holds an adapter, not a backbone. Name the backbone that it was trained on.")
+        raise HycamError(_IS_ADAPTER.format(folder))
     if not (folder / "config.json").exists():
         raise HycamError(
             f"{folder} is not a backbone: it has no config.json. Name a folder that save_pretrained wrote."
         )
+
+
+def _check_weights(folder: Path) -> None:
+    """Refuses weights that are pickled; those on the hub are refused by ``use_safetensors``."""
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
+    if pickled:
+        raise HycamError(
+            f"{folder} has its weights in {pickled[0]}, which is a pickle: to read one can run any code, so it is not "
+            "read. Save the model in safetensors (save_pretrained does), or take the model from who has done so."
+        )
+
+
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+
+
+def _check_kernels(name: str, settings: Mapping[str, Any]) -> None:
+    """Refuses a configuration that names compiled code on the hub, as ``attn_implementation: owner/kernels``."""
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            _check_kernels(name, value)
+        if key.endswith("_implementation"):
+            for one in value.values() if isinstance(value, Mapping) else [value]:
+                if isinstance(one, str) and "/" in one:
+                    raise HycamError(f"The configuration of {name} takes its {key} from {one}. {_TRUST}")
+
+
+_TRUST = (
+    "That is code which would be fetched and run. Look at it, and where you trust it set trust_remote_code: true in the "
+    "recipe."
+)
 
 
 @contextmanager
@@ -150,8 +204,14 @@ def _explained(name: str) -> Iterator[None]:
     """Turns what transformers raises for a backbone that cannot be read into one message."""
     try:
         yield
-    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0].rstrip(".")
+    except HycamError:
+        raise
+    except Exception as error:  # a damaged file makes the libraries raise whatever comes first
+        if "trust_remote_code" in str(error):  # of transformers, which asks for an argument that a recipe has
+            raise HycamError(
+                f"{name} cannot be read: it needs code of its own (auto_map in its configuration). {_TRUST}"
+            ) from error
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         if Path(name).expanduser().is_dir():
             advice = "Needed: a causal language model as save_pretrained writes it, with its weights in safetensors."
         else:

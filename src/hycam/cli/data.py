@@ -122,11 +122,11 @@ def _add_where(parser: ArgumentParser) -> None:
     parser.add_argument("--skip_bad_rows", action="store_true", help="count malformed rows and pass over them")
 
 
-def _recipe(chosen: Namespace, **settings: object) -> tuple[DataRecipe, str]:
-    """The data part of the named recipe or study, or the defaults, with what was set on the command line; and its
-    backbone, of a study the first.
+def _recipe(chosen: Namespace, **settings: object) -> tuple[DataRecipe, str, bool]:
+    """The data part of the named recipe or study, or the defaults, with what was set on the command line; its backbone,
+    of a study the first; and whether its code may run.
     """
-    data, backbone = DataRecipe(), _BACKBONE
+    data, backbone, trusted = DataRecipe(), _BACKBONE, False
     if chosen.recipe is not None:
         from hycam.study.recipe import StudyRecipe
         from hycam.training.parse import parse_recipe
@@ -135,11 +135,12 @@ def _recipe(chosen: Namespace, **settings: object) -> tuple[DataRecipe, str]:
         if _is_study(Path(chosen.recipe)):
             study = parse_recipe(StudyRecipe, [chosen.recipe])
             data, backbone = study.data, next(iter(study.backbones.values()))
+            trusted = study.trust_remote_code
         else:
             recipe = parse_recipe(Recipe, [chosen.recipe])
-            data, backbone = recipe.data, recipe.backbone
+            data, backbone, trusted = recipe.data, recipe.backbone, recipe.trust_remote_code
     stated = {**settings, "dataset_info": chosen.dataset_info, "skip_bad_rows": chosen.skip_bad_rows or None}
-    return replace(data, **{name: value for name, value in stated.items() if value is not None}), backbone
+    return replace(data, **{name: value for name, value in stated.items() if value is not None}), backbone, trusted
 
 
 def _is_study(path: Path) -> bool:
@@ -180,21 +181,22 @@ def _list(as_json: bool) -> None:
 def _preview(chosen: Namespace) -> None:
     from hycam.backbones import load_tokenizer
 
-    data, backbone = _recipe(chosen, prompt=chosen.prompt, max_length=chosen.max_length, overlong=chosen.overlong)
+    data, *named = _recipe(chosen, prompt=chosen.prompt, max_length=chosen.max_length, overlong=chosen.overlong)
     (found,) = _found([chosen.task], data)
-    preview(found, data, load_tokenizer(chosen.tokenizer or backbone), Console(), rows=chosen.rows)
+    tokenizer = load_tokenizer(*([chosen.tokenizer] if chosen.tokenizer else named))
+    preview(found, data, tokenizer, Console(), rows=chosen.rows)
 
 
 def _stats(chosen: Namespace) -> None:
     from hycam.backbones import load_tokenizer
     from hycam.data.stats import statistics
 
-    data, backbone = _recipe(chosen)
+    data, *named = _recipe(chosen)
     if chosen.tasks or not (data.tasks or data.dataset_info):
         found = _found(chosen.tasks or PAPER, data)
     else:
         found = list(chosen_tasks(data).values())
-    tokenizer = load_tokenizer(chosen.tokenizer or backbone)
+    tokenizer = load_tokenizer(*([chosen.tokenizer] if chosen.tokenizer else named))
     counted = []
     for one in found:
         rows = rows_of(one, data, keep_empty=True)
@@ -221,7 +223,7 @@ def _stats(chosen: Namespace) -> None:
 
 
 def _split(chosen: Namespace) -> None:
-    data, _ = _recipe(chosen, fold=chosen.fold, seed=chosen.seed)
+    data, *_ = _recipe(chosen, fold=chosen.fold, seed=chosen.seed)
     (found,) = _found([chosen.task], data)
     divided = partition(found, data)
     identities = {part: divided.identities(part) for part in PARTS}

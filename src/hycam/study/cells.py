@@ -165,6 +165,7 @@ class Planner:
         data = replace(study.data, fold=fold)
         recipe = Recipe(
             backbone=study.backbones[backbone],
+            trust_remote_code=study.trust_remote_code,
             method=MethodRecipe(entry.name, entry.config, entry.optimizer),
             data=data,
             training=replace(study.training, seed=seed),
@@ -216,7 +217,7 @@ class Planner:
         key = json.dumps([recipe.backbone, asdict(rows)], sort_keys=True)
         if key not in self._data:
             if recipe.backbone not in self._tokenizers:
-                self._tokenizers[recipe.backbone] = load_tokenizer(recipe.backbone)
+                self._tokenizers[recipe.backbone] = load_tokenizer(recipe.backbone, recipe.trust_remote_code)
             self._data[key] = _prepare(rows, self._tokenizers[recipe.backbone], self._progress)
         return self._data[key]
 

@@ -100,6 +100,7 @@ class StudyRecipe:
         output: The folder of the study: ``cells/`` with a small JSON file for each finished cell, and ``report/``.
         runs: The folder of the run folders (adapters, checkpoints, predictions); null is ``OUTPUT/runs``.
         backbones: A short name, a folder or a hub id, by the label that tables show.
+        trust_remote_code: Whether Python code that comes with a backbone may run; look at it first.
         methods: What is compared, by the label that tables show.
         data: What to train, validate and test on.
         folds: Folds of the data, or replicates of a disjoint split.
@@ -121,6 +122,7 @@ class StudyRecipe:
     output: str = "studies/study"
     runs: str | None = None
     backbones: dict[str, str] = field(default_factory=lambda: {"SmolLM2 135M": "smollm2-135m"})
+    trust_remote_code: bool = False
     methods: dict[str, StudyMethod] = field(default_factory=dict)
     data: DataRecipe = field(default_factory=DataRecipe)
     folds: list[int] = field(default_factory=lambda: [0])

@@ -57,7 +57,8 @@ def run_cell(cell: Cell, progress: Reports) -> tuple[str, dict[str, Any]]:
 
 def _prepared(cell: Cell, progress: Reports) -> Prepared:
     """The cell's data. Results go by those that the study was planned with; here and now they may be others."""
-    data = prepare(cell.recipe.data, backbones.load_tokenizer(cell.recipe.backbone), progress.update)
+    tokenizer = backbones.load_tokenizer(cell.recipe.backbone, cell.recipe.trust_remote_code)
+    data = prepare(cell.recipe.data, tokenizer, progress.update)
     if data.fingerprint != cell.data.fingerprint:
         raise HycamError(
             "The data are not those that the study was planned with: a file has changed since, or is another one on "

@@ -153,6 +153,7 @@ class Recipe:
 
     Args:
         backbone: A short name (smollm2-135m), a folder, or a hub id.
+        trust_remote_code: Whether Python code that comes with the backbone may run; look at it first.
         output: The run folder.
         method: Which adapter is trained.
         data: What to train, validate and test on.
@@ -161,6 +162,7 @@ class Recipe:
     """
 
     backbone: str = "smollm2-135m"
+    trust_remote_code: bool = False
     output: str = "runs/hycam"
     method: MethodRecipe = field(default_factory=MethodRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)

@@ -22,10 +22,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import yaml
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hycam import backbones
+from hycam.adapters import check_adapter, check_embeddings, saved_config
 from hycam.errors import HycamError
 from hycam.files import clear_unfinished, whole_folder, write_whole
 from hycam.lock import OWN_FILES
@@ -189,9 +190,10 @@ class Run:
         recipe = self.recipe()
         device = torch_device(recipe.training.device)
         dtype = torch_dtype(recipe.training.precision, device)
-        tokenizer = backbones.load_tokenizer(recipe.backbone)
+        trusted = recipe.trust_remote_code
+        tokenizer = backbones.load_tokenizer(recipe.backbone, trusted)
         if recipe.method.name == BASE:
-            return backbones.load(recipe.backbone, dtype, device), tokenizer
+            return backbones.load(recipe.backbone, dtype, device, trusted), tokenizer
         method(recipe.method.name).config({**recipe.method.config, **(changes or {})})  # whether the changes work
         config = method(recipe.method.name).config(recipe.method.config)
         if not (self.model / "config.json" if config is None else self.adapter / "adapter_config.json").exists():
@@ -200,18 +202,14 @@ class Run:
         if wrong := self.damage():
             raise HycamError(f"{wrong} `hycam train` with its recipe makes it again.")
         if config is None:
-            return backbones.load(str(self.model), dtype, device), tokenizer
-        expected = config.peft_type
-        saved = PeftConfig.from_pretrained(str(self.adapter))
-        if saved.peft_type != expected:
-            raise HycamError(
-                f"{self.adapter} is an adapter of {saved.peft_type}, but the recipe beside it trains {expected}."
-            )
-        saved = replace(saved, **(changes or {}))
-        base = backbones.load(recipe.backbone, dtype, device)
+            return backbones.load(str(self.model), dtype, device, trusted), tokenizer
+        saved = replace(saved_config(self.adapter, config), **(changes or {}))
+        check_adapter(self.adapter, saved, backbones.config(recipe.backbone, trusted), trusted)
+        base = backbones.load(recipe.backbone, dtype, device, trusted)
+        check_embeddings(self.adapter, base)
         try:
             adapted = PeftModel.from_pretrained(base, str(self.adapter), config=saved).eval()
-        except (RuntimeError, KeyError) as error:  # PEFT reports a wrong shape this way, a line for each, or a lack
+        except (RuntimeError, KeyError) as error:  # what PEFT finds out while it loads, such as ranks of AdaLoRA
             raise HycamError(f"{self.adapter} does not fit {recipe.backbone}: {str(error).splitlines()[0]}") from error
         # A PeftModel stands for the model that it wraps: it forwards everything that it does not have itself.
         return cast(PreTrainedModel, adapted), tokenizer

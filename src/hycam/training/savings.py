@@ -41,14 +41,14 @@ def check(recipe: Recipe, device: torch.device, optimizer: OptimizerSettings) ->
     """
     settings = recipe.training
     if settings.use_liger_kernel:
-        _check_liger(recipe.backbone, device)
+        _check_liger(recipe, device)
     if settings.optimizer_states == "8bit":
         _check_8bit(optimizer)
     if settings.torch_compile:
         _check_compile(settings.backend, device)
 
 
-def _check_liger(backbone: str, device: torch.device) -> None:
+def _check_liger(recipe: Recipe, device: torch.device) -> None:
     if device.type != "cuda":
         raise HycamError(
             "training.use_liger_kernel needs a GPU, since Liger's kernels are written in Triton. Leave it off here; on "
@@ -61,10 +61,10 @@ def _check_liger(backbone: str, device: torch.device) -> None:
             f"training.use_liger_kernel needs the package liger-kernel ({error}): pip install 'hycam[liger]', or leave "
             "it off."
         ) from error
-    kind = backbones.config(backbone).model_type
+    kind = backbones.config(recipe.backbone, recipe.trust_remote_code).model_type
     if kind not in known:
         raise HycamError(
-            f"Liger has no kernels for {backbone}, a backbone of the type {kind}. Leave training.use_liger_kernel off."
+            f"Liger has no kernels for {recipe.backbone}, a backbone of the type {kind}. Leave training.use_liger_kernel off."
         )
 
 

@@ -42,6 +42,7 @@ from hycam.training.recipe import Recipe
 from hycam.training.rows import MixedRows
 from hycam.training.run import Run
 from hycam.training.savings import OPTIMIZERS, check, compile_blocks, use_liger
+from hycam.training.state_files import check_state
 from hycam.training.stopping import Stop
 from hycam.training.trainer import MultiTaskTrainer
 
@@ -97,7 +98,7 @@ def _train(
     rate = recipe.learning_rate()
     dtype = torch_dtype(settings.precision, device)
     arguments = _arguments(recipe, run, rate, device.type, autocast=entry.trains_backbone and dtype == torch.bfloat16)
-    tokenizer = backbones.load_tokenizer(recipe.backbone)
+    tokenizer = backbones.load_tokenizer(recipe.backbone, recipe.trust_remote_code)
     tokenizer.padding_side = "right"
     data = prepare(recipe.data, tokenizer, reporter.update)
     run.check(recipe)
@@ -127,7 +128,8 @@ def _train(
 
     set_seed(settings.seed)
     # Weights that are trained are kept in float32: a step of a learning rate is less than bfloat16 can tell.
-    model = backbones.load(recipe.backbone, torch.float32 if entry.trains_backbone else dtype, device)
+    kept = torch.float32 if entry.trains_backbone else dtype
+    model = backbones.load(recipe.backbone, kept, device, recipe.trust_remote_code)
     total = model.num_parameters()
     if settings.use_liger_kernel:
         use_liger(model, undo)
@@ -163,6 +165,8 @@ def _train(
     if settings.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
     undo.enter_context(stop.held())
+    if resumed is not None:
+        check_state(resumed)
     try:
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         seconds = trainer.elapsed()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import datasets
@@ -17,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerBase,
     TrainingArguments,
 )
+from transformers.trainer import TRAINING_ARGS_NAME
 
 from hycam.data.batches import Batches
 from hycam.errors import Diverged
@@ -206,6 +208,11 @@ class MultiTaskTrainer(ResumableTrainer):
         self._sums = torch.tensor(kept["tasks"], dtype=torch.float64)
         self._routing, self._routed = torch.tensor(kept["routing"], dtype=torch.float64), kept["routed"]
         self._diverged_at = torch.tensor(kept["diverged_at"])
+
+    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+        super()._save(output_dir, state_dict)
+        # A pickle of the settings, which only unsafe loading reads; the run folder has them as YAML.
+        Path(output_dir or cast(str, self.args.output_dir), TRAINING_ARGS_NAME).unlink(missing_ok=True)
 
     @torch.compiler.set_stance("force_eager")  # more graphs, for validation, would cost more than they save
     def evaluate(self, *_: Any, metric_key_prefix: str = "eval", **__: Any) -> dict[str, float]:

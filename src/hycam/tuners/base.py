@@ -15,7 +15,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from hycam.errors import HycamError
+from hycam.tuners.fit import Spec, check_fit
 
 ONE_AT_A_TIME = "One adapter of this kind is active at a time, not {}."
 
@@ -90,33 +90,32 @@ class Tuner(BaseTuner):
     def _remap_adapter_state_dict_for_load(
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Refuses weights that do not fit before any of them is copied; PEFT would skip a missing one in silence."""
+        """Refuses weights that do not fit before any of them is copied.
+
+        PEFT would skip a missing one in silence, copy integers into floating-point weights, and let a file replace
+        weights of the backbone. Only its embeddings may be in the file, where PEFT saved them after they were resized.
+        """
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         own = {
-            f"{name}.{key}": value
+            f"{name}.{key}": Spec.of(value)
             for name, layer in model.named_modules()
             if isinstance(layer, cls.tuner_layer_cls)
             for key, value in layer.adapter_parameters(adapter_name).items()
         }
-        missing = sorted(own.keys() - remapped.keys())
-        if missing:
-            raise HycamError(
-                f"The adapter has no weights for {missing[0]} ({len(missing)} of {len(own)} are missing). It was made "
-                "for another backbone or with another method."
-            )
-        foreign = sorted(key for key in remapped.keys() - own.keys() if f".{cls.prefix}" in key)
-        if foreign:
-            raise HycamError(
-                f"The adapter has weights that this backbone has no place for: {foreign[0]} ({len(foreign)} in all). "
-                "It was made for a backbone with more layers, or with another configuration."
-            )
-        for key, value in own.items():
-            if remapped[key].shape != value.shape:
-                raise HycamError(
-                    f"The adapter does not fit this backbone: {key} has the shape {list(remapped[key].shape)} in the "
-                    f"file and {list(value.shape)} here. It was made for another hidden size or configuration."
-                )
+        saved = f".modules_to_save.{adapter_name}."
+        whole = model.state_dict()
+        own |= {name: Spec.of(value) for name, value in whole.items() if saved in name}
+        embeddings = {name: Spec.of(whole[name]) for name in _embeddings(model)}
+        check_fit(own, {name: Spec.of(value) for name, value in remapped.items()}, embeddings)
         return remapped
+
+
+def _embeddings(model: nn.Module) -> Iterator[str]:
+    """The names of the weights of the backbone's input and output embeddings."""
+    found = [getattr(model, f"get_{side}_embeddings", lambda: None)() for side in ("input", "output")]
+    for name, module in model.named_modules():
+        if any(module is one for one in found):
+            yield from (f"{name}.{key}" for key in module.state_dict())
 
 
 class _Adapters(dict[str, PeftConfig]):

@@ -194,7 +194,7 @@ def test_the_released_codes_form_learns_through_a_stock_optimiser() -> None:
 
 def test_an_adapter_of_another_width_is_refused_with_both_shapes(tmp_path) -> None:
     get_peft_model(tiny(), config()).save_pretrained(tmp_path)
-    with pytest.raises(HycamError, match=r"\[32, 32\] in the file and \[48, 48\] here"):
+    with pytest.raises(HycamError, match=r", 32\] in the file and \[.*, 48\] here"):
         PeftModel.from_pretrained(tiny(hidden_size=48), tmp_path)
 
 

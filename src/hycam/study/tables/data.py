@@ -27,7 +27,7 @@ def data(plan: Plan, comparisons: list[Comparison]) -> Table:
         found = chosen_tasks(recipe)
         has_paper = any(name in PAPER for name in found)
         tokenizer = _PAPER_TOKENIZER if has_paper else next(iter(plan.study.backbones.values()))
-        loaded = load_tokenizer(tokenizer)
+        loaded = load_tokenizer(tokenizer, plan.study.trust_remote_code)
         rows = [_line(name, one, recipe, loaded) for name, one in found.items()]
     except HycamError as error:
         raise NotRun(f"The data cannot be counted: {error}") from error

@@ -1,0 +1,187 @@
+"""A saved adapter, looked at before anything of it reaches a model.
+
+What an adapter is expected to hold is known without weights: it is built on the meta device from its configuration and
+the backbone's. So a file that does not fit is refused before the backbone is even read.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft.utils import PeftType
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from hycam.adapt import empty_backbone
+from hycam.errors import HycamError
+from hycam.tuners.fit import Spec, check_fit
+
+_CONFIG = "adapter_config.json"
+_WEIGHTS = "adapter_model.safetensors"
+_PICKLED = "adapter_model.bin"
+
+# What these say decides which code is imported and whether weights of the backbone are changed, so it has to be what
+# the recipe says. PEFT fills in the others itself, or a later version has other defaults.
+_AS_THE_RECIPE_SAYS = ("peft_type", "task_type", "megatron_config", "megatron_core", "init_lora_weights")
+
+
+def saved_config(folder: Path, recipe: PeftConfig) -> PeftConfig:
+    """The configuration of a saved adapter. Reads no weights.
+
+    Args:
+        folder: where the adapter is.
+        recipe: the configuration that the recipe beside it gives.
+
+    Raises:
+        HycamError: the adapter is incomplete or pickled, its configuration is damaged or of another method, or it says
+            otherwise than the recipe what is imported or done to the backbone.
+    """
+    if not (folder / _WEIGHTS).is_file():
+        if (folder / _PICKLED).exists():
+            raise HycamError(
+                f"{folder} has its weights in {_PICKLED}, which is a pickle: to read one can run any code, so it is "
+                f"not read. Adapters are read from {_WEIGHTS}, as PEFT saves them."
+            )
+        raise HycamError(f"{folder} has no {_WEIGHTS}: it is no whole adapter. Train again, or bring the file back.")
+    path = folder / _CONFIG
+    try:
+        written = json.loads(path.read_text(encoding="utf-8"))
+        kind = written.get("peft_type") if isinstance(written, dict) else None
+        if kind != recipe.peft_type.value:
+            raise HycamError(
+                f"{folder} is an adapter of {kind}, but the recipe beside it trains {recipe.peft_type.value}."
+            )
+        numbers = _values_in(folder / _WEIGHTS)
+        for name, value in written.items():
+            if isinstance(value, int) and value > numbers:
+                raise HycamError(f"{path} is damaged: {name} is {value}, and the weights have {numbers:,} values in all.")
+        found = type(recipe).from_pretrained(str(folder))
+    except HycamError:
+        raise
+    except Exception as error:  # whatever the first field that is not what it should be leads to
+        raise HycamError(f"{path} cannot be read as an adapter's configuration: {_first_line(error)}.") from error
+    for name in _AS_THE_RECIPE_SAYS:
+        saved, wanted = getattr(found, name, None), getattr(recipe, name, None)
+        if saved != wanted:
+            raise HycamError(
+                f"{path} has {name}={saved!r}, but the recipe beside it gives {wanted!r}. It is not the adapter that "
+                "was trained here."
+            )
+    return found
+
+
+def check_adapter(folder: Path, config: PeftConfig, backbone: PreTrainedConfig, trust_remote_code: bool = False) -> None:
+    """Checks that a saved adapter has the weights that its configuration asks for on this backbone, all of them finite.
+
+    Args:
+        folder: where the adapter is.
+        config: of the adapter, as :func:`saved_config` gives it.
+        backbone: the configuration of the backbone.
+        trust_remote_code: whether code that comes with the backbone may run.
+
+    Raises:
+        HycamError: what differs in names, shapes or types; the file is damaged; or a weight is no finite number.
+    """
+    found = weights_of(folder)
+    try:
+        bare = empty_backbone(backbone, trust_remote_code)
+        empty = get_peft_model(bare, _of_full_rank(config), low_cpu_mem_usage=True)
+        own = _specs(get_peft_model_state_dict(empty, save_embedding_layers=False))
+        if config.peft_type == PeftType.ADALORA:  # which settles its ranks while it is loaded
+            own = {name: found.get(name, spec) for name, spec in own.items()}
+    except Exception as error:  # as in saved_config
+        raise HycamError(f"{folder / _CONFIG} does not work on this backbone: {_first_line(error)}.") from error
+    check_fit(own, found, _embeddings(empty, found))
+    with _opened(folder / _WEIGHTS) as weights:
+        for name in weights.keys():  # noqa: SIM118  # it is no dictionary
+            if not torch.isfinite(weights.get_tensor(name)).all():
+                raise HycamError(
+                    f"{folder / _WEIGHTS}: {name} holds what is no finite number, so every answer would be one neither. "
+                    "The training diverged; train again with a lower learning rate."
+                )
+
+
+def check_embeddings(folder: Path, base: PreTrainedModel) -> None:
+    """Checks that the embeddings that PEFT saves with an adapter on them are those of the backbone.
+
+    Raises:
+        HycamError: they differ, and to load the adapter would change the backbone.
+    """
+    own = base.state_dict()
+    with _opened(folder / _WEIGHTS) as weights:
+        for name in weights.keys():  # noqa: SIM118
+            place = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
+            if place in own and not torch.equal(weights.get_tensor(name).to(own[place]), own[place]):
+                raise HycamError(f"{folder / _WEIGHTS}: {name} would change the backbone's own {place}.")
+
+
+def weights_of(folder: Path) -> dict[str, Spec]:
+    """The names, shapes and types of what a saved adapter holds.
+
+    Raises:
+        HycamError: the file is missing or damaged.
+    """
+    found = {}
+    with _opened(folder / _WEIGHTS) as weights:
+        for name in weights.keys():  # noqa: SIM118
+            found[name] = Spec.of(weights.get_tensor(name))
+    return found
+
+
+def _values_in(path: Path) -> int:
+    return sum(torch.Size(spec.shape).numel() for spec in weights_of(path.parent).values())
+
+
+class _opened:
+    """A safetensors file, mapped into memory; what is wrong with it is told by its name."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __enter__(self) -> Any:
+        try:
+            self._file = safe_open(self.path, framework="pt")
+            return self._file.__enter__()
+        except (OSError, SafetensorError) as error:
+            raise self._damaged(error) from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
+        self._file.__exit__(kind, error, traceback)
+        if isinstance(error, (OSError, SafetensorError)):
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> HycamError:
+        return HycamError(
+            f"{self.path} is cut off or damaged: it cannot be read as safetensors ({_first_line(error)}). Bring back a "
+            "whole copy, or train again."
+        )
+
+
+def _embeddings(empty: PeftModel, found: Mapping[str, Spec]) -> dict[str, Spec]:
+    """What may be in the file besides: embeddings, where PEFT saves them with an adapter on them."""
+    if not any(".base_layer." in name or "embed" in name or "head" in name for name in found):
+        return {}
+    return _specs(get_peft_model_state_dict(empty, save_embedding_layers=True))
+
+
+def _of_full_rank(config: PeftConfig) -> PeftConfig:
+    """A copy of the configuration, of AdaLoRA before it takes ranks away, which cannot be done without weights."""
+    copied = copy.deepcopy(config)
+    if copied.peft_type == PeftType.ADALORA:
+        cast(Any, copied).rank_pattern = None
+    return copied
+
+
+def _specs(tensors: Mapping[str, Tensor]) -> dict[str, Spec]:
+    return {name: Spec.of(value) for name, value in tensors.items()}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

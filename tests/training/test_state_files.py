@@ -1,0 +1,127 @@
+"""Training continues from what it wrote itself, and runs nothing that somebody put there."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hycam.console import Reporter
+from hycam.data.recipe import DataRecipe
+from hycam.errors import HycamError
+from hycam.training.recipe import EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
+from hycam.training.run import Run
+from hycam.training.state_files import check_state
+from hycam.training.train import train
+from pickles import plant, plant_plain
+
+STATES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt")
+
+
+@pytest.fixture(scope="module")
+def interrupted(backbone: str, tasks: list[str], tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    """The recipe of a run that stopped after its first checkpoint."""
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
+    training = TrainingRecipe(max_steps=4, learning_rate=1e-2, log_every=2, device="cpu", save_every=2)
+    made = Recipe(
+        backbone=backbone,
+        output=str(folder),
+        method=MethodRecipe("hycam", {"r": 4}),
+        data=DataRecipe(tasks=tasks, max_length=300),
+        training=training,
+        evaluation=EvaluationRecipe(max_new_tokens=4, generate_rows=1),
+    )
+    train(made, Reporter())
+    shutil.rmtree(folder / "adapter")
+    (folder / "training.json").unlink()
+    shutil.rmtree(folder / "checkpoints" / "checkpoint-4")
+    return made
+
+
+@pytest.fixture
+def recipe(interrupted: Recipe, tmp_path: Path) -> Recipe:
+    """A copy of that run."""
+    shutil.copytree(interrupted.output, tmp_path / "run")
+    return replace(interrupted, output=str(tmp_path / "run"))
+
+
+@pytest.fixture
+def checkpoint(recipe: Recipe) -> Path:
+    found = Run(Path(recipe.output)).last_checkpoint()
+    assert found is not None
+    return Path(found)
+
+
+def test_a_checkpoint_holds_no_pickle_that_only_unsafe_loading_reads(checkpoint: Path) -> None:
+    kinds = {path.name for path in checkpoint.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl")}
+    assert kinds == {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
+    check_state(checkpoint)
+
+
+def test_an_interrupted_run_goes_on_from_its_own_checkpoint(recipe: Recipe) -> None:
+    assert train(recipe, Reporter())["steps"] == 4
+
+
+@pytest.mark.parametrize("plant_it", [plant, plant_plain])
+@pytest.mark.parametrize("name", STATES)
+def test_code_hidden_in_a_state_is_refused_by_the_files_name_and_not_run(
+    recipe: Recipe, checkpoint: Path, tmp_path: Path, name: str, plant_it
+) -> None:
+    plant_it(checkpoint / name, tmp_path / "mark")
+    with pytest.raises(HycamError, match=rf"{name}.*Delete {checkpoint}"):
+        train(recipe, Reporter())
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("name", STATES[:3])
+def test_the_trainer_itself_would_run_none_of_it_either(
+    recipe: Recipe, checkpoint: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the check is for is the message: the trainer reads each of the three with weights_only."""
+    monkeypatch.setattr("hycam.training.train.check_state", lambda _: None)
+    plant(checkpoint / name, tmp_path / "mark")
+    with pytest.raises(Exception, match="weights_only"):
+        train(recipe, Reporter())
+    assert not (tmp_path / "mark").exists()
+
+
+def test_pickled_training_arguments_are_not_read(recipe: Recipe, checkpoint: Path, tmp_path: Path) -> None:
+    plant(checkpoint / "training_args.bin", tmp_path / "mark")
+    assert train(recipe, Reporter())["steps"] == 4
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "pytorch_model.bin", "pytorch_model.bin.index.json"])
+@pytest.mark.parametrize("alone", [True, False])
+def test_pickled_weights_in_a_checkpoint_are_refused_and_not_run(
+    recipe: Recipe, checkpoint: Path, tmp_path: Path, name: str, alone: bool
+) -> None:
+    if alone:
+        (checkpoint / "adapter_model.safetensors").unlink()
+    plant(checkpoint / name, tmp_path / "mark")
+    with pytest.raises(HycamError, match=rf"{name} is a pickle"):
+        train(recipe, Reporter())
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    "written", ["", "{", "[]", "null", '{"what": 1}', '{"global_step": "two"}',
+                "[" * 100_000, "\xff"],
+)  # fmt: skip
+def test_a_trainers_state_that_is_none_is_refused_by_its_name(checkpoint: Path, written: str) -> None:
+    (checkpoint / "trainer_state.json").write_bytes(written.encode("latin-1"))
+    with pytest.raises(HycamError, match=r"trainer_state\.json is damaged"):
+        check_state(checkpoint)
+
+
+def test_a_state_that_is_cut_off_is_refused_by_its_name(checkpoint: Path) -> None:
+    for name in STATES[:3]:
+        whole = (checkpoint / name).read_bytes()
+        (checkpoint / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(HycamError, match=rf"{name} is damaged"):
+            check_state(checkpoint)
+        (checkpoint / name).write_bytes(whole)
+
+
