@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models
 from transformers import (
@@ -20,8 +22,10 @@ from transformers import (
 from transformers.utils import logging as transformers_logging
 
 from hycam import backbones
+from hycam.cli.main import main
 from hycam.errors import HycamError
 from hycam.gguf import EmbeddedBackbone
+from pickles import plant
 
 
 @pytest.fixture(autouse=True)
@@ -204,3 +208,124 @@ def test_loading_bars_are_for_terminals_and_the_setting_is_put_back(
     backbones.load(folder)
     assert shown == [terminal]
     assert transformers_logging.is_progress_bar_enabled()
+
+
+@pytest.fixture
+def own_code(backbone: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A backbone whose model and tokenizer are classes of its own; its code makes the file `mark` when it is run."""
+    # Transformers copies such code into its cache and imports it from there.
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.syspath_prepend(str(tmp_path / "modules"))
+    folder = tmp_path / f"own_code_{tmp_path.name}"  # imported by this name, once in a process
+    shutil.copytree(backbone, folder)
+    (folder / "own_model.py").write_text(
+        "from pathlib import Path\n"
+        "from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast\n"
+        f"Path({str(tmp_path / 'mark')!r}).touch()\n"
+        "class OwnConfig(LlamaConfig):\n    model_type = 'own_model'\n"
+        "class OwnModel(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+        "class OwnTokenizer(PreTrainedTokenizerFast):\n    pass\n"
+    )
+    change_json(
+        folder / "config.json", model_type="own_model", architectures=["OwnModel"],
+        auto_map={"AutoConfig": "own_model.OwnConfig", "AutoModelForCausalLM": "own_model.OwnModel"},
+    )  # fmt: skip
+    return folder
+
+
+def change_json(path: Path, **fields: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
+
+
+def with_own_tokenizer(folder: Path) -> Path:
+    auto_map = {"AutoTokenizer": ["own_model.OwnTokenizer", "own_model.OwnTokenizer"]}
+    change_json(folder / "tokenizer_config.json", tokenizer_class="OwnTokenizer", auto_map=auto_map)
+    return folder
+
+
+class TestCodeOfItsOwn:
+    @pytest.mark.parametrize("ask", [backbones.config, backbones.load, backbones.load_tokenizer])
+    def test_is_not_run_unless_the_caller_says_so(self, ask, own_code: Path, tmp_path: Path) -> None:
+        with_own_tokenizer(own_code)
+        with pytest.raises(HycamError, match=r"needs code of its own .*trust_remote_code: true in the recipe"):
+            ask(own_code)
+        assert not (tmp_path / "mark").exists()
+
+    def test_is_run_where_the_caller_says_so(self, own_code: Path, tmp_path: Path) -> None:
+        model = backbones.load(own_code, trust_remote_code=True)
+        assert type(model).__name__ == "OwnModel"
+        assert (tmp_path / "mark").exists()
+        assert backbones.config(own_code, trust_remote_code=True).model_type == "own_model"
+
+    def test_of_a_tokenizer_alone_is_not_run_either(self, backbone: str, own_code: Path, tmp_path: Path) -> None:
+        with_own_tokenizer(own_code)
+        shutil.copy(Path(backbone) / "config.json", own_code)
+        with pytest.raises(HycamError, match=r"needs code of its own"):
+            backbones.load_tokenizer(own_code)
+        assert not (tmp_path / "mark").exists()
+        assert type(backbones.load_tokenizer(own_code, trust_remote_code=True)).__name__ == "OwnTokenizer"
+
+    def test_is_left_alone_where_transformers_knows_the_type(self, own_code: Path, tmp_path: Path) -> None:
+        change_json(own_code / "config.json", model_type="llama")
+        assert type(backbones.load(own_code)).__name__ == "LlamaForCausalLM"
+        assert not (tmp_path / "mark").exists()
+
+    @pytest.mark.parametrize("field", ["attn_implementation", "_attn_implementation", "experts_implementation"])
+    @pytest.mark.parametrize("value", ["owner/kernels", "paged|owner/kernels:fast", {"": "owner/kernels"}])
+    def test_is_not_fetched_as_kernels_that_a_configuration_names(self, folder: Path, field: str, value) -> None:
+        change_json(folder / "config.json", **{field: value})
+        with pytest.raises(HycamError, match=rf"takes its {field} from .*owner/kernels.*trust_remote_code"):
+            backbones.load(folder)
+
+    def test_runs_in_the_verbs_only_where_the_recipe_says_so(
+        self, own_code: Path, tasks: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        recipe = tmp_path / "recipe.yaml"
+        settings = {"backbone": str(own_code), "output": str(tmp_path / "run"), "data": {"tasks": tasks},
+                    "method": {"config": {"r": 2}}, "training": {"max_steps": 1, "device": "cpu"}}  # fmt: skip
+        recipe.write_text(yaml.safe_dump(settings))
+        assert main(["train", str(recipe)]) == 1
+        assert "trust_remote_code: true in the recipe" in capsys.readouterr().err
+        assert not (tmp_path / "mark").exists()
+        assert main(["train", str(recipe), "--trust_remote_code", "true"]) == 0
+        assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["trust_remote_code"] is True
+        assert (tmp_path / "mark").exists()
+        assert main(["generate", str(tmp_path / "run"), "Hello", "--max_new_tokens", "2"]) == 0
+        (tmp_path / "mark").unlink()
+        settings = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+        (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump({**settings, "trust_remote_code": False}))
+        for verb in (["evaluate"], ["generate", "Hello"], ["inspect"]):
+            assert main([verb[0], str(tmp_path / "run"), *verb[1:]]) == 1
+        assert not (tmp_path / "mark").exists()
+
+
+def test_an_index_cannot_lead_to_pickled_weights(folder: Path, tmp_path: Path) -> None:
+    whole = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    save_file(whole, folder / "model-00001-of-00002.safetensors", metadata={"format": "pt"})
+    plant(folder / "model-00002-of-00002.bin", tmp_path / "mark")
+    names = dict.fromkeys(whole, "model-00002-of-00002.bin")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": names}))
+    with pytest.raises(HycamError):
+        backbones.load(folder)
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("verb", ["train", "evaluate", "generate", "inspect"])
+def test_pickled_weights_are_refused_in_every_verb_and_not_run(
+    verb: str, backbone: str, tasks: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pickled = tmp_path / "pickled"
+    shutil.copytree(backbone, pickled)
+    (pickled / "model.safetensors").unlink()
+    plant(pickled / "pytorch_model.bin", tmp_path / "mark")
+    settings = {"backbone": str(pickled), "output": str(tmp_path / "run"), "data": {"tasks": tasks},
+                "method": {"name": "base"}, "training": {"device": "cpu"}}  # fmt: skip
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "recipe.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump({**settings, "method": {"name": "lora"}}))
+    words = {"train": [str(tmp_path / "recipe.yaml")], "generate": [str(tmp_path / "run"), "Hello"]}
+    assert main([verb, *words.get(verb, [str(tmp_path / "run")])]) == 1
+    said = capsys.readouterr().err
+    assert "pytorch_model.bin, which is a pickle" in said and "Traceback" not in said
+    assert not (tmp_path / "mark").exists()

