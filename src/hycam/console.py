@@ -33,6 +33,11 @@ def quiet_libraries(informative: bool = True) -> None:
     logging.getLogger("hycam").setLevel(logging.INFO if informative else logging.WARNING)
 
 
+def plain_console(stderr: bool = False) -> Console:
+    """A console that shows texts as they are: names of tasks and files may hold what rich would read as markup."""
+    return Console(stderr=stderr, markup=False, emoji=False)
+
+
 class Reports(Protocol):
     """Who is told how far long work has come, such as a :class:`Reporter`."""
 
@@ -48,11 +53,11 @@ class Reporter:
 
     def __init__(self, label: str = "") -> None:
         self.label = label
-        self._console = Console(stderr=True)
+        self._console = plain_console(stderr=True)
         self._bar: Progress | None = None
         if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                       TextColumn("{task.fields[note]}"))  # fmt: skip
+            columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                       TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False))  # fmt: skip
             self._bar = Progress(*columns, console=self._console)
         self._tasks: dict[str, TaskID] = {}
         self._done: dict[str, int] = {}

@@ -14,7 +14,7 @@ from hycam.study import cells as cells_module
 from hycam.study.cells import Cell, Data, Planner
 from hycam.study.recipe import StudyMethod, StudyRecipe, SweepRecipe
 from hycam.training.recipe import EvaluationRecipe, Recipe, TrainingRecipe
-from study.factory import sweep_evaluation
+from study.factory import plan_of, study_of, sweep_evaluation
 
 
 class Undated(Planner):
@@ -213,3 +213,10 @@ def test_a_fold_that_there_is_not_is_refused(tiny_study) -> None:
     assert len(Planner(tiny_study(folds=[0, 1], data=data)).cells()) == 4
     with pytest.raises(HycamError, match="counting: There is no replicate 2: they are 0 to 1"):
         Planner(tiny_study(folds=[2], data=data)).cells()
+
+
+def test_the_longest_label_makes_a_file_name_that_a_file_system_takes() -> None:
+    study = study_of({"x" * 400: StudyMethod("lora"), "x" * 399: StudyMethod("lora", {"r": 3})}, folds=(0,))
+    cells = plan_of(study, lambda cell: None).cells
+    assert all(len(cell.file_name) < 200 for cell in cells)
+    assert len({cell.file_name for cell in cells}) == len({cell.recipe.output for cell in cells}) == 2

@@ -11,11 +11,10 @@ from pathlib import Path
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
-from rich.console import Console
 from rich.table import Table
 
 from hycam.cli.arguments import parse
-from hycam.console import quiet_libraries
+from hycam.console import plain_console, quiet_libraries
 from hycam.data.catalog import catalog, fetch
 from hycam.data.chosen import Chosen, chosen_tasks
 from hycam.data.partition import digest, partition, rows_of
@@ -172,7 +171,7 @@ def _list(as_json: bool) -> None:
     for entry in entries:
         rows = "-" if entry.rows is None else f"{entry.rows:,}"
         table.add_row(entry.name, entry.domain, rows, entry.licence, entry.source)
-    console = Console()
+    console = plain_console()
     console.print(table)
     if any(entry.rows is None for entry in entries):
         console.print('"-": not on this machine yet; `hycam data fetch` brings the embedded ones.', highlight=False)
@@ -184,7 +183,7 @@ def _preview(chosen: Namespace) -> None:
     data, *named = _recipe(chosen, prompt=chosen.prompt, max_length=chosen.max_length, overlong=chosen.overlong)
     (found,) = _found([chosen.task], data)
     tokenizer = load_tokenizer(*([chosen.tokenizer] if chosen.tokenizer else named))
-    preview(found, data, tokenizer, Console(), rows=chosen.rows)
+    preview(found, data, tokenizer, plain_console(), rows=chosen.rows)
 
 
 def _stats(chosen: Namespace) -> None:
@@ -219,7 +218,7 @@ def _stats(chosen: Namespace) -> None:
     for entry in counted:
         numbers = (f"{entry.samples:,}", f"{entry.total_tokens:,}", f"{entry.mean_tokens:.2f}")
         table.add_row(entry.task, *numbers, entry.domain, entry.source)
-    Console().print(table)
+    plain_console().print(table)
 
 
 def _split(chosen: Namespace) -> None:
@@ -244,7 +243,7 @@ def _fetch(names: list[str]) -> None:
     wanted = names or EMBEDDED
     for name in wanted:
         task(name)  # a misspelt name is said before anything is fetched
-    terminal = Console(stderr=True)
+    terminal = plain_console(stderr=True)
     for number, name in enumerate(wanted, 1):
         with terminal.status(f"Fetching {name} ({number} of {len(wanted)})"):  # shown on a terminal only
             where = fetch(name)

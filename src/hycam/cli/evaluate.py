@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentParser
-from rich.console import Console
 
 from hycam.cli.arguments import parse
-from hycam.console import Reporter, quiet_libraries
+from hycam.console import Reporter, plain_console, quiet_libraries
 from hycam.errors import HycamError, UsageError
 from hycam.evaluation.retention.recipe import RetentionRecipe
 from hycam.evaluation.retention.tables import print_retention
@@ -51,7 +50,7 @@ def main(arguments: Sequence[str]) -> None:
     if chosen.json:
         print(json.dumps(metrics, indent=2))
     else:
-        Console().print(metrics_table(metrics))
+        plain_console().print(metrics_table(metrics))
         print(f"Predictions: {run.evaluation(settings.part)}")
 
 
@@ -66,5 +65,5 @@ def _retention(run: Run, settings: EvaluationRecipe, retention: RetentionRecipe,
     if as_json:
         print(json.dumps(found, indent=2))
     else:
-        print_retention(found, Console())
+        print_retention(found, plain_console())
         print(f"Row by row: {path}")

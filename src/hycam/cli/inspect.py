@@ -11,13 +11,12 @@ import numpy as np
 from datasets import Dataset
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import NonNegativeInt, PositiveInt
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hycam.cli.arguments import parse
-from hycam.console import Reporter, quiet_libraries
+from hycam.console import Reporter, plain_console, quiet_libraries
 from hycam.data.prepare import prepare
 from hycam.errors import HycamError, UsageError
 from hycam.inspection.modulation import modulation_map
@@ -69,7 +68,7 @@ def main(arguments: Sequence[str]) -> None:
     if chosen.json:
         print(json.dumps(found))
     else:
-        Console().print(table)
+        plain_console().print(table)
     if figure is not None:
         _save(figure, Path(chosen.figure), quietly=chosen.json)
 

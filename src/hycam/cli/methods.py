@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from jsonargparse import ArgumentParser
-from rich.console import Console
 from rich.table import Table
 
 from hycam.budget import budgets
 from hycam.cli.arguments import parse
-from hycam.console import quiet_libraries
+from hycam.console import plain_console, quiet_libraries
 from hycam.methods import METHODS
 
 
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str]) -> None:
         if entry.deviation is not None:
             summary = f"{METHODS[entry.name].summary}: {entry.rank} ({entry.deviation:+.1%})"
         table.add_row(entry.name, f"{entry.trainable_parameters:,}", f"{entry.share:.2%}", summary)
-    console = Console()
+    console = plain_console()
     console.print(table)
     console.print(
         f"{chosen.backbone} has {entries[0].total_parameters:,} parameters. Any other method of PEFT is "

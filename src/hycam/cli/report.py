@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
 
-from hycam.console import Reporter, quiet_libraries
+from hycam.console import Reporter, plain_console, quiet_libraries
 from hycam.errors import HycamError, UsageError
 from hycam.study.plan import STUDY_FILE, plan
 from hycam.study.recipe import StudyRecipe
@@ -30,7 +29,7 @@ def main(arguments: Sequence[str]) -> None:
         current = plan(study, reporter.update)
     content = gather(current)
     page = write(content)
-    console = Console()
+    console = plain_console()
     for table in content.tables if study.tables else ():  # all of them would be long; those asked for by name are not
         console.print(terminal(table))
     for sentence in (*summary(current, content.comparisons), *main_sentences(content.comparisons)):

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from rich.console import Console
 
-from hycam.console import Reporter, each_message_once, quiet_libraries
+from hycam.console import Reporter, each_message_once, plain_console, quiet_libraries
 from hycam.errors import HycamError, UsageError
 from hycam.study.display import Display
 from hycam.study.listing import listing, show
@@ -37,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
     if "--json" in flags:
         print(json.dumps(listing(current), indent=2))
     else:
-        show(current, Console(), every_cell="--dry-run" in flags)
+        show(current, plain_console(), every_cell="--dry-run" in flags)
     if not flags:
         _explain_what_is_missing(current)
 

@@ -27,6 +27,9 @@ from hycam.training.recipe import MethodRecipe, Recipe
 from hycam.training.run import BASE
 
 
+_LONGEST_SLUG = 80  # of a label in the name of a file, which a file system limits
+
+
 @dataclass(frozen=True)
 class Data:
     """What a cell's data are: the fingerprint of all parts, and the rows and tokens of the training part by task."""
@@ -255,4 +258,4 @@ def _without_duplicates(cells: list[Cell]) -> list[Cell]:
 
 
 def _slug(label: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-") or "method"
+    return re.sub(r"[^a-z0-9]+", "-", label.lower()).strip("-")[:_LONGEST_SLUG] or "method"

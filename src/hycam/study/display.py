@@ -6,11 +6,12 @@ import sys
 import time
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from hycam.console import plain_console
 from hycam.study.cells import Cell
 from hycam.study.executors.events import Event, Finished, Progressed, Started
 from hycam.study.names import Names, names_of
@@ -30,7 +31,7 @@ class Display:
     """
 
     def __init__(self, at_once: int) -> None:
-        self._console = Console(stderr=True)
+        self._console = plain_console(stderr=True)
         self._at_once = at_once
         self._names = Names({}, "")
         self._running: dict[str, Doing] = {}

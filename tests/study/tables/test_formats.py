@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import csv as csv_module
 import re
 
 from hycam.study.tables.formats import csv as as_csv
@@ -84,3 +85,18 @@ def test_a_table_without_rows_has_headings_in_every_form() -> None:
     assert "| a | b |" in markdown(empty)
     assert r"a & b \\" in latex(empty)
     assert as_csv(empty) == "a,b\n"
+
+
+def test_a_text_that_a_spreadsheet_would_compute_has_an_apostrophe_before_it_and_a_number_has_none() -> None:
+    texts = ["=1+1", "+cmd", "-2+3|x", "@SUM(A1)", "\tx", "-0.5", "+1.2 %", "-0.100 ± 0.010", "–", "plain = text"]
+    lines = csv(Table("t", "T", "", ["=a"], [[Entry(text)] for text in texts])).splitlines()
+    printed = [next(csv_module.reader([line]))[0] for line in lines[1:]]
+    assert lines[0] == "'=a"
+    assert printed == ["'=1+1", "'+cmd", "'-2+3|x", "'@SUM(A1)", "'\tx", *texts[5:]]
+
+
+def test_line_ends_and_characters_that_do_not_print_do_not_reach_markdown_or_latex() -> None:
+    table = Table("t", "a\nb", "c\u2028d\x1b[2J", ["x\r\ny"], [[Entry("1\n\n2")]])
+    for form in (markdown, latex):
+        text = form(table)
+        assert "a b" in text and "c d[2J" in text and "x y" in text and "1 2" in text and "\x1b" not in text

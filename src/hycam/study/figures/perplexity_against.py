@@ -51,7 +51,7 @@ def draw_num_specialized(plan: Plan, comparisons: list[Comparison]) -> Figure:
         raise NotRun(f"It needs HyCAM with two or more numbers of specialised modules (vary {EXPERTS}).")
     figure, every = _drawn(lines)
     for axes in every:
-        axes.set_xlabel("specialised modules, $N_s$")
+        axes.set_xlabel("specialised modules, $N_s$", parse_math=True)
     return figure
 
 

@@ -42,6 +42,7 @@ _SETTINGS: Any = {
     "lines.linewidth": 1.4,
     "lines.markersize": 4.5,
     "legend.handlelength": 3.2,  # so that a dash shows beside its marker
+    "text.parse_math": False,  # a label of a study may hold dollar signs
     "svg.hashsalt": "hycam",  # the same figure is the same file
 }
 

@@ -55,15 +55,16 @@ def csv(table: Table) -> str:
     writer = csv_module.writer(file, lineterminator="\n")
     headings = ([heading, f"{heading} (printed)"] if more else [heading] for heading, more in
                 zip(table.headings, added, strict=True))  # fmt: skip
-    writer.writerow([text for pair in headings for text in pair])
+    writer.writerow([_no_formula(text) for pair in headings for text in pair])
     for row in table.rows:
-        cells = ([_full(entry), entry.text] if more else [_full(entry)] for entry, more in zip(row, added, strict=True))
+        cells = ([_full(entry), _no_formula(entry.text)] if more else [_full(entry)] for entry, more in zip(row, added, strict=True))
         writer.writerow([text for pair in cells for text in pair])
     return file.getvalue()
 
 
 def _markdown_text(text: str) -> str:
-    return re.sub(r"([\\|*_<>])", r"\\\1", text)
+    # Links need a bracket before a parenthesis, and entities a name after the ampersand: alone both are harmless.
+    return re.sub(r"([\\|*_<>`]|(?<=\])\(|&(?=[#\w]))", r"\\\1", _one_line(text))
 
 
 def _markdown_entry(entry: Entry) -> str:
@@ -78,7 +79,12 @@ def _markdown_entry(entry: Entry) -> str:
 
 
 def _latex_text(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in text)
+    return "".join(_LATEX.get(letter, letter) for letter in _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    """The text without line ends, which would end a row, and without characters that do not print."""
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
 
 
 def _latex_entry(entry: Entry) -> str:
@@ -105,4 +111,12 @@ def _latex_groups(table: Table) -> list[str]:
 
 
 def _full(entry: Entry) -> str:
-    return entry.text if entry.value is None else repr(entry.value)
+    return _no_formula(entry.text) if entry.value is None else repr(entry.value)
+
+
+def _no_formula(text: str) -> str:
+    """The text with an apostrophe before it where a spreadsheet would take it for a formula and compute it."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _NUMBER.fullmatch(text) else text
+
+
+_NUMBER = re.compile(r"[+-][\d.,]+(e[+-]?\d+)?( ?%)?( ± [\d.,]+( ?%)?)?")
