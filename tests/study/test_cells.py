@@ -14,7 +14,7 @@ from hycam.study import cells as cells_module
 from hycam.study.cells import Cell, Data, Planner
 from hycam.study.recipe import StudyMethod, StudyRecipe, SweepRecipe
 from hycam.training.recipe import EvaluationRecipe, Recipe, TrainingRecipe
-from study.factory import plan_of, study_of, sweep_evaluation
+from study.factory import sweep_evaluation
 
 
 class Undated(Planner):
@@ -193,7 +193,7 @@ def test_data_are_prepared_once_for_all_cells_that_share_them(tiny_study, monkey
     monkeypatch.setattr(
         cells_module, "prepare", lambda recipe, *rest: prepared.append(recipe) or prepare(recipe, *rest)
     )
-    monkeypatch.setattr(cells_module, "load_tokenizer", lambda name: tokenizers.append(name) or load(name))
+    monkeypatch.setattr(cells_module, "load_tokenizer", lambda *of: tokenizers.append(of) or load(*of))
     planner = Planner(tiny_study(folds=[0, 1], vary={"data.group_by_length": [False, True]}))
     found = planner.cells()
     assert [recipe.fold for recipe in prepared] == [0, 1]
@@ -215,8 +215,8 @@ def test_a_fold_that_there_is_not_is_refused(tiny_study) -> None:
         Planner(tiny_study(folds=[2], data=data)).cells()
 
 
-def test_the_longest_label_makes_a_file_name_that_a_file_system_takes() -> None:
-    study = study_of({"x" * 400: StudyMethod("lora"), "x" * 399: StudyMethod("lora", {"r": 3})}, folds=(0,))
-    cells = plan_of(study, lambda cell: None).cells
+def test_the_longest_label_makes_a_file_name_that_a_file_system_takes(tiny_study) -> None:
+    labels = {"x" * 400: StudyMethod("lora"), "x" * 399: StudyMethod("lora", {"r": 3})}
+    cells = Planner(tiny_study(methods=labels)).cells()
     assert all(len(cell.file_name) < 200 for cell in cells)
     assert len({cell.file_name for cell in cells}) == len({cell.recipe.output for cell in cells}) == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import csv as csv_module
 import re
 
 from hycam.study.tables.formats import csv as as_csv
@@ -89,8 +88,8 @@ def test_a_table_without_rows_has_headings_in_every_form() -> None:
 
 def test_a_text_that_a_spreadsheet_would_compute_has_an_apostrophe_before_it_and_a_number_has_none() -> None:
     texts = ["=1+1", "+cmd", "-2+3|x", "@SUM(A1)", "\tx", "-0.5", "+1.2 %", "-0.100 ± 0.010", "–", "plain = text"]
-    lines = csv(Table("t", "T", "", ["=a"], [[Entry(text)] for text in texts])).splitlines()
-    printed = [next(csv_module.reader([line]))[0] for line in lines[1:]]
+    lines = as_csv(Table("t", "T", "", ["=a"], [[Entry(text)] for text in texts])).splitlines()
+    printed = [next(csv.reader([line]))[0] for line in lines[1:]]
     assert lines[0] == "'=a"
     assert printed == ["'=1+1", "'+cmd", "'-2+3|x", "'@SUM(A1)", "'\tx", *texts[5:]]
 
