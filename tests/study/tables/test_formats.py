@@ -90,7 +90,7 @@ def test_a_text_that_a_spreadsheet_would_compute_has_an_apostrophe_before_it_and
     texts = ["=1+1", "+cmd", "-2+3|x", "@SUM(A1)", "\tx", "-0.5", "+1.2 %", "-0.100 ± 0.010", "–", "plain = text"]
     lines = as_csv(Table("t", "T", "", ["=a"], [[Entry(text)] for text in texts])).splitlines()
     printed = [next(csv.reader([line]))[0] for line in lines[1:]]
-    assert lines[0] == "'=a"
+    assert lines[0].startswith("'=a,")
     assert printed == ["'=1+1", "'+cmd", "'-2+3|x", "'@SUM(A1)", "'\tx", *texts[5:]]
 
 
