@@ -6,8 +6,10 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
+from hycam.errors import HycamError
 from hycam.files import write_whole
 
 METRICS_FILE = "metrics.json"
@@ -51,6 +53,43 @@ class Evaluation:
         metrics = json.dumps(self.metrics, indent=2, ensure_ascii=False, allow_nan=False)
         write_whole(folder / PREDICTIONS_FILE, "".join(f"{line}\n" for line in lines))
         write_whole(folder / METRICS_FILE, f"{metrics}\n")
+
+
+_TEXTS = ("task", "row", "prompt", "reference")
+
+
+def read_predictions(path: Path) -> list[dict[str, Any]]:
+    """The entries of a ``predictions.jsonl``.
+
+    Raises:
+        HycamError: it cannot be read, or a line is no such entry.
+    """
+    found = []
+    try:
+        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+            if line:
+                entry = json.loads(line)
+                if not _is_entry(entry):
+                    raise HycamError(f"{path}:{number} is not the prediction of a row. Evaluate the run again.")
+                found.append(entry)
+    except (OSError, RecursionError) as error:
+        raise HycamError(f"{path} cannot be read: {error}. Evaluate the run again.") from error
+    except HycamError:
+        raise
+    except ValueError as error:  # neither UTF-8 nor JSON
+        raise HycamError(f"{path} is damaged ({error}). Evaluate the run again.") from error
+    return found
+
+
+def _is_entry(entry: Any) -> bool:
+    return (
+        isinstance(entry, dict)
+        and all(isinstance(entry.get(name), str) for name in _TEXTS)
+        and isinstance(entry.get("prediction"), (str, NoneType))
+        and "prediction" in entry
+        and all(name in entry and isinstance(entry[name], (int, float, NoneType)) for name in ("nll", "rougeL"))
+        and isinstance(entry.get("tokens"), int)
+    )
 
 
 def _finite(value: Any) -> Any:

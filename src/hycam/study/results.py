@@ -47,6 +47,7 @@ from hycam.errors import HycamError
 from hycam.files import write_whole
 from hycam.study.cells import Cell
 from hycam.study.identity import difference
+from hycam.study.layout import check_layout
 
 FORMAT = 1
 
@@ -185,7 +186,7 @@ def read(path: Path) -> Result:
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, or a number of many digits
         raise HycamError(f"it cannot be read: {error}") from error
     if not isinstance(content, dict) or "format" not in content:
         raise HycamError("it is not the result of a cell")
@@ -193,6 +194,7 @@ def read(path: Path) -> Result:
         raise HycamError(f"it has layout {content['format']} of another version of this package; this one has {FORMAT}")
     if content.get("checksum") != checksum(content):
         raise HycamError("its checksum does not fit: it was changed by hand")
+    check_layout(content)
     return Result(content, path)
 
 

@@ -67,9 +67,9 @@ def running(folder: Path) -> Mapping[str, Doing]:
         if not _is_held(folder / LOCK_FILE):
             return {}
         content = json.loads((folder / _FILE).read_text())
-    except FileNotFoundError:
-        return {}
-    return {identity: Doing(**value) for identity, value in content.items()}
+        return {identity: Doing(float(value["since"]), str(value["what"])) for identity, value in content.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}  # gone by now, or damaged: it is for show alone
 
 
 def _is_held(lock: Path) -> bool:

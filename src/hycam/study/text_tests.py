@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,8 @@ import numpy as np
 from sacrebleu.significance import PairedTest
 from sacrebleu.significance import Result as SacrebleuResult
 
-from hycam.evaluation.result import PREDICTIONS_FILE
+from hycam.errors import HycamError
+from hycam.evaluation.result import PREDICTIONS_FILE, read_predictions
 from hycam.evaluation.text_metrics import bleu_metric
 from hycam.study.cells import Cell
 from hycam.study.pairs import Pair, pairs
@@ -105,8 +105,10 @@ def _answers(one: Result, cells: Mapping[str, Cell]) -> Answers:
     path = Run(Path(cells[one.identity].recipe.output)).evaluation(one.content["evaluation"]["part"]) / PREDICTIONS_FILE
     if not path.exists():
         raise _Lack(f"the answers of {one.method} on fold {one.fold} are not on this machine")
-    with path.open(encoding="utf-8") as lines:
-        entries = [json.loads(line) for line in lines]
+    try:
+        entries = read_predictions(path)
+    except HycamError as error:
+        raise _Lack(f"the answers of {one.method} on fold {one.fold} cannot be read") from error
     # A run folder keeps the answers of its last evaluation, which may have had other settings than this cell.
     kept = {(entry["task"], entry["row"]): (entry["nll"], entry["rougeL"]) for entry in entries}
     scored = {

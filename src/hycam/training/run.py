@@ -116,7 +116,7 @@ class Run:
             return
         environment = self.folder / "environment.json"
         if self.last_checkpoint() is not None and environment.exists():
-            before = json.loads(environment.read_text()).get("data", data)  # an older version did not write it
+            before = _read_object(environment).get("data", data)  # an older version did not write it
             if before != data:
                 raise HycamError(
                     f"The data are not those that {self.folder} was begun with (a file has changed since), so it "
@@ -160,9 +160,19 @@ class Run:
         write_whole(self.folder / "training.json", json.dumps(summary, indent=2) + "\n")
 
     def summary(self) -> dict[str, Any] | None:
-        """What training took and gave, or None while it is not complete."""
+        """What training took and gave, or None while it is not complete.
+
+        Raises:
+            HycamError: the file is damaged.
+        """
         path = self.folder / "training.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        if not path.exists():
+            return None
+        found = _read_object(path)
+        lacking = [name for name in ("data", "steps", "tokens", "seconds", "validation") if name not in found]
+        if lacking or "eval_loss" not in dict(found["validation"] or {}):
+            raise HycamError(f"{path} is damaged: it lacks {', '.join(lacking) or 'validation.eval_loss'}. {_AGAIN}")
+        return found
 
     def damage(self) -> str | None:
         """What is wrong with the saved weights, as a sentence; None while they are as they were saved.
@@ -213,6 +223,19 @@ class Run:
             raise HycamError(f"{self.adapter} does not fit {recipe.backbone}: {str(error).splitlines()[0]}") from error
         # A PeftModel stands for the model that it wraps: it forwards everything that it does not have itself.
         return cast(PreTrainedModel, adapted), tokenizer
+
+
+_AGAIN = "Delete it, and `hycam train` with the same recipe goes on from the last checkpoint."
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise HycamError(f"{path} is damaged: {error}. {_AGAIN}") from error
+    if not isinstance(found, dict):
+        raise HycamError(f"{path} is damaged: an object was expected. {_AGAIN}")
+    return found
 
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[str, Any, Any] | None:

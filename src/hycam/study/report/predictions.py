@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hycam.evaluation.result import PREDICTIONS_FILE
+from hycam.errors import HycamError
+from hycam.evaluation.result import PREDICTIONS_FILE, read_predictions
 from hycam.study.plan import Plan
 from hycam.study.results import Result
 from hycam.training.run import Run
@@ -128,8 +129,8 @@ def _texts(plan: Plan, chosen: dict[str, dict[str, list[tuple[Result, int]]]]) -
         path = run.evaluation(one.content["evaluation"]["part"]) / PREDICTIONS_FILE
         if not path.exists():
             continue
-        with path.open(encoding="utf-8") as lines:
-            for entry in map(json.loads, lines):
+        with suppress(HycamError):  # a damaged file is as one that is on another machine
+            for entry in read_predictions(path):
                 if (entry["task"], entry["row"]) in mine:
                     found[identity, entry["task"], entry["row"]] = entry
     return found

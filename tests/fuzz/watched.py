@@ -1,0 +1,43 @@
+"""What every input has to end in: a result, or a message for a reader; soon, and with no memory kept."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from hycam.errors import HycamError
+
+SECONDS = 10.0  # of one input; most take a hundredth
+
+
+class TookTooLong(BaseException):
+    """Not an Exception, so that nothing takes it for a failure of its own and goes on."""
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Lets a HycamError with a message pass, and nothing else; ends what takes longer than ``SECONDS``."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TookTooLong(f"an input took more than {SECONDS} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, SECONDS)
+    try:
+        yield
+    except HycamError as error:
+        assert str(error).strip(), "a message that says nothing"
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def resident_bytes() -> int:
+    """What this process holds in memory now."""
+    gc.collect()
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
