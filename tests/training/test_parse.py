@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -158,3 +160,79 @@ def test_a_task_with_settings_is_read_and_written_and_read_again(tmp_path: Path)
     assert name == "gsm8k" and own.columns == {"instruction": "q", "response": "a"} and own.split.validation_rows == 2
     again = parse_recipe(Recipe, [write(tmp_path, yaml.safe_dump(asdict(recipe)))])
     assert again == recipe
+
+
+SPEC = {"class_path": "os.mkdir", "init_args": {"path": "MARK"}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "content"),
+    [
+        (Recipe, {"method": {"config": {"a": SPEC}}}),
+        (Recipe, {"method": {"config": SPEC}}),
+        (Recipe, {"method": {"config": {"a": [SPEC]}}}),
+        (Recipe, {"training": {"extra": {"a": SPEC}}}),
+        (Recipe, {"training": {"extra": SPEC}}),
+        (Recipe, {"evaluation": {"config": {"a": SPEC}}}),
+        (Recipe, {"data": {"tasks": [SPEC]}}),
+        (Recipe, {"data": {"tasks": [{"path": SPEC}]}}),
+        (Recipe, {"data": SPEC}),
+        (StudyRecipe, {"vary": {"a": [SPEC]}}),
+        (StudyRecipe, {"methods": {"a": SPEC}}),
+        (StudyRecipe, {"methods": {"a": {"name": "lora", "config": {"b": SPEC}}}}),
+    ],
+)
+def test_a_recipe_cannot_name_code_to_run(tmp_path: Path, kind: type, content: dict) -> None:
+    """jsonargparse takes a class_path for something to import and call, wherever a field may hold anything."""
+    mark, module = tmp_path / "mark", tmp_path / "planted_module.py"
+    module.write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n")
+    for named in ("os.mkdir", "planted_module.Class"):
+        text = json.dumps(content).replace("MARK", str(mark)).replace("os.mkdir", named)
+        (tmp_path / "recipe.yaml").write_text(text)
+        with pytest.MonkeyPatch.context() as path:
+            path.syspath_prepend(str(tmp_path))
+            try:
+                parse_recipe(kind, [str(tmp_path / "recipe.yaml")])
+            except HycamError as error:
+                assert str(error)
+        assert not mark.exists() and not (tmp_path / "imported").exists()
+
+
+def test_an_option_cannot_name_code_to_run_either(tmp_path: Path) -> None:
+    given = json.dumps(SPEC).replace("MARK", str(tmp_path / "mark"))
+    for words in (["--method.config", given], ["--method.config", f'{{"a": {given}}}'], ["--training.extra.a", given],
+                  ["--method.config.a.class_path", "os.mkdir"]):  # fmt: skip
+        with suppress(HycamError):
+            parse_recipe(Recipe, words)
+        assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "told"),
+    [
+        (Recipe, {"data": {"mixture": "equal"}}, r"data\.mixture has fields of its own \(exhaustion, strategy, "),
+        (Recipe, {"training": 3}, r"training has fields of its own"),
+        (Recipe, {"training": None}, "training is null: leave it out"),
+        (Recipe, {"training": {"extra": None}}, r"training\.extra is null"),
+        (Recipe, {"data": {"tasks": None}}, r"data\.tasks is null"),
+        (Recipe, {"data": {"tasks": [{"path": "a.jsonl", "columns": None}]}}, r"data\.tasks\[0\]\.columns is null"),
+        (StudyRecipe, {"methods": None}, "methods is null"),
+        (StudyRecipe, {"methods": {"a": "lora"}}, r"methods\.a has fields of its own"),
+    ],
+)
+def test_a_value_where_a_group_or_a_list_was_expected_is_told_by_its_name(
+    tmp_path: Path, kind: type, content: dict, told: str
+) -> None:
+    (tmp_path / "recipe.yaml").write_text(json.dumps(content))
+    with pytest.raises(HycamError, match=told):
+        parse_recipe(kind, [str(tmp_path / "recipe.yaml")])
+
+
+def test_a_value_for_a_group_on_the_command_line_is_told_with_its_fields() -> None:
+    with pytest.raises(HycamError, match=r"^data\.mixture has fields of its own \(exhaustion, strategy, "):
+        parse_recipe(Recipe, ["--data.mixture", "equal"])
+
+
+def test_a_null_where_a_field_may_be_null_stays(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(json.dumps({"training": {"max_steps": None}, "data": {"dataset_info": None}}))
+    assert parse_recipe(Recipe, [str(tmp_path / "recipe.yaml")]).training.max_steps is None

@@ -12,6 +12,7 @@ import csv
 import gzip
 import io
 import json
+import string
 import sys
 import zlib
 from collections.abc import Iterator
@@ -91,7 +92,7 @@ def _rows(path: Path, content: BinaryIO | gzip.GzipFile, bad: Bad) -> Iterator[S
         yield from _json_lines(path, _lines(content), bad)
     elif name.endswith((".jsonl", ".json")):
         number, text = next(_decoded(path, _lines(content)))
-        found = text.lstrip()[0]
+        found = text.lstrip(string.whitespace)[0]  # as bytes are stripped above: of text Python takes more for white
         raise HycamError(f"{path}:{number}:1: an object in braces (or a list of them) was expected, not {found!r}.")
     else:
         yield from _csv(path, _decoded(path, _lines(content)), bad)

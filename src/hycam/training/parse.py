@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, Optional, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
+from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from hycam.errors import HycamError, UsageError, nearest
 
 T = TypeVar("T")
 
+# Left to itself jsonargparse imports and calls whatever a recipe calls class_path, where a field may hold any value: a
+# recipe, or the run folder of somebody else, could run any program.
+set_parsing_settings(
+    instantiate_subclass_spec_in_any=False, import_path_denylist=["*"], import_path_allowlist=["hycam"]
+)
 
+
+@cache
 def recipe_parser(kind: type, **kwargs: Any) -> ArgumentParser:
     """A parser with an option for every field of the dataclass ``kind``, nested ones with dots."""
     parser = ArgumentParser(exit_on_error=False, **kwargs)
@@ -39,12 +48,14 @@ def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
     words = list(arguments)
     if words and not words[0].startswith("-"):
         words = ["--recipe", *words]
-    parser = recipe_parser(kind, **kwargs)
     path = words[words.index("--recipe") + 1] if "--recipe" in words[:-1] else None
     if path is not None:
         _check_file(kind, Path(path))
+    parser = recipe_parser(kind, **kwargs)
     try:
-        filled = parser.instantiate(parser.parse_args(words))
+        parsed = parser.parse_args(words)
+        _check_nulls(kind, parsed, "")
+        filled = parser.instantiate(parsed)
     except ArgumentError as error:
         raise _explained(kind, str(error)) from error
     except HycamError:
@@ -98,12 +109,44 @@ def _check_fields(content: dict[Any, Any], prefix: str, pattern: str, known: set
         if as_known not in known and not is_labelled:
             hint = nearest(as_known, known).replace(".[]", "")
             raise HycamError(f'{path} has an unknown field "{name}".{hint}')
+        if value is not None and not isinstance(value, dict) and (group := _fields_of(as_known, known)):
+            raise HycamError(f"{path}: {_is_group(name, group)}")
         if isinstance(value, dict) and any(entry.startswith(f"{as_known}.") for entry in known):
             _check_fields(value, f"{name}.", f"{as_known}.", known, path)
         if isinstance(value, list) and any(entry.startswith(f"{as_known}.[].") for entry in known):
             for number, item in enumerate(value):
                 if isinstance(item, dict):
                     _check_fields(item, f"{name}[{number}].", f"{as_known}.[].", known, path)
+
+
+def _fields_of(group: str, known: Iterable[str]) -> list[str]:
+    """The fields right inside a group; none of what is no group, or a list or a dictionary of them."""
+    inside = (name.removeprefix(f"{group}.") for name in known if name.startswith(f"{group}."))
+    return sorted(name for name in inside if "." not in name and name not in ("*", "[]"))
+
+
+def _is_group(name: str, fields: Sequence[str]) -> str:
+    return f"{name} has fields of its own ({', '.join(fields)}): set one of them, such as `{name}: {{{fields[0]}: ...}}`."
+
+
+def _check_nulls(kind: type, parsed: Any, prefix: str) -> None:
+    """Refuses a null where a field has none; jsonargparse lets it through for groups and dictionaries."""
+    for name, annotation in get_type_hints(kind).items():
+        value, kinds = parsed[name], (annotation, *get_args(annotation))
+        if value is None and NoneType not in kinds and annotation is not Any:
+            raise HycamError(f"{prefix}{name} is null: leave it out for its default, or give it a value.")
+        inner = [one for one in (*kinds, *(arg for one in kinds for arg in get_args(one))) if is_dataclass(one)]
+        if not inner or isinstance(value, (str, int, float, NoneType)):
+            continue
+        if annotation is inner[0] or annotation == Optional[inner[0]]:
+            found = {f"{prefix}{name}.": value}
+        elif isinstance(value, list):
+            found = {f"{prefix}{name}[{at}].": item for at, item in enumerate(value)}
+        else:
+            found = {f"{prefix}{name}.{label}.": item for label, item in dict(value).items()}
+        for place, item in found.items():
+            if isinstance(item, Namespace):
+                _check_nulls(inner[0], item, place)  # type: ignore[arg-type]
 
 
 def _explained(kind: type, message: str) -> HycamError:
@@ -114,11 +157,13 @@ def _explained(kind: type, message: str) -> HycamError:
     keys = re.findall(r'Parser key "([\w.]+)":', message)
     if keys:
         # Of an entry in a list the innermost key is the wrong one, and what is said after it.
-        key, rest = ".".join(keys), message.rpartition(f'Parser key "{keys[-1]}":')[2].strip()
+        key, rest = ".".join(dict.fromkeys(keys)), message.rpartition(f'Parser key "{keys[-1]}":')[2].strip()
         unknown_field = re.search(r"[Oo]ption '(\w+)' is not accepted", rest)
         if unknown_field:
             known = (name.rpartition(".")[2] for name in field_names(kind) if name.startswith(f"{key}."))
             return HycamError(f'{key} has an unknown field "{unknown_field[1]}".{nearest(unknown_field[1], known)}')
+        if group := _fields_of(key, field_names(kind)):
+            return HycamError(_is_group(key, group))
         expected = re.search(r"Expected an? (?:<class ')?(?:typing\.)?(.+?)(?:'>)?(?:\. Got|\n|$)", rest)
         got = re.search(r"(?:Got value|Given value): (.*)", rest)
         what = f"expected {expected.group(1)}" if expected else rest.splitlines()[0]

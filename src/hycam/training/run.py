@@ -170,7 +170,7 @@ class Run:
             return None
         found = _read_object(path)
         lacking = [name for name in ("data", "steps", "tokens", "seconds", "validation") if name not in found]
-        if lacking or "eval_loss" not in dict(found["validation"] or {}):
+        if lacking or not isinstance(found["validation"], dict) or "eval_loss" not in found["validation"]:
             raise HycamError(f"{path} is damaged: it lacks {', '.join(lacking) or 'validation.eval_loss'}. {_AGAIN}")
         return found
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from hycam.machine import describe
@@ -34,14 +35,7 @@ def render(content: Content, images: Mapping[str, str], study_file: Path) -> str
     style, script = _asset("page.css"), _asset("page.js")
     states = cell_states(plan)
     facts = environment(plan)
-    template = Environment(
-        loader=PackageLoader("hycam.study.report", "assets"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("page.html.j2")
-    return template.render(
+    return _template().render(
         content=content,
         policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'",
         style=Markup(style),
@@ -60,6 +54,17 @@ def render(content: Content, images: Mapping[str, str], study_file: Path) -> str
         commands=commands(plan.study, study_file),
         made_by=describe(),
     )
+
+
+@cache
+def _template() -> Template:
+    return Environment(
+        loader=PackageLoader("hycam.study.report", "assets"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("page.html.j2")
 
 
 def _asset(name: str) -> str:
