@@ -208,7 +208,19 @@ def serve(monkeypatch: pytest.MonkeyPatch, path: Path) -> list[list[str]]:
 
 @pytest.mark.parametrize(
     "name",
-    ["../out", "a/../../out", "/tmp/hycam-out", "a//b", "..", "a/..", "C:/out", "a\\..\\out", "NUL", "a/com1.txt", "a. "],
+    [
+        "../out",
+        "a/../../out",
+        "/tmp/hycam-out",
+        "a//b",
+        "..",
+        "a/..",
+        "C:/out",
+        "a\\..\\out",
+        "NUL",
+        "a/com1.txt",
+        "a. ",
+    ],
 )
 def test_an_entry_whose_name_leaves_its_folder_is_refused_and_nothing_is_kept(
     cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

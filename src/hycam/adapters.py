@@ -61,7 +61,9 @@ def saved_config(folder: Path, recipe: PeftConfig) -> PeftConfig:
         numbers = _values_in(folder / _WEIGHTS)
         for name, value in written.items():
             if isinstance(value, int) and value > numbers:
-                raise HycamError(f"{path} is damaged: {name} is {value}, and the weights have {numbers:,} values in all.")
+                raise HycamError(
+                    f"{path} is damaged: {name} is {value}, and the weights have {numbers:,} values in all."
+                )
         found = type(recipe).from_pretrained(str(folder))
     except HycamError:
         raise
@@ -77,7 +79,9 @@ def saved_config(folder: Path, recipe: PeftConfig) -> PeftConfig:
     return found
 
 
-def check_adapter(folder: Path, config: PeftConfig, backbone: PreTrainedConfig, trust_remote_code: bool = False) -> None:
+def check_adapter(
+    folder: Path, config: PeftConfig, backbone: PreTrainedConfig, trust_remote_code: bool = False
+) -> None:
     """Checks that a saved adapter has the weights that its configuration asks for on this backbone, all of them finite.
 
     Args:

@@ -340,3 +340,30 @@ def test_items_that_begin_on_one_line_of_a_list_have_identities_of_their_own(tmp
     path = write(tmp_path, b'[{"a": 1}, {"a": 2}, {"a": 3},\n{"a": 4}, {"a": 5}]', "rows.json")
     identities = [row.identity for row in read_rows(path)]
     assert identities == ["rows.json:1", "rows.json:1:2", "rows.json:1:3", "rows.json:2", "rows.json:2:2"]
+
+
+def test_a_gzip_that_was_damaged_is_told_as_such_and_not_as_broken_json(tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"instruction": f"q {n}", "output": "a"}) + "\n" for n in range(500)).encode()
+    stored = bytearray(
+        gzip.compress(rows, compresslevel=0)
+    )  # stored as they are, so that a flipped bit stays in its row
+    stored[stored.index(b'"q 7"')] ^= 1
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(stored)
+    with pytest.raises(HycamError, match=r"damaged: its gzip data cannot be read to the end \(CRC"):
+        list(read_rows(path))
+
+
+def test_a_whole_gzip_of_broken_json_is_told_by_line_and_column(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(b'{"a": 1}\n{"a": \n'))
+    with pytest.raises(HycamError, match=r"a\.jsonl\.gz:2:6"):
+        list(read_rows(path))
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
+@pytest.mark.parametrize("content", [b"\x1f", b"\x1c\x1d\n", b" \x1f {}"])
+def test_what_is_white_space_to_python_alone_is_no_row(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(HycamError, match="an object in braces"):
+        list(read_rows(tmp_path / name))

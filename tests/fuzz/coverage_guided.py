@@ -1,12 +1,14 @@
-"""Bytes that lead into parts of the readers that no input has reached before: ``python -m fuzz.coverage_guided READER``.
+"""Bytes that lead into parts of the readers that no input has reached before.
 
-Atheris watches which lines an input reaches, and keeps those that reach new ones to change them further. An input that
-fails is written to the current folder, and the process ends with a status other than 0. What stands behind READER goes
-to libFuzzer, such as ``-runs=5000`` and a folder of inputs to begin with.
+``python -m fuzz.coverage_guided FOLDER OPTION...`` with a folder of inputs to begin with for each reader, called after
+it, and options of libFuzzer such as ``-runs=5000``. Atheris watches which lines an input reaches, and keeps those that
+reach new ones to change them further. An input that fails is written to the current folder, and the process ends with a
+status other than 0.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -14,7 +16,9 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["hycam.data", "hycam.study.results", "hycam.study.layout", "hycam.training.parse"]):
+with atheris.instrument_imports(
+    include=["hycam.data", "hycam.study.results", "hycam.study.layout", "hycam.training.parse"]
+):
     from hycam.data.formats import read_rows
     from hycam.data.llama_factory import dataset_info
     from hycam.data.tasks.columns import by_column_names
@@ -52,8 +56,22 @@ READERS: dict[str, tuple[str, Callable[[Path], object]]] = {
 }
 
 
-def main() -> None:
-    reader, *words = sys.argv[1:]
+def main() -> int:
+    """Each reader in a process of its own, which libFuzzer ends; they share the imports."""
+    folder, *options = sys.argv[1:]
+    failed = 0
+    for reader in sorted(path.name for path in Path(folder).iterdir()):
+        sys.stderr.flush()
+        child = os.fork()
+        if not child:
+            _try_out(reader, [*options, str(Path(folder) / reader)])
+        _, status = os.waitpid(child, 0)
+        print(f"{reader}: {'failed' if status else 'all read or explained'}", file=sys.stderr)
+        failed += bool(status)
+    return min(failed, 1)
+
+
+def _try_out(reader: str, words: list[str]) -> None:
     name, target = READERS[reader]
     path = FOLDER / name
 
@@ -69,4 +87,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -36,8 +36,8 @@ from hycam.study.layout import STATES
 from hycam.study.listing import listing
 from hycam.study.plan import Plan
 from hycam.study.recipe import StudyRecipe
-from hycam.study.report.page import render
 from hycam.study.report.content import Content
+from hycam.study.report.page import render
 from hycam.study.results import cells_folder, checksum, load
 from hycam.study.tables import TABLES, csv, latex, markdown
 from hycam.study.tables.table import NotRun
@@ -77,9 +77,13 @@ class Recipes:
         known = [yaml.safe_load(path.read_text()) for path in sorted(RECIPES.rglob("*.yaml"))]
         trees = [own, own, *known]
         texts = [yaml.safe_dump(tree).encode() for tree in trees]
-        file = changed_tree(trees).map(lambda tree: yaml.dump(tree, allow_unicode=True).encode("utf-8", "replace"))
+        file = st.one_of(changed_tree(trees), changed_tree(trees, most=1)).map(
+            lambda tree: yaml.dump(tree, allow_unicode=True).encode("utf-8", "replace")
+        )
         option = st.tuples(st.sampled_from(self.options), st.sampled_from(ODD_TEXTS))
-        self.inputs = st.tuples(st.one_of(file, file, file, changed_bytes(texts)), st.one_of(st.none(), st.none(), option))
+        self.inputs = st.tuples(
+            st.one_of(file, file, file, changed_bytes(texts)), st.one_of(st.none(), st.none(), option)
+        )
 
     def run(self, given: tuple[bytes, tuple[str, str] | None]) -> None:
         text, option = given
@@ -119,16 +123,22 @@ class Datasets:
                   "tags": {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"}},
             "c": {"hf_hub_url": "owner/name", "split": "train", "subset": "x"},
         }  # fmt: skip
-        table = b"instruction,input,output\nq,,a\n\"q, 2\",\"line\nend\",a\n"
+        table = b'instruction,input,output\nq,,a\n"q, 2","line\nend",a\n'
         written = io.BytesIO()
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[:2]), written)
         plain = [b"".join(_json(row) + b"\n" for row in rows[:2]), _json(rows[:2]), table]
         files = [*plain, *(gzip.compress(one) for one in plain), written.getvalue(), gzip.compress(written.getvalue())]
         names = st.sampled_from(("a.jsonl", "a.json", "a.csv", "a.parquet", "a.jsonl.gz", "a.txt", "a"))
-        content = st.one_of(lines, lines, whole, changed_bytes(files), changed_bytes([table]), changed_bytes(files).map(gzip.compress))
-        columns = st.sampled_from(({}, {}, {"instruction": "instruction", "response": "output"}, {"messages": "messages"}))
+        content = st.one_of(
+            lines, lines, whole, changed_bytes(files), changed_bytes([table]), changed_bytes(files).map(gzip.compress)
+        )
+        columns = st.sampled_from(
+            ({}, {}, {"instruction": "instruction", "response": "output"}, {"messages": "messages"})
+        )
         rows_of = st.tuples(names, content, columns, st.booleans())
-        listed = st.tuples(st.just("dataset_info.json"), st.one_of(changed_tree([info]).map(_json), changed_bytes([_json(info)])))
+        listed = st.tuples(
+            st.just("dataset_info.json"), st.one_of(changed_tree([info]).map(_json), changed_bytes([_json(info)]))
+        )
         self.inputs = st.one_of(rows_of, rows_of, rows_of, rows_of, listed)
 
     def run(self, given: tuple[Any, ...]) -> None:

@@ -6,13 +6,20 @@ is shown made as small as it gets, with a line that repeats it.
 
 from __future__ import annotations
 
+import gzip
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, given, settings
+from safetensors.torch import save
 
 from fuzz.targets import Adapters, Datasets, Recipes, Results
 from fuzz.watched import explained, resident_bytes
@@ -64,3 +71,32 @@ def test_thousands_of_changed_inputs_are_read_or_explained_and_leave_no_memory_b
     growth = held[-1] - held[len(held) // 2 - 1]
     print(f"{MANY} inputs; resident memory after every {BATCH}, MiB: {[round(one / 2**20) for one in held]}")
     assert growth < MOST_GROWTH, f"{growth / 2**20:.0f} MiB more after the second half"
+
+
+READERS = {
+    "jsonl": b'{"instruction": "q", "output": "a"}\n',
+    "json": b'[{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}]',
+    "csv": b'instruction,output\nq,"a\nb"\n',
+    "parquet": b"PAR1",
+    "gzip": gzip.compress(b'{"instruction": "q", "output": "a"}\n'),
+    "dataset_info": b'{"a": {"file_name": "a.jsonl", "columns": {"prompt": "q", "response": "a"}}}',
+    "adapter": save({"base_model.model.x.hycam_A": torch.zeros(2, 2)}),
+    "result": b'{"format": 1, "checksum": "", "state": "done"}',
+    "recipe": b"backbone: smollm2-135m\ndata: {tasks: [gsm8k], mixture: {strategy: equal}}\n",
+}
+RUNS = 1_000  # of each reader
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(find_spec("atheris") is None, reason="atheris has no wheel for this machine")
+def test_bytes_that_lead_into_new_parts_of_a_reader_are_read_or_explained(tmp_path: Path) -> None:
+    for reader, valid in READERS.items():
+        (tmp_path / "begin" / reader).mkdir(parents=True)
+        (tmp_path / "begin" / reader / "valid").write_bytes(valid)
+    tests = Path(__file__).parents[1]
+    command = [sys.executable, "-m", "fuzz.coverage_guided", str(tmp_path / "begin"), f"-runs={RUNS}", "-timeout=10",
+               "-rss_limit_mb=4096", "-max_len=4096"]  # fmt: skip
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": f"{tests}:{tests.parent / 'src'}"})  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count(f"Done {RUNS} runs") == len(READERS)

@@ -123,5 +123,3 @@ def test_a_state_that_is_cut_off_is_refused_by_its_name(checkpoint: Path) -> Non
         with pytest.raises(HycamError, match=rf"{name} is damaged"):
             check_state(checkpoint)
         (checkpoint / name).write_bytes(whole)
-
-

@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-import yaml
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
 from rich.table import Table
@@ -21,6 +20,7 @@ from hycam.data.partition import digest, partition, rows_of
 from hycam.data.preview import preview
 from hycam.data.recipe import PARTS, DataRecipe, MixtureRecipe, Overlong, TaskRecipe
 from hycam.data.tasks import EMBEDDED, PAPER, task
+from hycam.errors import HycamError
 
 _BACKBONE = "smollm2-135m"
 
@@ -143,8 +143,10 @@ def _recipe(chosen: Namespace, **settings: object) -> tuple[DataRecipe, str, boo
 
 
 def _is_study(path: Path) -> bool:
-    with suppress(OSError, ValueError, yaml.YAMLError):  # which reading the recipe explains
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    from hycam.training.yaml_file import read_yaml
+
+    with suppress(HycamError):  # which reading the recipe explains
+        content = read_yaml(path)
         return isinstance(content, dict) and not {"methods", "backbones"}.isdisjoint(content)
     return False
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-
 from hycam.console import Reporter, plain_console, quiet_libraries
 from hycam.errors import HycamError, UsageError
 from hycam.study.plan import STUDY_FILE, plan

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-
 from hycam.console import Reporter, each_message_once, plain_console, quiet_libraries
 from hycam.errors import HycamError, UsageError
 from hycam.study.display import Display

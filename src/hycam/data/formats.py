@@ -62,7 +62,13 @@ def _read(path: Path, bad: Bad) -> Iterator[SourceRow]:
         with path.open("rb") as file:
             head = file.read(len(_GZIP))
         with gzip.open(path) if head == _GZIP else path.open("rb") as content:
-            yield from _rows(path, content, bad)
+            try:
+                yield from _rows(path, content, bad)
+            except HycamError:
+                if head == _GZIP:  # unpacked to its end, a damaged archive says so itself
+                    while content.read(_CHUNK):
+                        pass
+                raise
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise HycamError(f"{path} is cut off or damaged: its gzip data cannot be read to the end ({error}).") from error
     except OSError as error:

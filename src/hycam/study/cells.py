@@ -26,7 +26,6 @@ from hycam.study.vary import checked, combinations, with_setting
 from hycam.training.recipe import MethodRecipe, Recipe
 from hycam.training.run import BASE
 
-
 _LONGEST_SLUG = 80  # of a label in the name of a file, which a file system limits
 
 

@@ -175,10 +175,8 @@ _HEAD = _fields(
         "settings": _by_name(_anything),
         "cell": _fields({"backbone": _text, "method": _text, "fold": _count, "seed": _count, "task": _maybe(_text),
                          "settings": _by_name(_anything)}),
-        "environment": _fields(
-            {"versions": _by_name(_maybe(_text)), "commit": _maybe(_text)},
-            {"platform": _maybe(_text), "processor": _maybe(_text), "cores": _maybe(_count), "gpu": _maybe(_text)},
-        ),
+        "environment": _fields({"versions": _by_name(_maybe(_text)), "commit": _maybe(_text), "platform": _text,
+                                "processor": _maybe(_text), "cores": _maybe(_count), "gpu": _maybe(_text)}),
         "curve": _each(_fields({"step": _count, "elapsed": _number})),
         "seconds": _number,
     }

@@ -10,10 +10,10 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Optional, TypeVar, get_args, get_origin, get_type_hints
 
-import yaml
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
 from hycam.errors import HycamError, UsageError, nearest
+from hycam.training.yaml_file import read_yaml
 
 T = TypeVar("T")
 
@@ -90,12 +90,7 @@ def _check_file(kind: type, path: Path) -> None:
         folder = path.parent if path.parent.is_dir() else Path()
         hint = nearest(path.name, (entry.name for entry in folder.glob("*.y*ml")))
         raise HycamError(f"There is no recipe {path}.{hint}")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
-        raise HycamError(f"{where} is not YAML: {getattr(error, 'problem', error)}.") from error
+    content = read_yaml(path)
     if not isinstance(content, dict):
         raise HycamError(f"{path} holds no recipe: fields such as `backbone:` and `data:` were expected.")
     _check_fields(content, "", "", set(field_names(kind)), path)
@@ -126,7 +121,9 @@ def _fields_of(group: str, known: Iterable[str]) -> list[str]:
 
 
 def _is_group(name: str, fields: Sequence[str]) -> str:
-    return f"{name} has fields of its own ({', '.join(fields)}): set one of them, such as `{name}: {{{fields[0]}: ...}}`."
+    return (
+        f"{name} has fields of its own ({', '.join(fields)}): set one of them, such as `{name}: {{{fields[0]}: ...}}`."
+    )
 
 
 def _check_nulls(kind: type, parsed: Any, prefix: str) -> None:

@@ -44,7 +44,9 @@ def check_state(checkpoint: Path) -> None:
             with safe_globals():
                 unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         except Exception as error:  # the reader of pickles raises whatever comes first
-            raise _refused(path, f"it cannot be read: {str(error).splitlines()[0] if str(error) else error!r}") from error
+            raise _refused(
+                path, f"it cannot be read: {str(error).splitlines()[0] if str(error) else error!r}"
+            ) from error
         if unsafe:
             raise _refused(path, f"it would run or make {', '.join(sorted(unsafe)[:3])}")
     path = checkpoint / TRAINER_STATE_NAME

@@ -62,7 +62,9 @@ def check_fit(own: Mapping[str, Spec], found: Mapping[str, Spec], optional: Mapp
             f"The adapter does not fit this backbone: {_listed(shapes, '; ')} ({len(shapes)} of {len(own)} differ). It "
             "was made for another hidden size or configuration."
         )
-    types = [f"{name} of type {_called(spec.dtype)}" for name, spec in sorted(found.items()) if spec.dtype not in _TYPES]
+    types = [
+        f"{name} of type {_called(spec.dtype)}" for name, spec in sorted(found.items()) if spec.dtype not in _TYPES
+    ]
     if types:
         raise HycamError(
             f"The adapter has {_listed(types)} ({len(types)} in all), where one of "

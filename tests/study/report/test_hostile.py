@@ -24,7 +24,7 @@ from study.factory import FAILED, plan_of, retention_of, routing_of, steady, stu
 
 MARK = "hostile"
 HOSTILE = (
-    f"{MARK}</script></style></title></textarea><script>taken()</script><img src=x onerror=\"taken()\">\"'>"
+    f'{MARK}</script></style></title></textarea><script>taken()</script><img src=x onerror="taken()">"\'>'
     "<svg/onload=taken()> --> ]]> {{ 7 * 7 }} {% raw %} javascript:taken() &lt;b&gt; $\\frac{$ \\input{x} | a & b_c "
     "\u2028\u2029 line\nend [x](javascript:taken()) `code` \x1b[2J"
 )
@@ -61,7 +61,9 @@ def made(folder: Path, added: str) -> Plan:
     done = [with_rows(one, added) for one in plan.results.done]
     for one in done:
         write_answers(Run(Path(cells[one.identity].recipe.output)), one, added)
-    failed = [Result({**one.content, "failure": {"reason": f"no {added}", "step": None}}) for one in plan.results.failed]
+    failed = [
+        Result({**one.content, "failure": {"reason": f"no {added}", "step": None}}) for one in plan.results.failed
+    ]
     unusable = {Path(cell.file_name): f"it is {added}" for cell in plan.cells if cell.identity == failed[0].identity}
     return replace(plan, results=Results(done, failed[1:], unusable))
 
@@ -73,7 +75,9 @@ def with_rows(one: Result, added: str) -> Result:
         for task, kept in one.content["evaluation"]["rows"].items()
     }
     environment = {**one.content["environment"], "processor": f"a {added}", "commit": f"c {added}"}
-    return Result({**one.content, "evaluation": {**one.content["evaluation"], "rows": rows}, "environment": environment})
+    return Result(
+        {**one.content, "evaluation": {**one.content["evaluation"], "rows": rows}, "environment": environment}
+    )
 
 
 def write_answers(run: Run, one: Result, added: str) -> None:
@@ -128,7 +132,9 @@ SOME_FIGURES = ("interference", "routing")
 def pages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The report of the same study twice: with texts that would break a careless page, and with as many letters."""
     found = {}
-    figures = {name: one for name, one in content_module.FIGURES.items() if request.param == "all" or name in SOME_FIGURES}
+    figures = {
+        name: one for name, one in content_module.FIGURES.items() if request.param == "all" or name in SOME_FIGURES
+    }
     with pytest.MonkeyPatch.context() as fewer:
         fewer.setattr(content_module, "FIGURES", figures)
         for name, added in (("hostile", HOSTILE), ("harmless", HARMLESS)):
@@ -215,5 +221,3 @@ def test_a_file_of_any_name_is_shown_on_a_console(
     assert "Traceback" not in said.err
     if "\x1b" not in name:
         assert name.removesuffix(".jsonl") in said.out
-
-

@@ -57,7 +57,10 @@ def csv(table: Table) -> str:
                 zip(table.headings, added, strict=True))  # fmt: skip
     writer.writerow([_no_formula(text) for pair in headings for text in pair])
     for row in table.rows:
-        cells = ([_full(entry), _no_formula(entry.text)] if more else [_full(entry)] for entry, more in zip(row, added, strict=True))
+        cells = (
+            [_full(entry), _no_formula(entry.text)] if more else [_full(entry)]
+            for entry, more in zip(row, added, strict=True)
+        )
         writer.writerow([text for pair in cells for text in pair])
     return file.getvalue()
 
