@@ -170,7 +170,7 @@ class TestBeforeTheBackboneIsRead:
         (tmp_path / "evil_core.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\n")
         monkeypatch.syspath_prepend(str(tmp_path))
         change_config(lora, megatron_core="evil_core", megatron_config={"tensor_model_parallel_size": 1})
-        with pytest.raises(HycamError, match="megatron_config=.*but the recipe beside it gives None"):
+        with pytest.raises(HycamError, match=r"megatron_config=.*but the recipe beside it gives None"):
             lora.load()
         assert not (tmp_path / "mark").exists()
 

@@ -53,11 +53,9 @@ def saved_config(folder: Path, recipe: PeftConfig) -> PeftConfig:
     path = folder / _CONFIG
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
-        kind = written.get("peft_type") if isinstance(written, dict) else None
-        if kind != recipe.peft_type.value:
-            raise HycamError(
-                f"{folder} is an adapter of {kind}, but the recipe beside it trains {recipe.peft_type.value}."
-            )
+        kind, wanted = written.get("peft_type") if isinstance(written, dict) else None, PeftType(recipe.peft_type).value
+        if kind != wanted:
+            raise HycamError(f"{folder} is an adapter of {kind}, but the recipe beside it trains {wanted}.")
         numbers = _values_in(folder / _WEIGHTS)
         for name, value in written.items():
             if isinstance(value, int) and value > numbers:
@@ -70,10 +68,10 @@ def saved_config(folder: Path, recipe: PeftConfig) -> PeftConfig:
     except Exception as error:  # whatever the first field that is not what it should be leads to
         raise HycamError(f"{path} cannot be read as an adapter's configuration: {_first_line(error)}.") from error
     for name in _AS_THE_RECIPE_SAYS:
-        saved, wanted = getattr(found, name, None), getattr(recipe, name, None)
-        if saved != wanted:
+        saved, given = getattr(found, name, None), getattr(recipe, name, None)
+        if saved != given:
             raise HycamError(
-                f"{path} has {name}={saved!r}, but the recipe beside it gives {wanted!r}. It is not the adapter that "
+                f"{path} has {name}={saved!r}, but the recipe beside it gives {given!r}. It is not the adapter that "
                 "was trained here."
             )
     return found
@@ -107,8 +105,8 @@ def check_adapter(
         for name in weights.keys():  # noqa: SIM118  # it is no dictionary
             if not torch.isfinite(weights.get_tensor(name)).all():
                 raise HycamError(
-                    f"{folder / _WEIGHTS}: {name} holds what is no finite number, so every answer would be one neither. "
-                    "The training diverged; train again with a lower learning rate."
+                    f"{folder / _WEIGHTS}: {name} holds what is no finite number, and no answer would be one. The "
+                    "training diverged; train again with a lower learning rate."
                 )
 
 

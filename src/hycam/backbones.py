@@ -193,8 +193,8 @@ def _check_kernels(name: str, settings: Mapping[str, Any]) -> None:
 
 
 _TRUST = (
-    "That is code which would be fetched and run. Look at it, and where you trust it set trust_remote_code: true in the "
-    "recipe."
+    "That is code which would be fetched and run. Look at it, and where you trust it set trust_remote_code: true in "
+    "the recipe."
 )
 
 

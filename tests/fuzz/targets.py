@@ -55,8 +55,19 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 class Recipes:
     """A recipe or a study, and options after it, up to the point where a backbone would be read."""
 
-    options = ("--training.learning_rate", "--data.mixture", "--data.tasks", "--method.config", "--data.split.by",
-               "--training.extra", "--vary", "--evaluation.config", "--methods", "--nothing", "--data.tasks+")  # fmt: skip
+    options = (
+        "--training.learning_rate",
+        "--data.mixture",
+        "--data.tasks",
+        "--method.config",
+        "--data.split.by",
+        "--training.extra",
+        "--vary",
+        "--evaluation.config",
+        "--methods",
+        "--nothing",
+        "--data.tasks+",
+    )
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / "recipe.yaml"
@@ -65,15 +76,23 @@ class Recipes:
             "backbone": "smollm2-135m",
             "method": {"name": "moe-lora", "config": {"r": 8, "num_experts": 3}, "optimizer": {"name": "riemannian"}},
             "data": {
-                "tasks": ["gsm8k", str(folder / "rows.jsonl"),
-                          {"path": str(folder / "rows.jsonl"), "name": "mine", "rows": 3, "turns": "last",
-                           "columns": {"instruction": "q", "response": "a"},
-                           "split": {"by": "count", "validation_rows": 1, "test_rows": 1}}],
+                "tasks": [
+                    "gsm8k",
+                    str(folder / "rows.jsonl"),
+                    {
+                        "path": str(folder / "rows.jsonl"),
+                        "name": "mine",
+                        "rows": 3,
+                        "turns": "last",
+                        "columns": {"instruction": "q", "response": "a"},
+                        "split": {"by": "count", "validation_rows": 1, "test_rows": 1},
+                    },
+                ],
                 "mixture": {"strategy": "weights", "weights": {"gsm8k": 1, "rows": 2, "mine": 0.5}},
             },
             "training": {"max_steps": 3, "extra": {"adam_beta2": 0.99}, "report_to": []},
             "evaluation": {"config": {"top_k": 1}},
-        }  # fmt: skip
+        }
         known = [yaml.safe_load(path.read_text()) for path in sorted(RECIPES.rglob("*.yaml"))]
         trees = [own, own, *known]
         texts = [yaml.safe_dump(tree).encode() for tree in trees]
@@ -106,12 +125,17 @@ class Datasets:
         rows: list[dict[str, Any]] = [
             {"instruction": "What is 1 + 1?", "input": "", "output": "2", "history": [["a", "b"]], "system": "s"},
             {"instruction": "Name a colour.", "input": "é", "output": "blue"},
-            {"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"},
-                          {"role": "assistant", "content": [{"type": "text", "text": "a"}]}]},
+            {
+                "messages": [
+                    {"role": "system", "content": "s"},
+                    {"role": "user", "content": "q"},
+                    {"role": "assistant", "content": [{"type": "text", "text": "a"}]},
+                ]
+            },
             {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
             {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]},
             {"question": "q", "answer": "a", "context": "c", "group": "g"},
-        ]  # fmt: skip
+        ]
         lists: list[Any] = [rows[:2], rows[2:3] * 2, rows[3:4], rows[4:5], rows[5:] * 3]
         lines = changed_tree(lists).map(
             lambda found: b"".join(_json(row) + b"\n" for row in (found if isinstance(found, list) else [found]))
@@ -119,10 +143,14 @@ class Datasets:
         whole = changed_tree(lists).map(_json)
         info = {
             "a": {"file_name": "a.jsonl", "columns": {"prompt": "instruction", "response": "output"}, "num_samples": 2},
-            "b": {"file_name": "a.jsonl", "formatting": "sharegpt", "columns": {"messages": "conversations"},
-                  "tags": {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"}},
+            "b": {
+                "file_name": "a.jsonl",
+                "formatting": "sharegpt",
+                "columns": {"messages": "conversations"},
+                "tags": {"role_tag": "from", "content_tag": "value", "user_tag": "human", "assistant_tag": "gpt"},
+            },
             "c": {"hf_hub_url": "owner/name", "split": "train", "subset": "x"},
-        }  # fmt: skip
+        }
         table = b'instruction,input,output\nq,,a\n"q, 2","line\nend",a\n'
         written = io.BytesIO()
         pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[:2]), written)
@@ -176,21 +204,26 @@ class Adapters:
         self.configs = {config["peft_type"]: config for config in configs}
         self.checkpoint = folder / "checkpoint-2"
         self.checkpoint.mkdir()
-        torch.save({"state": {0: {"exp_avg": torch.ones(2), "step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]},
-                   self.checkpoint / "optimizer.pt")  # fmt: skip
+        torch.save(
+            {"state": {0: {"exp_avg": torch.ones(2), "step": torch.tensor(1.0)}}, "param_groups": [{"lr": 0.1}]},
+            self.checkpoint / "optimizer.pt",
+        )
         torch.save({"last_epoch": 2, "_last_lr": [0.1]}, self.checkpoint / "scheduler.pt")
         (self.checkpoint / "trainer_state.json").write_text(json.dumps(asdict(TrainerState(global_step=2))))
         self.states = {name: (self.checkpoint / name).read_bytes() for name in ("optimizer.pt", "scheduler.pt")}
         state = json.loads((self.checkpoint / "trainer_state.json").read_text())
         kinds = st.sampled_from(sorted(self.adapters))
         self.inputs = st.one_of(
-            kinds.flatmap(lambda kind: st.tuples(st.just("header"), st.just(kind), changed_tree([_header(self.whole[kind])]))),
+            kinds.flatmap(
+                lambda kind: st.tuples(st.just("header"), st.just(kind), changed_tree([_header(self.whole[kind])]))
+            ),
             kinds.flatmap(lambda kind: st.tuples(st.just("weights"), st.just(kind), changed_bytes([self.whole[kind]]))),
             kinds.flatmap(lambda kind: st.tuples(st.just("config"), st.just(kind), changed_tree([self.configs[kind]]))),
             st.sampled_from(sorted(self.states)).flatmap(
-                lambda name: st.tuples(st.just("state"), st.just(name), changed_bytes([self.states[name]]))),
+                lambda name: st.tuples(st.just("state"), st.just(name), changed_bytes([self.states[name]]))
+            ),
             st.tuples(st.just("state"), st.just("trainer_state.json"), changed_tree([state]).map(_json)),
-        )  # fmt: skip
+        )
 
     def run(self, given: tuple[str, str, Any]) -> None:
         what, kind, content = given
@@ -231,10 +264,17 @@ class Results:
         self.folder.mkdir()
         scores = dict.fromkeys(tasks, 0.25)
         done = [
-            result_of(cell, levels(cell), rows=3, rougeL=scores, bleu4=scores, retention=retention_of({"piqa": 0.1}, rows=2),
-                      routing=routing_of(tasks, layers=2, experts=2) if cell.method == "HyCAM" else None)
+            result_of(
+                cell,
+                levels(cell),
+                rows=3,
+                rougeL=scores,
+                bleu4=scores,
+                retention=retention_of({"piqa": 0.1}, rows=2),
+                routing=routing_of(tasks, layers=2, experts=2) if cell.method == "HyCAM" else None,
+            )
             for cell in self.cells
-        ]  # fmt: skip
+        ]
         failed = result_of(self.cells[0], "diverged")
         trees = [dict(done[0].content), dict(done[1].content), dict(done[0].content), dict(failed.content)]
         for cell, one in zip(self.cells, done, strict=True):
@@ -243,10 +283,19 @@ class Results:
         self.own = {name: (self.folder / name).read_bytes() for name in self.place.values()}
         self.run_folder = Run(Path(self.cells[0].recipe.output))
         entries = [
-            {"task": task, "row": row, "prompt": "p", "prediction": "x", "reference": "r", "rougeL": rouge, "nll": nll, "tokens": n}
+            {
+                "task": task,
+                "row": row,
+                "prompt": "p",
+                "prediction": "x",
+                "reference": "r",
+                "rougeL": rouge,
+                "nll": nll,
+                "tokens": n,
+            }
             for task, kept in done[0].content["evaluation"]["rows"].items()
             for row, nll, n, rouge in zip(kept["row"], kept["nll"], kept["tokens"], kept["rougeL"], strict=True)
-        ]  # fmt: skip
+        ]
         summary = {**done[0].content["training"], "validation": {"eval_loss": 1.0, "eval_loss_dolly": 1.0}}
         self.predictions = self.run_folder.evaluation("test") / "predictions.jsonl"
         self.predictions.parent.mkdir(parents=True)
@@ -255,8 +304,10 @@ class Results:
             st.tuples(st.just("cell"), changed_tree(trees, most=1)),
             st.tuples(st.just("bytes"), changed_bytes(list(self.own.values()))),
             st.tuples(st.just("predictions"), changed_tree([entries])),
-            st.tuples(st.just("training.json"), st.one_of(changed_tree([summary]).map(_json), changed_bytes([_json(summary)]))),
-        )  # fmt: skip
+            st.tuples(
+                st.just("training.json"), st.one_of(changed_tree([summary]).map(_json), changed_bytes([_json(summary)]))
+            ),
+        )
 
     def run(self, given: tuple[str, Any]) -> None:
         what, content = given

@@ -44,8 +44,16 @@ def target(request: pytest.FixtureRequest, tmp_path: Path, data_cache: Path) -> 
 
 
 def try_out(target, examples: int, *, always_the_same: bool, data_cache: Path) -> None:
-    @settings(max_examples=examples, deadline=None, database=None, derandomize=always_the_same, print_blob=True,
-              suppress_health_check=_HEALTH, phases=(Phase.generate, Phase.shrink), report_multiple_bugs=False)  # fmt: skip
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        derandomize=always_the_same,
+        print_blob=True,
+        suppress_health_check=_HEALTH,
+        phases=(Phase.generate, Phase.shrink),
+        report_multiple_bugs=False,
+    )
     @given(target.inputs)
     def one(value) -> None:
         with explained():
@@ -94,9 +102,22 @@ def test_bytes_that_lead_into_new_parts_of_a_reader_are_read_or_explained(tmp_pa
         (tmp_path / "begin" / reader).mkdir(parents=True)
         (tmp_path / "begin" / reader / "valid").write_bytes(valid)
     tests = Path(__file__).parents[1]
-    command = [sys.executable, "-m", "fuzz.coverage_guided", str(tmp_path / "begin"), f"-runs={RUNS}", "-timeout=10",
-               "-rss_limit_mb=4096", "-max_len=4096"]  # fmt: skip
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": f"{tests}:{tests.parent / 'src'}"})  # fmt: skip
+    command = [
+        sys.executable,
+        "-m",
+        "fuzz.coverage_guided",
+        str(tmp_path / "begin"),
+        f"-runs={RUNS}",
+        "-timeout=10",
+        "-rss_limit_mb=4096",
+        "-max_len=4096",
+    ]
+    done = subprocess.run(
+        command,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": f"{tests}:{tests.parent / 'src'}"},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stderr.count(f"Done {RUNS} runs") == len(READERS)

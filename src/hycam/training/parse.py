@@ -8,7 +8,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from pathlib import Path
 from types import NoneType
-from typing import Any, Optional, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace, set_parsing_settings
 
@@ -51,7 +51,7 @@ def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
     path = words[words.index("--recipe") + 1] if "--recipe" in words[:-1] else None
     if path is not None:
         _check_file(kind, Path(path))
-    parser = recipe_parser(kind, **kwargs)
+    parser = recipe_parser(kind, **kwargs)  # type: ignore[arg-type]  # a class is hashable
     try:
         parsed = parser.parse_args(words)
         _check_nulls(kind, parsed, "")
@@ -135,7 +135,7 @@ def _check_nulls(kind: type, parsed: Any, prefix: str) -> None:
         inner = [one for one in (*kinds, *(arg for one in kinds for arg in get_args(one))) if is_dataclass(one)]
         if not inner or isinstance(value, (str, int, float, NoneType)):
             continue
-        if annotation is inner[0] or annotation == Optional[inner[0]]:
+        if annotation is inner[0] or set(get_args(annotation)) == {inner[0], NoneType}:
             found = {f"{prefix}{name}.": value}
         elif isinstance(value, list):
             found = {f"{prefix}{name}[{at}].": item for at, item in enumerate(value)}

@@ -64,7 +64,8 @@ def _check_liger(recipe: Recipe, device: torch.device) -> None:
     kind = backbones.config(recipe.backbone, recipe.trust_remote_code).model_type
     if kind not in known:
         raise HycamError(
-            f"Liger has no kernels for {recipe.backbone}, a backbone of the type {kind}. Leave training.use_liger_kernel off."
+            f"Liger has no kernels for {recipe.backbone}, a backbone of the type {kind}. Leave "
+            "training.use_liger_kernel off."
         )
 
 

@@ -1,8 +1,8 @@
 """The files of a checkpoint that are pickles: looked through before training continues from them.
 
-PyTorch writes the optimizer's, the scheduler's and the generators' states that way, and the trainer reads them back with
-``weights_only=True``, which runs nothing. It would say what it met, but not in which file. Here that is told first,
-without making any object.
+PyTorch writes the optimizer's, the scheduler's and the generators' states that way, and the trainer reads them back
+with ``weights_only=True``, which runs nothing. It would say what it met, but not in which file. Here that is told
+first, without making any object.
 """
 
 from __future__ import annotations

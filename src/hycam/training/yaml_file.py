@@ -1,4 +1,4 @@
-"""A YAML file, read within bounds: one of a few bytes can nest, or repeat by aliases, to more than any machine holds."""
+"""A YAML file, read within bounds: a few bytes can nest, or repeat by aliases, to more than any machine holds."""
 
 from __future__ import annotations
 
