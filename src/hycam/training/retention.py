@@ -65,7 +65,7 @@ def _retention(
     reporter: Reports,
 ) -> Retention:
     def load() -> PreTrainedModel:
-        return backbones.load(recipe.backbone, model.dtype, model.device)
+        return backbones.load(recipe.backbone, model.dtype, model.device, recipe.quantization)
 
     base = None if recipe.method.name == BASE else base_of(model, load)
     return Retention(model, tokenizer, base, settings, reporter, tuned=chosen_tasks(recipe.data))

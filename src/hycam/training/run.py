@@ -39,8 +39,17 @@ from hycam.training.recipe import Recipe
 BASE = "base"
 """As a method's name in a recipe: the backbone as it is. It cannot be trained, but evaluated and asked."""
 
-# What may differ when a run is continued: it does not change what is trained.
-_FREE = ("output", "evaluation", "training.log_every", "training.report_to", "training.save_every")
+# What may differ when a run is continued: it does not change what is trained, or says how to go on after it diverged.
+_FREE = (
+    "output",
+    "evaluation",
+    "training.log_every",
+    "training.report_to",
+    "training.save_every",
+    "training.on_divergence",
+    "training.divergence_margin",
+    "training.max_skipped_steps",
+)
 
 
 @dataclass(frozen=True)
@@ -191,7 +200,7 @@ class Run:
         dtype = torch_dtype(recipe.training.precision, device)
         tokenizer = backbones.load_tokenizer(recipe.backbone)
         if recipe.method.name == BASE:
-            return backbones.load(recipe.backbone, dtype, device), tokenizer
+            return backbones.load(recipe.backbone, dtype, device, recipe.quantization), tokenizer
         method(recipe.method.name).config({**recipe.method.config, **(changes or {})})  # whether the changes work
         config = method(recipe.method.name).config(recipe.method.config)
         if not (self.model / "config.json" if config is None else self.adapter / "adapter_config.json").exists():
@@ -208,7 +217,7 @@ class Run:
                 f"{self.adapter} is an adapter of {saved.peft_type}, but the recipe beside it trains {expected}."
             )
         saved = replace(saved, **(changes or {}))
-        base = backbones.load(recipe.backbone, dtype, device)
+        base = backbones.load(recipe.backbone, dtype, device, recipe.quantization)
         try:
             adapted = PeftModel.from_pretrained(base, str(self.adapter), config=saved).eval()
         except (RuntimeError, KeyError) as error:  # PEFT reports a wrong shape this way, a line for each, or a lack
