@@ -28,6 +28,14 @@ from transformers.utils import logging as transformers_logging
 
 from hycam.errors import HycamError, unknown
 from hycam.gguf import SMOLLM2_135M, EmbeddedBackbone
+from hycam.quantization import (
+    Quantization,
+    check_quantization,
+    keep_weights,
+    quantization_config,
+    quantized_before,
+    quiet_bitsandbytes,
+)
 from hycam.tokenizers import LLAMA_3, EmbeddedTokenizer
 
 SHORT_NAMES: dict[str, EmbeddedBackbone] = {SMOLLM2_135M.name: SMOLLM2_135M}
@@ -87,6 +95,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
     trust_remote_code: bool = False,
+    quantization: Quantization | None = None,
 ) -> PreTrainedModel:
     """The causal language model, in evaluation mode.
 
@@ -96,13 +105,30 @@ def load(
         device: where they are put.
         trust_remote_code: whether code that comes with the model may run. Where transformers has code of its own for
             the model's type, that is taken in any case.
+        quantization: hold the weights of the linear layers in ``"8bit"`` or ``"4bit"`` (see
+            :mod:`hycam.quantization`); they are never all there in ``dtype``.
 
     Raises:
         HycamError: there is no such backbone, its weights are pickled, it is incomplete or no causal language model, it
-            needs code that may not run, or the hub cannot be reached.
+            needs code that may not run, or the hub cannot be reached; it cannot be quantised on this device, or is so
+            already.
     """
-    name = os.fspath(name_or_path)
+    name, device = os.fspath(name_or_path), torch.device(device)
+    if quantization is not None:
+        check_quantization(quantization, device)
     own_config = config(name, trust_remote_code)
+    before = quantized_before(own_config)
+    further: dict[str, Any] = {}
+    if before is not None and quantization is not None:
+        raise HycamError(
+            f"{name} is quantised already ({before}), and its weights cannot be quantised again. Leave quantization at "
+            "null: it is loaded as it is."
+        )
+    if before is not None or quantization is not None:
+        quiet_bitsandbytes()
+        further["device_map"] = {"": device}  # where they are quantised, since they cannot be moved afterwards
+    if quantization is not None:
+        further["quantization_config"] = quantization_config(quantization, dtype)
     with _bars_on_a_terminal_only():
         source = _source(name)
         if Path(source).is_dir():
@@ -118,6 +144,7 @@ def load(
                 use_safetensors=True,
                 trust_remote_code=trust_remote_code,
                 output_loading_info=True,
+                **further,
             )
     model, report = loaded
     if report["missing_keys"]:
@@ -126,7 +153,23 @@ def load(
             f"{name} is not a whole causal language model: its weights lack {missing[0]}"
             f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}, which would be left at random values."
         )
-    return model.to(device)
+    if not further:
+        return model.to(device)
+    keep_weights(model)
+    _check_computes(model, name)
+    return model
+
+
+@torch.no_grad()
+def _check_computes(model: PreTrainedModel, name: str) -> None:
+    """Reads three tokens with a quantised backbone, since not every architecture's inputs suit every kernel."""
+    try:
+        model(input_ids=torch.tensor([[0, 1, 2]], device=model.device), use_cache=False)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise HycamError(
+            f"{name} cannot be computed with as it is quantised ({model.config.model_type} on {model.device.type}): "
+            f"{str(error).strip().splitlines()[0]} Take the other quantization, or none."
+        ) from error
 
 
 def _source(name: str, known: Iterable[str] = SHORT_NAMES) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+_ROWS_SHOWN = 6
 
 
 class HycamError(ValueError):
@@ -18,18 +20,32 @@ class UsageError(HycamError):
 
 
 class Diverged(HycamError):
-    """Training whose loss is no finite number any more.
+    """Training that came to a loss, a gradient or weights that nothing good can follow from.
 
     Args:
-        step: the first optimizer step with such a loss.
+        step: the optimizer step it happened in; of several in a row the first.
+        what: what happened, as a part of a sentence.
+        rows: the identities of the rows of that step, each with its task in front.
+        checkpoint: the last checkpoint from before, where there is one.
     """
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, what: str, rows: Sequence[str] = (), checkpoint: str | None = None) -> None:
+        message = f"Training diverged: {what}."
+        if rows:
+            more = f" and {len(rows) - _ROWS_SHOWN:,} more" if len(rows) > _ROWS_SHOWN else ""
+            message += f" Rows of that step: {', '.join(rows[:_ROWS_SHOWN])}{more}."
+        if checkpoint is None:
+            message += " There is no checkpoint from before it (training.save_every keeps some)."
+        else:
+            message += (
+                f" The last good checkpoint is {checkpoint}: the same command with training.on_divergence set to skip "
+                "goes on from there and leaves such steps out."
+            )
         super().__init__(
-            f"Training diverged: the loss of step {step} is no finite number. Lower the learning rate "
-            "(training.learning_rate), or give it a warm-up (training.warmup_ratio)."
+            f"{message} Or start anew with a lower learning rate (training.learning_rate), or with a warm-up "
+            "(training.warmup_ratio)."
         )
-        self.step = step
+        self.step, self.what, self.rows, self.checkpoint = step, what, list(rows), checkpoint
 
 
 class Interrupted(KeyboardInterrupt):

@@ -31,10 +31,10 @@ MORE = {
 }  # fmt: skip
 
 ROWS = [
-    {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, -100, 7, 8, 9], "task": 1},
-    {"input_ids": [10, 11, 12], "labels": [10, 11, 12], "task": 0},
-    {"input_ids": [13], "labels": [13], "task": 0},
-    {"input_ids": [14, 15, 16, 17], "labels": [14, -100, 16, 17], "task": 1},
+    {"input_ids": [5, 6, 7, 8, 9], "labels": [-100, -100, 7, 8, 9], "task": 1, "row": 3},
+    {"input_ids": [10, 11, 12], "labels": [10, 11, 12], "task": 0, "row": 4},
+    {"input_ids": [13], "labels": [13], "task": 0, "row": 5},
+    {"input_ids": [14, 15, 16, 17], "labels": [14, -100, 16, 17], "task": 1, "row": 6},
 ]
 
 
@@ -59,8 +59,9 @@ def test_rows_become_one_row_and_every_token_keeps_its_task() -> None:
     assert batch["input_ids"].tolist() == [[*range(5, 18)]]
     assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 4, 0, 1, 2, 0, 0, 1, 2, 3]]
     assert batch["task"].tolist() == [[1] * 5 + [0] * 4 + [1] * 4]
+    assert batch["row"].tolist() == [3, 4, 5, 6]
     assert batch["use_cache"] is False
-    assert set(batch) == {"input_ids", "labels", "position_ids", "task", "use_cache"}
+    assert set(batch) == {"input_ids", "labels", "position_ids", "task", "row", "use_cache"}
 
 
 def test_the_first_token_of_an_example_is_no_target_of_the_example_before() -> None:
@@ -174,6 +175,7 @@ def padded() -> tuple[dict[str, Tensor], Tensor]:
 def packed() -> tuple[dict[str, Any], Tensor]:
     batch = PackedCollator()(ROWS)
     task = batch.pop("task")
+    assert batch.pop("row").tolist() == [3, 4, 5, 6]
     return batch, task
 
 
@@ -223,7 +225,7 @@ def test_the_trainer_hands_a_packed_batch_to_the_model_as_it_is_and_counts_its_t
     class Recording(Trainer):
         def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
             handed.append(dict(inputs))
-            del inputs["task"]
+            del inputs["task"], inputs["row"]
             return super().compute_loss(model, inputs, *args, **kwargs)
 
     arguments = TrainingArguments(

@@ -17,7 +17,10 @@ def test_rows_are_numbered_task_after_task_and_carry_their_task() -> None:
     rows = MixedRows({"a": task(3, 1), "b": task(2, 5, 4, start=10)})
     assert len(rows) == 5 and rows.sizes == {"a": 2, "b": 3}
     assert [(rows[n]["task"], rows[n]["input_ids"][0]) for n in range(5)] == [(0, 0), (0, 1), (1, 10), (1, 11), (1, 12)]
-    assert set(rows[3]) == {"input_ids", "labels", "task"}
+    assert set(rows[3]) == {"input_ids", "labels", "task", "row"}
+    assert [rows[n]["row"] for n in range(5)] == [0, 1, 2, 3, 4]
+    assert [rows.identity(n) for n in range(5)] == ["a r0", "a r1", "b r0", "b r1", "b r2"]
+    assert [rows.task(n) for n in range(5)] == ["a", "a", "b", "b", "b"]
 
 
 def test_lengths_are_those_of_the_rows_also_of_some_of_a_dataset_in_another_order() -> None:

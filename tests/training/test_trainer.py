@@ -163,7 +163,7 @@ def test_adalora_moves_its_ranks_as_it_trains(recipe) -> None:
 
 @pytest.mark.parametrize("method", ["full", "lora", "hycam"])
 @pytest.mark.parametrize("log_every", [1, 3, 100])
-def test_a_loss_that_is_no_number_ends_training_with_the_first_such_step(
+def test_a_loss_that_is_no_number_ends_training_with_that_step(
     recipe, method: str, log_every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: dict[int, list[float]] = {}
@@ -176,14 +176,16 @@ def test_a_loss_that_is_no_number_ends_training_with_the_first_such_step(
 
     monkeypatch.setattr(MultiTaskTrainer, "compute_loss", watched)
     chosen = recipe(method, max_steps=7, learning_rate=1e9, gradient_accumulation=2, log_every=log_every)
-    with pytest.raises(Diverged, match=r"loss of step \d is no finite number.*learning_rate") as raised:
+    with pytest.raises(Diverged, match=r"(loss|gradient) of step \d is no finite number.*learning_rate") as raised:
         train(chosen, Reporter())
     bad = [step for step, of_step in losses.items() if not all(map(math.isfinite, of_step))]
-    assert raised.value.step == bad[0] > 1
+    # The gradient may go first, and then that step is not taken.
+    assert raised.value.step == (bad[0] if "the loss of" in str(raised.value) else max(losses)) > 1
+    assert max(losses) == raised.value.step
     assert not Run(Path(chosen.output)).adapter.exists()
 
 
 def test_a_large_loss_is_a_loss(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     compute_loss = MultiTaskTrainer.compute_loss
-    monkeypatch.setattr(MultiTaskTrainer, "compute_loss", lambda *args, **kw: compute_loss(*args, **kw) * 1e30)
+    monkeypatch.setattr(MultiTaskTrainer, "compute_loss", lambda *args, **kw: compute_loss(*args, **kw) * 1e10)
     assert train(recipe("lora", max_steps=2), Reporter())["steps"] == 2

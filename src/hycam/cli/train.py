@@ -13,6 +13,8 @@ from hycam.training.run import Run
 from hycam.training.stopping import Stop
 from hycam.training.train import train
 
+_STEPS_SHOWN = 10
+
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the recipe and its overrides, trains, and says where the adapter is."""
@@ -42,5 +44,9 @@ def _main(arguments: Sequence[str], stop: Stop) -> None:
             for name, share in summary["shares"].items()
         )
         print(f"Rows trained on: {shares}")
+    if skipped := summary.get("skipped"):
+        steps = ", ".join(str(entry["step"]) for entry in skipped[:_STEPS_SHOWN])
+        more = f" and {len(skipped) - _STEPS_SHOWN:,} more" if len(skipped) > _STEPS_SHOWN else ""
+        print(f"Left out: step {steps}{more} ({run.folder / 'training.json'} has the reason and the rows of each)")
     print(f"{summary['steps']} steps, {summary['tokens']:,} tokens, {summary['seconds']:.0f} s")
     print(f"Adapter: {run.adapter}" if run.adapter.exists() else f"Model: {run.model}")

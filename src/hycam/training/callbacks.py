@@ -89,9 +89,23 @@ class RowCounter(TrainerCallback, ExportableState):
 
 
 class RankAllocationCallback(TrainerCallback):
-    """Lets a method of PEFT that moves its rank between layers (AdaLoRA) do so after each step, as it asks for."""
+    """Lets a method of PEFT that moves its rank between layers (AdaLoRA) do so after each step, as it asks for.
+
+    Args:
+        skipped: gives how many steps were left out so far; they are none for the method's schedule.
+    """
+
+    def __init__(self, skipped: Callable[[], int]) -> None:
+        self.skipped = skipped
 
     def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        model: Any = None,
+        optimizer: Any = None,
+        **kwargs: Any,
     ) -> None:
-        model.base_model.update_and_allocate(state.global_step)
+        if not optimizer.step_was_skipped:  # else there is no gradient to take importances from
+            model.base_model.update_and_allocate(state.global_step - self.skipped())

@@ -27,7 +27,7 @@ LENGTHS = (7, 5, 6)  # of the examples that a model is checked with
 
 
 class PackedCollator(DataCollatorWithFlattening):
-    """Makes one packed row out of the rows of a micro-batch, each with ``input_ids``, ``labels`` and ``task``.
+    """Makes one packed row out of the rows of a micro-batch, each with ``input_ids``, ``labels``, ``task`` and ``row``.
 
     The batch holds, each ``[1, T]`` with T the tokens of all rows together:
 
@@ -36,8 +36,8 @@ class PackedCollator(DataCollatorWithFlattening):
     - ``position_ids``, from 0 in every example;
     - ``task``, the task of each token;
 
-    and ``use_cache``, which is False: with a cache, or with an attention mask, transformers does not look for packed
-    examples in the positions. There is no padding, so there is no mask either.
+    ``row``, ``[rows]``, the number of each; and ``use_cache``, which is False: with a cache, or with an attention mask,
+    transformers does not look for packed examples in the positions. There is no padding, so there is no mask either.
     """
 
     def __call__(
@@ -46,7 +46,8 @@ class PackedCollator(DataCollatorWithFlattening):
         batch = super().__call__(features, return_tensors, separator_id)
         task = torch.tensor([row["task"] for row in features])
         length = torch.tensor([len(row["input_ids"]) for row in features])
-        return {**batch, "task": task.repeat_interleave(length).unsqueeze(0), "use_cache": False}
+        row = torch.tensor([row["row"] for row in features])
+        return {**batch, "task": task.repeat_interleave(length).unsqueeze(0), "row": row, "use_cache": False}
 
 
 def check_packing(model: PreTrainedModel) -> None:
@@ -99,7 +100,7 @@ def check_packing(model: PreTrainedModel) -> None:
 
 def _logits(model: PreTrainedModel, examples: list[Tensor]) -> Tensor:
     """The logits of the examples, packed, in float32: ``[T, V]``."""
-    batch = PackedCollator()([{"input_ids": ids, "labels": ids, "task": 0} for ids in examples])
+    batch = PackedCollator()([{"input_ids": ids, "labels": ids, "task": 0, "row": 0} for ids in examples])
     device = model.get_input_embeddings().weight.device
     ids, positions = batch["input_ids"].to(device), batch["position_ids"].to(device)
     return model(input_ids=ids, position_ids=positions, use_cache=batch["use_cache"]).logits[0].float()

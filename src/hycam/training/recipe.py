@@ -9,6 +9,7 @@ from hycam.data.recipe import DataRecipe
 from hycam.errors import HycamError
 from hycam.methods import method
 from hycam.optim import OptimizerSettings
+from hycam.quantization import Quantization
 
 
 @dataclass
@@ -74,6 +75,12 @@ class TrainingRecipe:
             a GPU and liger-kernel (``hycam[liger]``).
         torch_compile: Compile the blocks of the adapted backbone; takes some minutes at the start. On a CPU it needs a
             C++ compiler.
+        on_divergence: What to do about a step whose loss or gradient is no finite number, or whose loss has exploded:
+            ``stop`` before it is taken (for an exploded loss, at the fifth step in a row), or ``skip`` it, so that the
+            weights, the optimizer and the schedule stay as they were. Five skipped in a row end training too.
+        divergence_margin: A loss has exploded when it is so much (nats per token) above what was usual, which is the
+            lowest median of 50 steps so far; null looks for numbers that are not finite alone.
+        max_skipped_steps: More skipped steps than this in all end training.
         evaluate_every: Steps between two passes over the validation parts; null validates at the end only.
         early_stopping_patience: Stop after so many validations without a better loss; null never stops early.
         save_every: Steps between two checkpoints; null keeps none.
@@ -99,6 +106,9 @@ class TrainingRecipe:
     optimizer_states: Literal["32bit", "8bit"] = "32bit"
     use_liger_kernel: bool = False
     torch_compile: bool = False
+    on_divergence: Literal["stop", "skip"] = "stop"
+    divergence_margin: float | None = 6.0
+    max_skipped_steps: int = 100
     evaluate_every: int | None = None
     early_stopping_patience: int | None = None
     save_every: int | None = None
@@ -109,11 +119,11 @@ class TrainingRecipe:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "gradient_accumulation", "log_every", "max_steps", "evaluate_every", "save_every",
-                     "early_stopping_patience"):  # fmt: skip
+                     "early_stopping_patience", "max_skipped_steps"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise HycamError(f"training.{name} is {value}: a number above 0 was expected.")
-        for name in ("learning_rate", "epochs"):
+        for name in ("learning_rate", "epochs", "divergence_margin"):
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise HycamError(f"training.{name} is {value}: a number above 0 was expected.")
@@ -154,6 +164,8 @@ class Recipe:
     Args:
         backbone: A short name (smollm2-135m), a folder, or a hub id.
         trust_remote_code: Whether Python code that comes with the backbone may run; look at it first.
+        quantization: Hold the weights of the backbone's linear layers in ``8bit`` (LLM.int8) or ``4bit`` (NF4, as
+            QLoRA does), for adapters; needs bitsandbytes (``hycam[quantization]``).
         output: The run folder.
         method: Which adapter is trained.
         data: What to train, validate and test on.
@@ -163,6 +175,7 @@ class Recipe:
 
     backbone: str = "smollm2-135m"
     trust_remote_code: bool = False
+    quantization: Quantization | None = None
     output: str = "runs/hycam"
     method: MethodRecipe = field(default_factory=MethodRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)

@@ -65,7 +65,8 @@ def _retention(
     reporter: Reports,
 ) -> Retention:
     def load() -> PreTrainedModel:
-        return backbones.load(recipe.backbone, model.dtype, model.device, recipe.trust_remote_code)
+        further = recipe.trust_remote_code, recipe.quantization
+        return backbones.load(recipe.backbone, model.dtype, model.device, *further)
 
     base = None if recipe.method.name == BASE else base_of(model, load)
     return Retention(model, tokenizer, base, settings, reporter, tuned=chosen_tasks(recipe.data))

@@ -15,17 +15,19 @@ _ROWS_AT_ONCE = 10_000
 
 
 class MixedRows(Dataset[dict[str, Any]]):
-    """The rows of the tasks one task after the other, each with ``input_ids``, ``labels`` and the index of its task.
+    """The rows of the tasks one task after the other, each with ``input_ids``, ``labels``, its task and its number.
 
     Nothing is copied: a row is read from its own dataset when it is asked for.
 
     Args:
-        tasks: the training rows of each task, with the columns ``input_ids`` and ``labels``.
+        tasks: the training rows of each task, with the columns ``input_ids`` and ``labels``, and ``row`` where
+            :meth:`identity` is asked for.
     """
 
     def __init__(self, tasks: Mapping[str, datasets.Dataset]) -> None:
         self.tasks = tuple(tasks)
         self.sizes = {name: len(rows) for name, rows in tasks.items()}
+        self._whole = list(tasks.values())
         self._parts = [rows.select_columns(["input_ids", "labels"]) for rows in tasks.values()]
         self._starts = (np.cumsum([0, *self.sizes.values()])[:-1]).tolist()
 
@@ -34,7 +36,16 @@ class MixedRows(Dataset[dict[str, Any]]):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         task = bisect_right(self._starts, index) - 1
-        return {**self._parts[task][index - self._starts[task]], "task": task}
+        return {**self._parts[task][index - self._starts[task]], "task": task, "row": index}
+
+    def task(self, index: int) -> str:
+        """The name of a row's task."""
+        return self.tasks[bisect_right(self._starts, index) - 1]
+
+    def identity(self, index: int) -> str:
+        """A row's task and its identity there, which says where it comes from: ``"gsm8k train.jsonl:17"``."""
+        task = bisect_right(self._starts, index) - 1
+        return f"{self.tasks[task]} {self._whole[task][index - self._starts[task]]['row']}"
 
     @cached_property
     def lengths(self) -> np.ndarray:

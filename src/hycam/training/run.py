@@ -40,8 +40,17 @@ from hycam.training.recipe import Recipe
 BASE = "base"
 """As a method's name in a recipe: the backbone as it is. It cannot be trained, but evaluated and asked."""
 
-# What may differ when a run is continued: it does not change what is trained.
-_FREE = ("output", "evaluation", "training.log_every", "training.report_to", "training.save_every")
+# What may differ when a run is continued: it does not change what is trained, or says how to go on after it diverged.
+_FREE = (
+    "output",
+    "evaluation",
+    "training.log_every",
+    "training.report_to",
+    "training.save_every",
+    "training.on_divergence",
+    "training.divergence_margin",
+    "training.max_skipped_steps",
+)
 
 
 @dataclass(frozen=True)
@@ -203,7 +212,7 @@ class Run:
         trusted = recipe.trust_remote_code
         tokenizer = backbones.load_tokenizer(recipe.backbone, trusted)
         if recipe.method.name == BASE:
-            return backbones.load(recipe.backbone, dtype, device, trusted), tokenizer
+            return backbones.load(recipe.backbone, dtype, device, trusted, recipe.quantization), tokenizer
         method(recipe.method.name).config({**recipe.method.config, **(changes or {})})  # whether the changes work
         config = method(recipe.method.name).config(recipe.method.config)
         if not (self.model / "config.json" if config is None else self.adapter / "adapter_config.json").exists():
@@ -215,7 +224,7 @@ class Run:
             return backbones.load(str(self.model), dtype, device, trusted), tokenizer
         saved = replace(saved_config(self.adapter, config), **(changes or {}))
         check_adapter(self.adapter, saved, backbones.config(recipe.backbone, trusted), trusted)
-        base = backbones.load(recipe.backbone, dtype, device, trusted)
+        base = backbones.load(recipe.backbone, dtype, device, trusted, recipe.quantization)
         check_embeddings(self.adapter, base)
         try:
             adapted = PeftModel.from_pretrained(base, str(self.adapter), config=saved).eval()

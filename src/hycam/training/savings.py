@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from contextlib import ExitStack
 from typing import Any
 
 import torch
+from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
+from peft.utils import PeftType
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.liger import apply_liger_kernel
@@ -15,8 +18,11 @@ from transformers.utils import is_bitsandbytes_available
 
 from hycam import backbones
 from hycam.errors import HycamError
+from hycam.methods import method
 from hycam.optim import OptimizerSettings
+from hycam.quantization import check_quantization, quantized_before
 from hycam.training.recipe import Recipe
+from hycam.tuners.base import Tuner
 
 OPTIMIZERS = {"32bit": "adamw_torch", "8bit": "adamw_bnb_8bit"}
 """AdamW as the trainer calls it, by what ``training.optimizer_states`` says."""
@@ -40,12 +46,36 @@ def check(recipe: Recipe, device: torch.device, optimizer: OptimizerSettings) ->
         HycamError: a switch that does not: which, why, and what to do instead.
     """
     settings = recipe.training
+    before = quantized_before(backbones.config(recipe.backbone, recipe.trust_remote_code))
+    if recipe.quantization is not None or before is not None:
+        _check_quantized(recipe, device, before)
     if settings.use_liger_kernel:
         _check_liger(recipe, device)
     if settings.optimizer_states == "8bit":
         _check_8bit(optimizer)
     if settings.torch_compile:
         _check_compile(settings.backend, device)
+
+
+def _check_quantized(recipe: Recipe, device: torch.device, before: str | None) -> None:
+    how = before or recipe.quantization
+    if recipe.quantization is not None:
+        check_quantization(recipe.quantization, device)
+    entry = method(recipe.method.name)
+    if entry.trains_backbone:
+        raise HycamError(
+            f"The method {entry.name} trains the backbone's own weights, and quantised ones ({how}) cannot be trained. "
+            "Take an adapter, such as hycam or lora, or a backbone that is not quantised."
+        )
+    config = entry.config(recipe.method.config)
+    assert config is not None
+    tuner = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
+    # PEFT's own methods have layers of their own for quantised weights, in a file of this name, or cannot read them.
+    if not issubclass(tuner, Tuner) and importlib.util.find_spec(f"{tuner.__module__.rpartition('.')[0]}.bnb") is None:
+        raise HycamError(
+            f"The method {PeftType(config.peft_type).value} of PEFT has no layers for quantised weights ({how}). Take "
+            "another one, such as LORA, or leave quantization at null."
+        )
 
 
 def _check_liger(recipe: Recipe, device: torch.device) -> None:

@@ -28,7 +28,7 @@ from hycam.console import Reports
 from hycam.data.batches import Batches
 from hycam.data.mixture import Mixture
 from hycam.data.prepare import prepare
-from hycam.errors import HycamError, Interrupted, nearest
+from hycam.errors import Diverged, HycamError, Interrupted, nearest
 from hycam.files import needs_room, unwritable
 from hycam.lock import alone
 from hycam.machine import peak_memory_bytes
@@ -37,6 +37,7 @@ from hycam.ops import set_backend
 from hycam.training.callbacks import JsonLinesCallback, ProgressCallback, RankAllocationCallback
 from hycam.training.checkpoints import Checkpoints
 from hycam.training.device import torch_device, torch_dtype
+from hycam.training.divergence import Policy
 from hycam.training.packing import check_packing
 from hycam.training.recipe import Recipe
 from hycam.training.rows import MixedRows
@@ -71,9 +72,11 @@ def train(
         the summary that ``training.json`` holds: ``steps``, ``tokens`` (without padding), ``seconds`` (of training,
         interruptions left out), ``peak_memory_bytes``, ``trainable_parameters``, ``total_parameters``,
         ``learning_rate``, ``data`` (its fingerprint), ``rows`` and ``shares`` (of each task, that were trained on),
-        ``wanted_shares`` (as the mixture has them) and ``validation`` (the last pass: ``eval_loss`` and each task's).
+        ``wanted_shares`` (as the mixture has them), ``skipped`` (the steps that were left out, see
+        :class:`hycam.training.divergence.StepWatch`) and ``validation`` (the last pass: ``eval_loss`` and each task's).
 
     Raises:
+        Diverged: no good can come of further steps.
         HycamError: a part of the recipe does not work, another process trains in the folder, or it cannot be written;
             nothing that was there is lost.
         Interrupted: the process was asked to end; a checkpoint is saved if it had begun to train.
@@ -128,8 +131,8 @@ def _train(
 
     set_seed(settings.seed)
     # Weights that are trained are kept in float32: a step of a learning rate is less than bfloat16 can tell.
-    kept = torch.float32 if entry.trains_backbone else dtype
-    model = backbones.load(recipe.backbone, kept, device, recipe.trust_remote_code)
+    weights = torch.float32 if entry.trains_backbone else dtype
+    model = backbones.load(recipe.backbone, weights, device, recipe.trust_remote_code, recipe.quantization)
     total = model.num_parameters()
     if settings.use_liger_kernel:
         use_liger(model, undo)
@@ -153,6 +156,7 @@ def _train(
         optimizer,
         checkpoints,
         stop,
+        Policy(settings.on_divergence == "skip", settings.divergence_margin, settings.max_skipped_steps),
         progress=lambda done, rows: reporter.update("validation", done, rows),
         also=None if also is None else partial(also, cast(PreTrainedModel, adapted), tokenizer),
     )
@@ -161,7 +165,7 @@ def _train(
     trainer.add_callback(ProgressCallback(reporter))
     trainer.add_callback(JsonLinesCallback(run.metrics, trainer.elapsed, lambda: trainer.logged))
     if hasattr(adapted.base_model, "update_and_allocate"):
-        trainer.add_callback(RankAllocationCallback())
+        trainer.add_callback(RankAllocationCallback(lambda: len(trainer.watch.skipped)))
     if settings.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
     undo.enter_context(stop.held())
@@ -170,11 +174,17 @@ def _train(
     try:
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         seconds = trainer.elapsed()
+        trainer.check_weights()
         validation = _last_validation(trainer, goes_back)
     except Interrupted as error:
         last = checkpoints.steps()[-1:]
         where = f"continues from step {last[0]}" if last else "begins anew"
-        raise Interrupted(error.number, f"Step {trainer.state.global_step} was done; the same command {where}.") from None
+        raise Interrupted(
+            error.number, f"Step {trainer.state.global_step} was done; the same command {where}."
+        ) from None
+    except Diverged as error:
+        good = [str(checkpoints.at(step)) for step in checkpoints.steps()[-1:]]
+        raise Diverged(error.step, error.what, error.rows, *good) from error
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = unwritable(error)
         if reason is None:
@@ -197,6 +207,7 @@ def _train(
         "rows": trainer.counter.rows,
         "shares": trainer.counter.shares(),
         "wanted_shares": mixture.wanted(),
+        "skipped": trainer.watch.skipped,
         "validation": validation,
     }
     run.finish(adapted, tokenizer, summary)
@@ -280,6 +291,7 @@ def _settings(
         "metric_for_best_model": "loss",
         "greater_is_better": False,
         "logging_steps": settings.log_every,
+        "logging_nan_inf_filter": False,  # it waits for the device in every micro-batch, and no such step is logged
         # A packed row has no padding, and no mask that says so.
         "include_num_input_tokens_seen": "all" if recipe.data.packing else "non_padding",
         "restore_callback_states_from_checkpoint": True,  # early stopping goes on counting

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -27,15 +29,17 @@ from hycam.labelled import head_at, labelled_positions
 from hycam.optim import OptimizerSettings, RiemannianAdamW, factor_pairs, parameter_groups
 from hycam.training.callbacks import RowCounter
 from hycam.training.checkpoints import Checkpoints
+from hycam.training.divergence import Policy
 from hycam.training.packing import PackedCollator
-from hycam.training.resumable import ResumableTrainer, same_randomness
+from hycam.training.resumable import same_randomness
 from hycam.training.rows import MixedRows
 from hycam.training.savings import OPTIMIZERS, keep_embeddings_in_32_bits
 from hycam.training.stopping import Stop
+from hycam.training.watched import WatchedTrainer
 from hycam.tuners.hycam import HyCAMModel
 
 
-class MultiTaskTrainer(ResumableTrainer):
+class MultiTaskTrainer(WatchedTrainer):
     """Trains on the rows of several tasks, mixed.
 
     The objective is what the model's own forward returns, so a HyCAM adapter brings its balance loss with it; logits
@@ -43,7 +47,8 @@ class MultiTaskTrainer(ResumableTrainer):
     loss: each task's own mean loss per labelled token since the last log, its share of the rows so far, the balance
     loss, and the routing averaged over tokens and layers. Validation is one pass over every task's rows; ``eval_loss``,
     which picks the best checkpoint and stops early, is the mean of the tasks' losses (the Trainer's own evaluation of a
-    dictionary of datasets has no such aggregate).
+    dictionary of datasets has no such aggregate). Of a step that is left out (:class:`WatchedTrainer`) neither the rows
+    nor the losses are counted.
 
     Args:
         model: the adapted backbone.
@@ -55,6 +60,7 @@ class MultiTaskTrainer(ResumableTrainer):
         optimizer: what the method's optimizer has beyond AdamW.
         checkpoints: where they are kept.
         stop: whether the process was asked to end.
+        policy: what to do about a step that would do harm.
         progress: called during validation with rows done and rows in all.
         also: gives further figures of each validation, which are logged beside its losses.
     """
@@ -70,6 +76,7 @@ class MultiTaskTrainer(ResumableTrainer):
         optimizer: OptimizerSettings,
         checkpoints: Checkpoints,
         stop: Stop,
+        policy: Policy = Policy(),  # noqa: B008  # it is frozen
         progress: Callable[[int, int], None] | None = None,
         also: Callable[[], Mapping[str, float]] | None = None,
     ) -> None:
@@ -81,8 +88,10 @@ class MultiTaskTrainer(ResumableTrainer):
         self._sums = torch.zeros(2, len(self.tasks), dtype=torch.float64)  # NLL and tokens of each task
         self._routing = torch.zeros(0, dtype=torch.float64)  # the balance loss and each module's share, summed
         self._routed = 0  # so many micro-batches
-        self._diverged_at = torch.zeros((), dtype=torch.int64)  # the first step without a finite loss; 0 for none
+        self._step_sums = torch.zeros_like(self._sums)  # the same of the step that is being made
+        self._step_routing: list[Tensor] = []
         super().__init__(
+            policy,
             checkpoints=checkpoints,
             stop=stop,
             model=model,
@@ -147,14 +156,7 @@ class MultiTaskTrainer(ResumableTrainer):
         with head_at(self.accelerator.unwrap_model(model), row, position):
             loss, outputs = super().compute_loss(model, {**inputs, "shift_labels": targets}, True, num_items_in_batch)
         self._note(outputs.logits[0], targets, task[row, position])
-        self._watch(loss)
         return (loss, outputs) if return_outputs else loss
-
-    def _watch(self, loss: Tensor) -> None:
-        """Remembers the first step whose loss is no finite number; asked for in ``log``, so that no step waits."""
-        before = self._diverged_at.to(loss.device)
-        is_first = (before == 0) & ~torch.isfinite(loss.detach())
-        self._diverged_at = torch.where(is_first, self.state.global_step + 1, before)
 
     def _count(self, tasks: Tensor) -> None:
         """Counts rows, given the task of each."""
@@ -166,19 +168,31 @@ class MultiTaskTrainer(ResumableTrainer):
         """Adds the NLL of ``n`` labelled tokens to the sums of their tasks; ``logits [n, V]``, the others ``[n]``."""
         each = F.cross_entropy(logits.float(), targets, reduction="none")
         of_task = of_task.cpu()
-        self._sums[0].index_add_(0, of_task, each.double().cpu())
-        self._sums[1].index_add_(0, of_task, torch.ones_like(of_task, dtype=torch.float64))
+        self._step_sums[0].index_add_(0, of_task, each.double().cpu())
+        self._step_sums[1].index_add_(0, of_task, torch.ones_like(of_task, dtype=torch.float64))
         if self.tuner is not None and (routing := self.tuner.last_stats.routing):
             stats = self.tuner.last_stats
             assert stats.balance_loss is not None
             mean = torch.stack([layer.cpu() for layer in routing.values()]).mean(dim=0)
-            found = torch.cat((stats.balance_loss.cpu().reshape(1), mean)).double()
+            self._step_routing.append(torch.cat((stats.balance_loss.cpu().reshape(1), mean)).double())
+
+    def step_taken(self) -> None:
+        self._sums += self._step_sums
+        for found in self._step_routing:
             self._routing = found if self._routed == 0 else self._routing + found
             self._routed += 1
+        self._forget_step()
+
+    def step_left_out(self, rows: list[int]) -> None:
+        train = cast(MixedRows, self.train_dataset)
+        self.counter.add({name: -number for name, number in Counter(map(train.task, rows)).items()})
+        self._forget_step()
+
+    def _forget_step(self) -> None:
+        self._step_sums.zero_()
+        self._step_routing.clear()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if self._diverged_at:
-            raise Diverged(int(self._diverged_at))
         if "loss" in logs:
             for name, total, tokens in zip(self.tasks, *self._sums.tolist(), strict=True):
                 if tokens:
@@ -198,7 +212,6 @@ class MultiTaskTrainer(ResumableTrainer):
             "tasks": self._sums.tolist(),
             "routing": self._routing.tolist(),
             "routed": self._routed,
-            "diverged_at": int(self._diverged_at),
         }
         return kept
 
@@ -207,7 +220,6 @@ class MultiTaskTrainer(ResumableTrainer):
         kept = progress["since_log"]
         self._sums = torch.tensor(kept["tasks"], dtype=torch.float64)
         self._routing, self._routed = torch.tensor(kept["routing"], dtype=torch.float64), kept["routed"]
-        self._diverged_at = torch.tensor(kept["diverged_at"])
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)
@@ -222,6 +234,7 @@ class MultiTaskTrainer(ResumableTrainer):
 
         Raises:
             Interrupted: the process was asked to end.
+            Diverged: the loss of a task is no finite number.
         """
         validation = cast("dict[str, datasets.Dataset]", self.eval_dataset)
         total, done = sum(map(len, validation.values())), 0
@@ -243,6 +256,10 @@ class MultiTaskTrainer(ResumableTrainer):
             further = dict(self.also()) if self.also else {}
         metrics = {f"{metric_key_prefix}_loss": across_tasks(nlls).nll}
         metrics |= {f"{metric_key_prefix}_loss_{name}": nll.per_token for name, nll in nlls.items()}
+        if not math.isfinite(metrics[f"{metric_key_prefix}_loss"]):
+            step = self.state.global_step
+            broken = [name for name, nll in nlls.items() if not math.isfinite(nll.per_token)]
+            raise Diverged(step, f"the validation loss of {', '.join(broken)} after step {step} is no finite number")
         self.last_validation, self.validated_at = metrics, self.state.global_step
         self.log(metrics | further)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)

@@ -15,6 +15,7 @@ from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
+from hycam.quantization import keep_weights
 from hycam.tuners.fit import Spec, check_fit
 
 ONE_AT_A_TIME = "One adapter of this kind is active at a time, not {}."
@@ -55,6 +56,7 @@ class Tuner(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}  # noqa: RUF012  # declared so by PEFT
 
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
+        keep_weights(model)
         if not isinstance(self.peft_config, _Adapters):
             self.peft_config = _Adapters(self.peft_config, self.config_class)
 
