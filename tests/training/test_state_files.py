@@ -1,4 +1,7 @@
-"""Training continues from what it wrote itself, and runs nothing that somebody put there."""
+"""Training continues from what it wrote itself, and runs nothing that somebody put there.
+
+Whoever plants something can write the manifest again too, so here that is always done.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import pytest
 from hycam.console import Reporter
 from hycam.data.recipe import DataRecipe
 from hycam.errors import HycamError
+from hycam.training.checkpoints import seal
 from hycam.training.recipe import EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
 from hycam.training.run import Run
 from hycam.training.state_files import check_state
@@ -70,6 +74,7 @@ def test_code_hidden_in_a_state_is_refused_by_the_files_name_and_not_run(
     recipe: Recipe, checkpoint: Path, tmp_path: Path, name: str, plant_it
 ) -> None:
     plant_it(checkpoint / name, tmp_path / "mark")
+    seal(checkpoint)
     with pytest.raises(HycamError, match=rf"{name}.*Delete {checkpoint}"):
         train(recipe, Reporter())
     assert not (tmp_path / "mark").exists()
@@ -82,6 +87,7 @@ def test_the_trainer_itself_would_run_none_of_it_either(
     """What the check is for is the message: the trainer reads each of the three with weights_only."""
     monkeypatch.setattr("hycam.training.train.check_state", lambda _: None)
     plant(checkpoint / name, tmp_path / "mark")
+    seal(checkpoint)
     with pytest.raises(Exception, match="weights_only"):
         train(recipe, Reporter())
     assert not (tmp_path / "mark").exists()
@@ -89,6 +95,7 @@ def test_the_trainer_itself_would_run_none_of_it_either(
 
 def test_pickled_training_arguments_are_not_read(recipe: Recipe, checkpoint: Path, tmp_path: Path) -> None:
     plant(checkpoint / "training_args.bin", tmp_path / "mark")
+    seal(checkpoint)
     assert train(recipe, Reporter())["steps"] == 4
     assert not (tmp_path / "mark").exists()
 
@@ -101,6 +108,7 @@ def test_pickled_weights_in_a_checkpoint_are_refused_and_not_run(
     if alone:
         (checkpoint / "adapter_model.safetensors").unlink()
     plant(checkpoint / name, tmp_path / "mark")
+    seal(checkpoint)
     with pytest.raises(HycamError, match=rf"{name} is a pickle"):
         train(recipe, Reporter())
     assert not (tmp_path / "mark").exists()

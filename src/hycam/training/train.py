@@ -114,6 +114,8 @@ def _train(
     goes_back = settings.early_stopping_patience is not None
     checkpoints = Checkpoints(run.checkpoints, beside=[run.metrics], goes_back=goes_back)
     resumed = checkpoints.resume_from()
+    if resumed is not None:
+        check_state(resumed)
     arguments.eval_on_start = also is not None and resumed is None
     rows = MixedRows(data.train)
     mixture = Mixture(recipe.data.mixture, rows.sizes, settings.seed)
@@ -128,8 +130,8 @@ def _train(
 
     set_seed(settings.seed)
     # Weights that are trained are kept in float32: a step of a learning rate is less than bfloat16 can tell.
-    kept = torch.float32 if entry.trains_backbone else dtype
-    model = backbones.load(recipe.backbone, kept, device, recipe.trust_remote_code)
+    weights = torch.float32 if entry.trains_backbone else dtype
+    model = backbones.load(recipe.backbone, weights, device, recipe.trust_remote_code)
     total = model.num_parameters()
     if settings.use_liger_kernel:
         use_liger(model, undo)
@@ -165,8 +167,6 @@ def _train(
     if settings.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
     undo.enter_context(stop.held())
-    if resumed is not None:
-        check_state(resumed)
     try:
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         seconds = trainer.elapsed()
@@ -174,7 +174,9 @@ def _train(
     except Interrupted as error:
         last = checkpoints.steps()[-1:]
         where = f"continues from step {last[0]}" if last else "begins anew"
-        raise Interrupted(error.number, f"Step {trainer.state.global_step} was done; the same command {where}.") from None
+        raise Interrupted(
+            error.number, f"Step {trainer.state.global_step} was done; the same command {where}."
+        ) from None
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = unwritable(error)
         if reason is None:
