@@ -117,6 +117,8 @@ def _train(
     goes_back = settings.early_stopping_patience is not None
     checkpoints = Checkpoints(run.checkpoints, beside=[run.metrics], goes_back=goes_back)
     resumed = checkpoints.resume_from()
+    if resumed is not None:
+        check_state(resumed)
     arguments.eval_on_start = also is not None and resumed is None
     rows = MixedRows(data.train)
     mixture = Mixture(recipe.data.mixture, rows.sizes, settings.seed)
@@ -169,8 +171,6 @@ def _train(
     if settings.early_stopping_patience is not None:
         trainer.add_callback(EarlyStoppingCallback(settings.early_stopping_patience))
     undo.enter_context(stop.held())
-    if resumed is not None:
-        check_state(resumed)
     try:
         trainer.train(resume_from_checkpoint=None if resumed is None else str(resumed))
         seconds = trainer.elapsed()
