@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Tokens at a time. On a CPU a chunk of each tensor fits into the cores' caches and is still work enough for two threads;
+# Tokens at a time. On a CPU a chunk of each tensor fits into the cores' caches and is work enough for two threads;
 # of half as many they wait for each other. Elsewhere it is the launch of each operation that counts.
 CPU_CHUNK = 512
 CHUNK = 2048
