@@ -138,9 +138,7 @@ class Checkpoints:
                 found = step
                 break
             passed_over.append((step, wrong))
-        instead = (
-            "training begins anew" if found is None else f"training continues from {self.at(found)}"
-        )
+        instead = "training begins anew" if found is None else f"training continues from {self.at(found)}"
         for step, wrong in passed_over:
             folder = self.at(step)
             if not (folder / MANIFEST).exists():

@@ -56,8 +56,9 @@ def train(
 ) -> dict[str, Any]:
     """Trains an adapter as the recipe says; continues from the last whole checkpoint where there is one.
 
-    However often it was interrupted, what it ends with on a CPU is to the bit what one process ends with. A run that is complete is left as it is. Everything that can be found wrong with the recipe, the data and the
-    folder is found before the backbone is loaded, and too little room on the disk before the first step.
+    However often it was interrupted, what it ends with on a CPU is to the bit what one process ends with. A run that is
+    complete is left as it is. Everything that can be found wrong with the recipe, the data and the folder is found
+    before the backbone is loaded, and too little room on the disk before the first step.
 
     Args:
         recipe: what to train.
@@ -170,7 +171,9 @@ def _train(
     except Interrupted as error:
         last = checkpoints.steps()[-1:]
         where = f"continues from step {last[0]}" if last else "begins anew"
-        raise Interrupted(error.number, f"Step {trainer.state.global_step} was done; the same command {where}.") from None
+        raise Interrupted(
+            error.number, f"Step {trainer.state.global_step} was done; the same command {where}."
+        ) from None
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = unwritable(error)
         if reason is None:
