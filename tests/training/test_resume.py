@@ -98,7 +98,7 @@ def test_killed_at_every_moment_after_its_second_checkpoint_a_run_ends_with_the_
     """In a step, in validation, in a checkpoint, while old ones are deleted, while the adapter is written, and after."""
     recipe, moments, expected = whole
     begun = elsewhere(recipe, "begun")
-    fifth_step = [place for place, moment in enumerate(moments, 1) if moment == "compute_loss"][8]
+    fifth_step = [at for at, moment in enumerate(moments, 1) if moment == "compute_loss"][8]
     assert trained(begun, killed_at(fifth_step)).wait() == -signal.SIGKILL
     assert Run(Path(begun.output)).last_checkpoint().endswith("checkpoint-4")
     kills = []
