@@ -95,7 +95,7 @@ def test_every_method_killed_at_drawn_moments_ends_with_the_same_bits(durable, t
 
 @pytest.mark.soak
 def test_killed_at_every_moment_after_its_second_checkpoint_a_run_ends_with_the_same_bits(whole) -> None:
-    """In a step, in validation, in a checkpoint, while old ones are deleted, while the adapter is written, and after."""
+    """In a step, in validation, in a checkpoint, while old ones are deleted, while the adapter is written, after it."""
     recipe, moments, expected = whole
     begun = elsewhere(recipe, "begun")
     fifth_step = [at for at, moment in enumerate(moments, 1) if moment == "compute_loss"][8]
