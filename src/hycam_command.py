@@ -16,7 +16,10 @@ def main() -> int:
         signal.signal(signal.SIGINT, _leave)
     from hycam.cli.main import main as hycam
 
-    return hycam(imported=lambda: signal.signal(signal.SIGINT, usual) and None)
+    def imported() -> None:
+        signal.signal(signal.SIGINT, usual)
+
+    return hycam(imported=imported)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

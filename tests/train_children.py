@@ -107,7 +107,9 @@ class Moments:
         sync = os.fsync
 
         def fsync(descriptor: int) -> None:
-            if (path := os.readlink(f"/proc/self/fd/{descriptor}")).startswith(self._folder):  # and not of the cache
+            if (path := str(Path(f"/proc/self/fd/{descriptor}").readlink())).startswith(
+                self._folder
+            ):  # and not of the cache
                 self(f"fsync {Path(path).name}")
             sync(descriptor)
 

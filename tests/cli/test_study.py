@@ -19,10 +19,11 @@ import yaml
 
 from hycam.cli.main import main
 from hycam.data.recipe import DataRecipe
+from hycam.lock import alone
 from hycam.study import runner
 from hycam.study.recipe import ExecutorRecipe, StudyMethod
 from hycam.study.run_cell import run_cell
-from hycam.study.running import alone, running
+from hycam.study.running import running
 from hycam.training import callbacks
 from hycam.training.recipe import TrainingRecipe
 from hycam.training.run import Run
@@ -172,9 +173,9 @@ def test_a_failed_cell_is_told_and_the_status_is_1(study, inline: Inline, capsys
 
 def test_a_second_process_is_refused(study, inline: Inline, capsys, tmp_path: Path) -> None:
     path = study()
-    with alone(tmp_path / "study"):
+    with alone(tmp_path / "study", "runs the study in"):
         assert main(["study", path]) == 1
-        assert "Another process runs the study in" in capsys.readouterr().err
+        assert "runs the study in" in capsys.readouterr().err
         assert listed(path, capsys)["states"]["to go"] == 2  # which may be looked at all the same
     assert not inline.ran
 

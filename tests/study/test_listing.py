@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from hycam.lock import alone
 from hycam.study.executors.events import Progressed, Started
 from hycam.study.listing import listing, show
 from hycam.study.plan import Plan
 from hycam.study.recipe import ExecutorRecipe, SweepRecipe
 from hycam.study.results import Results, cells_folder
-from hycam.study.running import Board, alone
+from hycam.study.running import Board
 from hycam.study.sweep import RATE
 from study.factory import plan_of, study_of, sweep_evaluation
 
@@ -58,7 +59,7 @@ def test_every_cell_has_its_state_its_reason_and_its_cost(plan: Plan) -> None:
 def test_what_another_process_runs_is_shown_as_running(plan: Plan, tmp_path: Path) -> None:
     cell = plan.cells[4]
     board = Board(tmp_path)
-    with alone(tmp_path):
+    with alone(tmp_path, "runs the study in"):
         board.tell(Started(cell))
         board._written = -1e9
         board.tell(Progressed(cell, "training", 3, 9))

@@ -95,7 +95,10 @@ def test_a_loss_that_is_no_number_is_a_result_with_its_step(cells, monkeypatch: 
     ("error", "said"),
     [
         (RuntimeError("CUDA out of memory"), r"RuntimeError in test_run_cell\.py:\d+: CUDA out of memory"),
-        (OSError(28, "No space left on device"), "cannot be written \\(No space left on device\\), and training stopped at step 0"),
+        (
+            OSError(28, "No space left on device"),
+            r"cannot be written \(No space left on device\), and training stopped at step 0",
+        ),
     ],
 )
 def test_an_error_is_a_result_with_its_reason(cells, monkeypatch, error: Exception, said: str) -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from hycam.errors import HycamError
 from hycam.files import write_whole
+from hycam.lock import alone
 from hycam.study import runner
 from hycam.study.cells import Cell
 from hycam.study.executors.events import Finished, Progressed, Started
@@ -23,7 +24,6 @@ from hycam.study.plan import plan, read_study
 from hycam.study.recipe import ExecutorRecipe, StudyMethod, SweepRecipe
 from hycam.study.results import cells_folder, read
 from hycam.study.runner import run_study
-from hycam.study.running import alone
 from hycam.study.sweep import RATE
 from study.factory import result_of, sweep_evaluation
 from study.tiny import BASE, LORA, Inline, Watch
@@ -129,7 +129,10 @@ def test_a_cell_whose_file_was_edited_is_neither_used_nor_overwritten(tiny_study
 
 def test_a_second_process_is_refused(tiny_study, inline: Inline) -> None:
     study = tiny_study()
-    with alone(Path(study.output)), pytest.raises(HycamError, match="Another process runs the study"):
+    with (
+        alone(Path(study.output), "runs the study in"),
+        pytest.raises(HycamError, match=r"Another process .*runs the study in .*--status"),
+    ):
         run_study(study, Watch())
     assert names(inline) == []
 

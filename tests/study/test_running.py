@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from hycam.errors import HycamError
+from hycam.lock import alone
 from hycam.study.cells import Cell
 from hycam.study.executors.events import Finished, Progressed, Started
-from hycam.study.running import Board, alone, running
+from hycam.study.running import Board, running
 from study.factory import plan_of, study_of
 
 HOLD = """
@@ -37,7 +38,7 @@ def done(cell: Cell) -> Finished:
 def test_what_runs_is_seen_while_the_folder_is_held_and_not_after(tmp_path: Path, cells: list[Cell]) -> None:
     first, second = cells
     board = Board(tmp_path)
-    with alone(tmp_path):
+    with alone(tmp_path, "runs the study in"):
         assert running(tmp_path) == {}
         board.tell(Started(first))
         board.tell(Started(second))
@@ -56,7 +57,7 @@ def test_progress_is_written_every_few_seconds(tmp_path: Path, cells: list[Cell]
     now = [100.0]
     monkeypatch.setattr("hycam.study.running.time.monotonic", lambda: now[0])
     board = Board(tmp_path)
-    with alone(tmp_path):
+    with alone(tmp_path, "runs the study in"):
         board.tell(Started(cells[0]))
         for seconds, step in ((1, 1), (2, 2), (9, 3)):
             now[0] = 100.0 + seconds
@@ -80,12 +81,15 @@ def test_a_second_process_is_refused_until_the_first_has_gone_however_it_went(tm
     )
     try:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        with pytest.raises(HycamError, match=r"Another process runs the study in .*--status"), alone(tmp_path):
+        with (
+            pytest.raises(HycamError, match=r"Another process .*runs the study in"),
+            alone(tmp_path, "runs the study in"),
+        ):
             pytest.fail("two at once")
     finally:
         holder.kill()
         holder.wait()
-    with alone(tmp_path):
+    with alone(tmp_path, "runs the study in"):
         pass
 
 

@@ -182,7 +182,7 @@ def test_all_is_on_the_disk_before_a_checkpoint_counts(tmp_path: Path, monkeypat
     sync, replace = os.fsync, Path.replace
 
     def noted(descriptor: int) -> None:
-        synced.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.add(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
         sync(descriptor)
 
     def counts(source: Path, target: Path) -> Path:

@@ -108,7 +108,7 @@ def test_a_signal_while_the_adapter_is_written_lets_it_be_finished(watched) -> N
 
 
 def test_before_the_first_step_there_is_nothing_to_save_and_no_wait(watched) -> None:
-    whole, moments, expected = watched
+    whole, _, expected = watched
     recipe, status, said = stopped(whole, "before", {2: signal.SIGTERM})
     assert status == 143 and "stopped" in said
     child = trained(recipe)

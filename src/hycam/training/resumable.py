@@ -110,16 +110,16 @@ class ResumableTrainer(Trainer):
             self.restore(json.loads((Path(resumed) / PROGRESS).read_text(encoding="utf-8")))
         return found
 
-    def _run_epoch(self, **settings: Any) -> None:
+    def _run_epoch(self, *values: Any, **named: Any) -> None:
         self._catch_up()
         if self._is_finished:
             self.control.should_training_stop = True
         else:
-            super()._run_epoch(**settings)
+            super()._run_epoch(*values, **named)
 
-    def _finalize_training(self, *settings: Any) -> Any:
+    def _finalize_training(self, *values: Any, **named: Any) -> Any:
         self._catch_up()  # where no epoch was left
-        return super()._finalize_training(*settings)
+        return super()._finalize_training(*values, **named)
 
     def _catch_up(self) -> None:
         """Once, when a resumed training is about to go on: what the Trainer has reset meanwhile, and what was left out.
@@ -152,7 +152,7 @@ class ResumableTrainer(Trainer):
             self._is_validation_due = True
         self.leave()
 
-    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
         step = self.state.global_step
         if step in self.checkpoints.steps():  # it continues from there
             return

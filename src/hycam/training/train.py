@@ -58,8 +58,9 @@ def train(
 ) -> dict[str, Any]:
     """Trains an adapter as the recipe says; continues from the last whole checkpoint where there is one.
 
-    However often it was interrupted, what it ends with on a CPU is to the bit what one process ends with. A run that is complete is left as it is. Everything that can be found wrong with the recipe, the data and the
-    folder is found before the backbone is loaded, and too little room on the disk before the first step.
+    However often it was interrupted, what it ends with on a CPU is to the bit what one process ends with. A run that is
+    complete is left as it is. Everything that can be found wrong with the recipe, the data and the folder is found
+    before the backbone is loaded, and too little room on the disk before the first step.
 
     Args:
         recipe: what to train.

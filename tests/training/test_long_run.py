@@ -1,0 +1,79 @@
+"""A long training needs no more memory, files, threads or time for a checkpoint at its end than after its start."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hycam.training.callbacks import ProgressCallback
+from hycam.training.recipe import Recipe
+from hycam.training.resumable import ResumableTrainer
+from hycam.training.run import Run
+from train_children import trained
+
+STEPS, EVERY, WARM = 5_000, 50, 1_000
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def watch(notes: Path) -> None:
+    """In a child: after every 50th step, what this process holds, and what its last checkpoint took."""
+    step_end, save = ProgressCallback.on_step_end, ResumableTrainer._save_checkpoint
+    saved: dict[str, float] = {}
+
+    def measured_save(self, *values) -> None:
+        begun = time.thread_time()  # of the processor: the disk is shared with others
+        save(self, *values)
+        saved["seconds"] = time.thread_time() - begun
+        folder = self.checkpoints.at(self.state.global_step)
+        saved["bytes"] = sum(path.stat().st_size for path in folder.rglob("*"))
+
+    def measured_step(self, args, state, control, **named) -> None:
+        step_end(self, args, state, control, **named)
+        if state.global_step % EVERY == 0:
+            pages = int(Path("/proc/self/statm").read_text().split()[1])
+            process = Path("/proc/self")
+            line = {"step": state.global_step, "memory": pages * PAGE, **saved}
+            line |= {"files": len([*(process / "fd").iterdir()]), "threads": len([*(process / "task").iterdir()])}
+            with notes.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+
+    ResumableTrainer._save_checkpoint, ProgressCallback.on_step_end = measured_save, measured_step
+
+
+def growth(steps: np.ndarray, values: np.ndarray) -> tuple[float, float]:
+    """Slope of the median line (Theil and Sen) over 1,000 steps, and the lower end of its 95 % interval."""
+    from scipy.stats import theilslopes
+
+    slope, _, low, _ = theilslopes(values, steps / 1_000)
+    return float(slope), float(low)
+
+
+@pytest.mark.soak
+def test_nothing_grows_over_five_thousand_steps(build: Callable[..., Recipe], tmp_path: Path) -> None:
+    recipe = build(tmp_path / "run", "hycam", max_steps=STEPS, batch_size=1, gradient_accumulation=1, log_every=10,
+                   evaluate_every=500, save_every=EVERY)  # fmt: skip
+    notes = tmp_path / "notes"
+    child = trained(recipe, prepare=lambda: watch(notes))
+    assert child.wait(1800) == 0, child.said()
+    lines = [json.loads(line) for line in notes.read_text().splitlines()]
+    assert len(lines) == STEPS // EVERY
+    late = [line for line in lines if line["step"] > WARM]
+    steps = np.array([line["step"] for line in late])
+    found = {}
+    for what in ("memory", "files", "threads", "seconds", "bytes"):
+        values = np.array([line[what] for line in late], float)
+        found[what] = (float(np.median(values)), *growth(steps, values), values.max())
+        print(f"{what}: median {found[what][0]:,.4f}, {found[what][1]:+,.5f} in 1,000 steps", flush=True)
+    assert found["files"][1] == found["threads"][1] == 0.0
+    assert found["files"][3] - found["files"][0] <= 3, "one or two are open for a moment"
+    # One row of log a step that is kept would be some 300 bytes a step, and a tensor of this model at least a kilobyte.
+    assert found["memory"][2] < 100_000, "resident memory grows with the steps"
+    assert found["bytes"][1] < 10, "a checkpoint grows with the steps"
+    assert found["seconds"][2] < 0.02 * found["seconds"][0], "a checkpoint takes longer with the steps"
+    assert Run(Path(recipe.output)).summary()["steps"] == STEPS
