@@ -219,9 +219,7 @@ def test_what_does_not_go_together_is_refused_with_what_to_use_instead(recipe, n
     with pytest.raises(HycamError, match=words):
         distributed.check(chosen, 2)
     distributed.check(chosen, 1)
-    distributed.check(
-        replace(chosen, training=replace(chosen.training, distributed=DistributedRecipe("ddp"))), 2
-    )
+    distributed.check(replace(chosen, training=replace(chosen.training, distributed=DistributedRecipe("ddp"))), 2)
 
 
 def test_a_refusal_comes_before_the_backbone_is_loaded_or_another_process_waited_for(
@@ -239,7 +237,7 @@ def test_accelerates_own_settings_do_not_quietly_change_the_recipes_strategy(
     recipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(HycamError, match="accelerate's own settings ask for FSDP.*--multi_gpu"):
+    with pytest.raises(HycamError, match=r"accelerate's own settings ask for FSDP.*--multi_gpu"):
         distributed.check(recipe(), 2)
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -99,10 +100,8 @@ def kill(process: subprocess.Popen[str], missing: bool = False) -> None:
         assert missing
         return
     for member in family:
-        try:
+        with suppress(psutil.NoSuchProcess):
             member.kill()
-        except psutil.NoSuchProcess:
-            pass
 
 
 def trained_by(process: subprocess.Popen[str], folder: Path) -> dict[str, torch.Tensor]:
@@ -155,7 +154,7 @@ def test_every_launcher_gives_the_same_adapter_and_a_killed_run_continues_to_it(
     wait_for_checkpoint(second, tmp_path / "killed", after=8)
     workers = psutil.Process(second.pid).children()
     second.kill()
-    gone, alive = psutil.wait_procs(workers, timeout=15)
+    _, alive = psutil.wait_procs(workers, timeout=15)
     assert not alive
     check_same(trained_by(start(*again), tmp_path / "killed"), expected)
 
@@ -181,9 +180,9 @@ def test_two_nodes_of_which_one_dies_continue_to_the_same_adapter(
             there.bind(("127.0.0.1", 0))
             port = there.getsockname()[1]
         return [
-            start(BIN / "torchrun", "--nnodes", "2", "--node-rank", str(node), "--nproc-per-node", "1", "--rdzv-backend",
-                  "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "7", "--local-addr", "127.0.0.1",
-                  "-m", "hycam.cli.main", "train", written, "--output", tmp_path / name)
+            start(BIN / "torchrun", "--nnodes", "2", "--node-rank", str(node), "--nproc-per-node", "1",
+                  "--rdzv-backend", "c10d", "--rdzv-endpoint", f"127.0.0.1:{port}", "--rdzv-id", "7",
+                  "--local-addr", "127.0.0.1", "-m", "hycam.cli.main", "train", written, "--output", tmp_path / name)
             for node in range(2)
         ]  # fmt: skip
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -22,7 +22,7 @@ from transformers.integrations import is_deepspeed_available
 from hycam import processes
 from hycam.errors import HycamError, LostProcess
 from hycam.methods import method
-from hycam.training.device import torch_device, torch_dtype
+from hycam.training.device import torch_device
 from hycam.training.recipe import Recipe
 
 SHARDING = ("fsdp", "zero2", "zero3")
@@ -44,8 +44,8 @@ def check(recipe: Recipe, number: int) -> None:
         if os.environ.get(variable) == "true":
             raise HycamError(
                 f"accelerate's own settings ask for {library}, and the recipe says how the processes share the work "
-                f"(training.distributed.strategy={strategy}). Start it with accelerate launch --multi_gpu, which does on "
-                "a CPU too."
+                f"(training.distributed.strategy={strategy}). Start it with accelerate launch --multi_gpu, on a "
+                "CPU too."
             )
     here = int(os.environ.get("LOCAL_WORLD_SIZE", number))
     if torch_device(training.device).type == "cuda" and here > torch.cuda.device_count():
@@ -68,8 +68,8 @@ def check(recipe: Recipe, number: int) -> None:
         )
     if training.optimizer_states == "8bit":
         raise HycamError(
-            f"training.optimizer_states=8bit {does_not_go}: bitsandbytes' blocks would end where a process's part does, "
-            "and it knows no parts. Leave the states at 32bit, which are shared out, or take the strategy ddp."
+            f"training.optimizer_states=8bit {does_not_go}: bitsandbytes knows no weights that lie in parts on several "
+            "processes. Leave the states at 32bit, which are shared out, or take the strategy ddp."
         )
     if training.torch_compile:
         raise HycamError(
@@ -211,7 +211,7 @@ def whole_state(model: PeftModel | PreTrainedModel) -> dict[str, Tensor]:
         on the main process the weights on the CPU, whole; of a model with an adapter only what belongs to that, since
         nobody wants to gather the rest. On the other processes nothing.
     """
-    prefix = model.base_model.prefix if isinstance(model, PeftModel) else ""
+    prefix = str(model.base_model.prefix) if isinstance(model, PeftModel) else ""
     found: dict[str, Tensor] = {}
     seen: dict[int, Tensor] = {}  # tied weights stay one tensor
     for name, tensor in model.state_dict(keep_vars=True).items():
@@ -233,7 +233,7 @@ def own_part(weight: Tensor) -> Tensor:
 
 def _whole(tensor: Tensor) -> Tensor:
     if isinstance(tensor, DTensor):
-        return tensor.detach().full_tensor()
+        return cast(DTensor, tensor.detach()).full_tensor()
     if not hasattr(tensor, "ds_id"):
         return tensor.detach()
     from deepspeed.runtime.zero.partition_parameters import GatheredParameters

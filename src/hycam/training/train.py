@@ -146,9 +146,9 @@ def _train(
     set_seed(settings.seed)
     # Weights that are trained are kept in float32: a step of a learning rate is less than bfloat16 can tell.
     weights = torch.float32 if entry.trains_backbone else dtype
-    where = distributed.loads_onto(recipe, device)
+    place = distributed.loads_onto(recipe, device)
     with distributed.partitioned_as(weights, arguments):
-        model = backbones.load(recipe.backbone, weights, where, recipe.trust_remote_code, recipe.quantization)
+        model = backbones.load(recipe.backbone, weights, place, recipe.trust_remote_code, recipe.quantization)
     total = distributed.parameters(model)
     if settings.use_liger_kernel:
         use_liger(model, undo)
