@@ -141,7 +141,7 @@ def test_every_launcher_gives_the_same_adapter_and_a_killed_run_continues_to_it(
                   "--mixed_precision", "no", "--dynamo_backend", "no", *module]  # fmt: skip
     check_same(trained_by(start(*accelerate, *command("accelerate")), tmp_path / "accelerate"), expected)
 
-    # One process is killed, then the launcher; each time the same command goes on.
+    # One process is killed, then the launcher, each time the same command goes on.
     again = [*HYCAM, *command("killed"), "--launch", "2"]
     first = start(*again)
     wait_for_checkpoint(first, tmp_path / "killed")
@@ -156,6 +156,16 @@ def test_every_launcher_gives_the_same_adapter_and_a_killed_run_continues_to_it(
     second.kill()
     _, alive = psutil.wait_procs(workers, timeout=15)
     assert not alive
+
+    # And it is asked to end.
+    third = start(*again)
+    wait_for_checkpoint(third, tmp_path / "killed", after=16)
+    workers = psutil.Process(third.pid).children()
+    third.send_signal(signal.SIGTERM)
+    printed, _ = third.communicate(timeout=120)
+    assert third.returncode == 128 + signal.SIGTERM
+    assert printed.count("hycam train: stopped.") == 1
+    assert not psutil.wait_procs(workers, timeout=0)[1]
     check_same(trained_by(start(*again), tmp_path / "killed"), expected)
 
 
@@ -221,17 +231,3 @@ def test_what_is_wrong_is_said_once_wherever_it_is_found(
         assert process.returncode == 1
         assert printed.lower().count(words) == 1, printed
         assert "Traceback" not in printed
-
-
-@soak
-def test_a_signal_to_the_launcher_ends_all_of_it(
-    written: Path, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
-) -> None:
-    process = start(*HYCAM, "train", written, "--launch", "2", "--training.max_steps", "4000")
-    folder = Path(yaml.safe_load(written.read_text())["output"])
-    wait_for_checkpoint(process, folder)
-    workers = psutil.Process(process.pid).children()
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert not any(worker.is_running() for worker in workers)

@@ -18,9 +18,10 @@ from transformers.utils import ADAPTER_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS
 
 from hycam.errors import HycamError
 
+FSDP_STATES = ("optimizer.bin", "pytorch_model_fsdp.bin")
 # The trainer would take these where those in safetensors are missing; none of ours has them.
 _PICKLED_WEIGHTS = (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, ADAPTER_WEIGHTS_NAME)
-_STATES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
+_STATES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", *FSDP_STATES)
 
 
 def check_state(checkpoint: Path) -> None:
