@@ -21,6 +21,7 @@ from byte_tokenizer import byte_tokenizer
 from forked import processes, statuses
 from hycam import backbones
 from hycam.console import Silence
+from hycam.data.prepare import prepare
 from hycam.data.recipe import MixtureRecipe
 from hycam.errors import Diverged, HycamError
 from hycam.evaluation.perplexity import response_nll
@@ -128,8 +129,13 @@ def test_two_processes_under_ddp_follow_one_process_through_epochs_whose_last_ba
 def test_two_processes_under_fsdp_follow_one_process_and_save_a_whole_adapter(shared) -> None:
     one, two = alone(shared(1, method="lora")), together(2, shared(2, "fsdp", "lora"))
     check_equal(one, two)
-    model, _ = run_of(two).load()
-    assert model.active_adapter == "default"
+    # What one process loads is what two have validated.
+    model, tokenizer = run_of(two).load()
+    summary = run_of(two).summary()
+    assert summary is not None
+    for name, rows in prepare(two.data, tokenizer).validation.items():
+        again = response_nll(model, tokenizer, rows, two.evaluation.batch_size).per_token
+        assert again == pytest.approx(summary["validation"][f"eval_loss_{name}"], rel=1e-6)
 
 
 def test_no_process_waits_for_another_where_only_one_has_rows_of_a_task(shared) -> None:
@@ -160,6 +166,26 @@ def test_a_loss_that_is_no_number_on_one_process_ends_all_of_them_at_that_step(
         return 0
 
     assert processes(2, work) == [2, 2]
+
+
+def test_a_step_that_is_left_out_for_one_process_is_left_out_by_all_and_its_rows_are_not_counted(
+    shared, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute_loss = Trainer.compute_loss
+
+    def broken(self: Trainer, *arguments: Any, **named: Any) -> Any:
+        loss, outputs = compute_loss(self, *arguments, **named)
+        is_last = os.environ.get("RANK", "1") == "1"
+        return (loss * float("nan") if is_last and self.state.global_step == 1 else loss), outputs
+
+    monkeypatch.setattr(Trainer, "compute_loss", broken)
+    options = {"method": "lora", "max_steps": 4, "on_divergence": "skip", "gradient_accumulation": 1}
+    one, two = alone(shared(1, **options)), together(2, shared(2, **options))
+    check_equal(one, two)
+    summary = run_of(two).summary()
+    assert summary is not None
+    assert [skipped["step"] for skipped in summary["skipped"]] == [2]
+    assert sum(summary["rows"].values()) == 3 * 4
 
 
 def test_a_step_without_a_labelled_token_has_no_loss_and_does_no_harm(shared, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,11 +235,13 @@ def refusals(recipe: Callable[..., Recipe]) -> dict[str, tuple[Recipe, str]]:
         "riemannian": (riemannian, r"strategy=zero2.*method\.optimizer\.name to adamw"),
         "8bit": (of("zero3", optimizer_states="8bit"), "optimizer_states=8bit does not go with.*32bit"),
         "compile": (of("fsdp", torch_compile=True), "torch_compile does not go with"),
+        "quantized": (replace(of("fsdp"), quantization="4bit"), "quantization=4bit does not go with.*ddp"),
+        "skip": (of("zero2", on_divergence="skip"), "on_divergence=skip does not go with.*fsdp"),
         "adalora": (adalora, "AdaLoRA does not go with.*ddp"),
     }
 
 
-@pytest.mark.parametrize("name", ["riemoe-lora", "riemannian", "8bit", "compile", "adalora"])
+@pytest.mark.parametrize("name", ["riemoe-lora", "riemannian", "8bit", "compile", "quantized", "skip", "adalora"])
 def test_what_does_not_go_together_is_refused_with_what_to_use_instead(recipe, name: str) -> None:
     chosen, words = refusals(recipe)[name]
     with pytest.raises(HycamError, match=words):
@@ -290,6 +318,19 @@ def test_four_processes_follow_one_process(shared, method: str, strategy: str) -
 def test_the_other_methods_follow_one_process(shared, method: str, strategy: str) -> None:
     options = {"method": method, "max_steps": 4, "learning_rate": 1e-3}
     check_equal(alone(shared(1, **options)), together(2, shared(2, strategy, **options)), 1e-4)
+
+
+@soak
+@pytest.mark.parametrize(("method", "strategy"), [("full", "fsdp"), ("full", "zero3"), ("hycam", "fsdp")])
+def test_a_head_that_is_tied_to_the_embeddings_stays_tied(shared, method: str, strategy: str, tmp_path: Path) -> None:
+    sizes = {"vocab_size": 258, "max_position_embeddings": 512, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    tiny("llama", tie_word_embeddings=True, **sizes).save_pretrained(tmp_path / "tied")
+    byte_tokenizer().save_pretrained(tmp_path / "tied")
+    options = {"method": method, "learning_rate": 1e-3, "max_steps": 4}
+    one, two = (replace(shared(number, strategy, **options), backbone=str(tmp_path / "tied")) for number in (1, 2))
+    check_equal(alone(one), together(2, two))
+    model, _ = run_of(two).load()
+    assert model.get_input_embeddings().weight is model.get_output_embeddings().weight
 
 
 FORMS: dict[str, dict[str, Any]] = {
