@@ -54,8 +54,9 @@ def adapt(
 
 
 def trainable_parameters(model: nn.Module) -> int:
-    """How many parameters of an adapted model are trained."""
-    return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    """How many parameters of an adapted model are trained, also where ZeRO-3 has loaded only a part of each."""
+    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in trained)
 
 
 def empty_backbone(config: PreTrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 import warnings
@@ -12,6 +13,7 @@ from types import TracebackType
 from typing import Protocol
 
 import datasets
+import torch
 import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
@@ -27,6 +29,9 @@ def quiet_libraries(informative: bool = True) -> None:
     """
     for library in (transformers.logging, datasets.logging):
         library.set_verbosity_error()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # else DeepSpeed, where it is installed, says that it found that
     datasets.disable_progress_bars()
     warnings.filterwarnings("ignore", category=FutureWarning)  # of transformers, about its own next version
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
@@ -42,6 +47,13 @@ class Reports(Protocol):
     """Who is told how far long work has come, such as a :class:`Reporter`."""
 
     def update(self, what: str, done: int, total: int, note: str = "") -> None: ...
+
+
+class Silence:
+    """Shows nothing: one of the processes that train together is enough."""
+
+    def update(self, what: str, done: int, total: int, note: str = "") -> None:
+        pass
 
 
 class Reporter:

@@ -19,6 +19,10 @@ class UsageError(HycamError):
     """The command line itself is wrong; the exit status is 2."""
 
 
+class LostProcess(HycamError):
+    """One of several processes that train together does not answer any more."""
+
+
 class Diverged(HycamError):
     """Training that came to a loss, a gradient or weights that nothing good can follow from.
 

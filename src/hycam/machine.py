@@ -26,6 +26,7 @@ _PACKAGES = (
     "triton",
     "bitsandbytes",
     "liger-kernel",
+    "deepspeed",
 )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator, skip_first_batches
-from accelerate.data_loader import BatchSamplerShard
+from accelerate.data_loader import BatchSamplerShard, prepare_data_loader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -231,3 +231,49 @@ def test_packing_shows_no_bar_and_leaves_those_of_others_as_they_were(
 def test_what_makes_no_batches_is_refused(lengths: list[int], size: int, mode: dict[str, bool], message: str) -> None:
     with pytest.raises(HycamError, match=message):
         Batches(mixture(), np.array(lengths), size, MAX_LENGTH, **mode)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(3, 120), st.integers(1, 4), st.integers(1, 4), st.integers(0, 3), seeds, st.sampled_from(MODES[:2]))
+def test_processes_together_have_the_batches_that_one_would_have(
+    rows: int, size: int, number: int, wanted: int, seed: int, mode: dict[str, bool]
+) -> None:
+    drawn, lengths = mixture(rows, seed, MixtureRecipe("temperature")), skewed(rows, seed)
+    alone = Batches(drawn, lengths, size * number, MAX_LENGTH, **mode)
+    shares = [
+        epoch(Batches(drawn, lengths, size, MAX_LENGTH, **mode, processes=number, process=index), wanted)
+        for index in range(number)
+    ]
+    assert [len(share) for share in shares] == [len(alone)] * number
+    for whole, *parts in zip(epoch(alone, wanted), *shares, strict=True):
+        assert sorted(chain.from_iterable(parts)) == sorted(whole)
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_processes_together_have_the_packs_that_one_would_have(number: int) -> None:
+    drawn, lengths = mixture(200), skewed(200)
+    alone = Batches(drawn, lengths, 2 * number, MAX_LENGTH, packing=True)
+    shares = [Batches(drawn, lengths, 2, MAX_LENGTH, packing=True, processes=number, process=n) for n in range(number)]
+    for wanted in (0, 1):
+        made = [epoch(share, wanted) for share in shares]
+        for whole, *parts in zip(epoch(alone, wanted), *made, strict=True):
+            assert all(parts)  # the stream of packs has no end, so none is left without
+            assert sorted(chain.from_iterable(parts)) == sorted(whole)
+
+
+@every_mode
+def test_the_epoch_reaches_the_batches_of_each_process_through_the_loaders_of_a_resumed_training(
+    mode: dict[str, bool],
+) -> None:
+    batches = Batches(mixture(), skewed(90), 2, MAX_LENGTH, **mode, processes=2, process=1)
+    loader = prepare_data_loader(DataLoader(list(range(90)), batch_sampler=batches, collate_fn=list), None, 1, 0)
+    resumed = skip_first_batches(loader, 3)
+    resumed.set_epoch(1)
+    resumed.batch_sampler.batch_sampler.set_epoch(1)  # as the Trainer does beside
+    rest = [list(map(int, batch)) for batch in resumed]
+    loader.set_epoch(2)
+    whole = [list(map(int, batch)) for batch in loader]
+    again = Batches(mixture(), skewed(90), 2, MAX_LENGTH, **mode, processes=2, process=1)
+    assert rest == epoch(again, 1)[3:]
+    assert whole == epoch(again, 2)

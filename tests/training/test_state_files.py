@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from hycam.console import Reporter
 from hycam.data.recipe import DataRecipe
@@ -22,6 +23,7 @@ from hycam.training.train import train
 from pickles import plant, plant_plain
 
 STATES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt")
+SHARDED = ("rng_state_1.pth", "optimizer.bin", "pytorch_model_fsdp.bin", "global_step2/zero_optim_states.pt")
 
 
 @pytest.fixture(scope="module")
@@ -69,15 +71,35 @@ def test_an_interrupted_run_goes_on_from_its_own_checkpoint(recipe: Recipe) -> N
 
 
 @pytest.mark.parametrize("plant_it", [plant, plant_plain])
-@pytest.mark.parametrize("name", STATES)
+@pytest.mark.parametrize("name", [*STATES, *SHARDED])
 def test_code_hidden_in_a_state_is_refused_by_the_files_name_and_not_run(
     recipe: Recipe, checkpoint: Path, tmp_path: Path, name: str, plant_it
 ) -> None:
+    (checkpoint / name).parent.mkdir(exist_ok=True)
     plant_it(checkpoint / name, tmp_path / "mark")
     seal(checkpoint)
-    with pytest.raises(HycamError, match=rf"{name}.*Delete {checkpoint}"):
+    with pytest.raises(HycamError, match=rf"{name}.*Delete"):
         train(recipe, Reporter())
     assert not (tmp_path / "mark").exists()
+
+
+def test_what_deepspeed_itself_puts_into_its_states_is_let_through(checkpoint: Path) -> None:
+    config = pytest.importorskip("deepspeed.runtime.zero.config")
+    (checkpoint / "global_step2").mkdir()
+    content = {"zero_stage": config.ZeroStageEnum.weights, "base": torch.zeros(2)}
+    torch.save(content, checkpoint / "global_step2" / "zero_pp_rank_0_mp_rank_00_optim_states.pt")
+    (checkpoint / "latest").write_text("global_step2")
+    check_state(checkpoint)
+    torch.save(content, checkpoint / "optimizer.pt")  # no other library has anything to do with these
+    with pytest.raises(HycamError, match="ZeroStageEnum"):
+        check_state(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/elsewhere", "."])
+def test_deepspeed_is_not_led_out_of_the_checkpoint(checkpoint: Path, name: str) -> None:
+    (checkpoint / "latest").write_text(name)
+    with pytest.raises(HycamError, match="latest"):
+        check_state(checkpoint)
 
 
 @pytest.mark.parametrize("name", STATES[:3])

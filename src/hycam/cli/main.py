@@ -7,9 +7,10 @@ import importlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Sequence
 
-from hycam.errors import HycamError, Interrupted, UsageError, nearest
+from hycam.errors import HycamError, Interrupted, LostProcess, UsageError, nearest
 
 VERBS = {
     "train": "adapt a backbone as a recipe says; continues where it stopped",
@@ -50,8 +51,10 @@ def main(arguments: Sequence[str] | None = None, imported: Callable[[], None] | 
         module.main(rest)
         sys.stdout.flush()  # so that a reader that has gone is noticed here
     except HycamError as error:
-        print(f"hycam {verb}: {error}", file=sys.stderr)
-        return USAGE if isinstance(error, UsageError) else 1
+        if str(error):
+            _in_turn(error)
+            print(f"hycam {verb}: {error}", file=sys.stderr)
+        return USAGE if isinstance(error, UsageError) else getattr(error, "status", 1)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read the output has gone
         return 1
@@ -64,9 +67,19 @@ def main(arguments: Sequence[str] | None = None, imported: Callable[[], None] | 
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         outcome = str(error) or "What was complete is still there."
-        print(f"hycam {verb}: stopped. {outcome}", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # of processes that train together, all were asked
+            print(f"hycam {verb}: stopped. {outcome}", file=sys.stderr)
         return 128 + number
     return 0
+
+
+def _in_turn(error: HycamError) -> None:
+    """One message is enough for processes that train together.
+
+    What all of them have found, the first one says, and the launcher ends the others while they wait here. A process
+    that has lost another waits too, since that one has the reason.
+    """
+    time.sleep(10 * (int(os.environ.get("LOCAL_RANK", "0")) > 0) + 5 * isinstance(error, LostProcess))
 
 
 def _help() -> str:

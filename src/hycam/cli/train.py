@@ -1,12 +1,24 @@
-"""``hycam train RECIPE``: adapts a backbone; resumes where it stopped."""
+"""``hycam train RECIPE``: adapts a backbone; resumes where it stopped.
+
+With ``--launch N`` it starts N processes on this machine, each of which comes back here without that option. Those that
+torchrun, accelerate or deepspeed start come here too.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
-from hycam.console import Reporter, quiet_libraries
+import torch.distributed as dist
+
+from hycam.console import Reporter, Silence, quiet_libraries
+from hycam.errors import UsageError
+from hycam.training import distributed
+from hycam.training.launch import end_with_launcher, launch
 from hycam.training.parse import parse_recipe
 from hycam.training.recipe import Recipe
 from hycam.training.run import Run
@@ -14,24 +26,69 @@ from hycam.training.stopping import Stop
 from hycam.training.train import train
 
 _STEPS_SHOWN = 10
+DESCRIPTION = "Adapts a backbone as a recipe says. --launch N, anywhere, starts N processes that do it together."
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the recipe and its overrides, trains, and says where the adapter is."""
-    stop = Stop()
-    with stop.listening():
-        _main(arguments, stop)
-        stop.check("The run is complete.")
+    words, number = _processes(arguments)
+    recipe = parse_recipe(Recipe, words, prog="hycam train", description=DESCRIPTION)
+    if number is None or number == 1 or _is_complete(recipe):
+        stop = Stop()
+        with stop.listening():
+            _train(recipe, stop)
+            stop.check("The run is complete.")
+    elif distributed.started() > 1:
+        raise UsageError(
+            f"--launch {number} stands in a command that has {distributed.started()} processes already: drop it."
+        )
+    else:
+        distributed.check(recipe, number)
+        launch("train", words, number)
 
 
-def _main(arguments: Sequence[str], stop: Stop) -> None:
-    recipe = parse_recipe(Recipe, arguments, prog="hycam train", description="Adapts a backbone as a recipe says.")
-    quiet_libraries()
+def _is_complete(recipe: Recipe) -> bool:
     run = Run(Path(recipe.output))
-    if run.summary() is not None:
-        print(f"{run.folder} is complete already; nothing is trained again.", file=sys.stderr)
-    with Reporter() as reporter:
+    return run.summary() is not None and not run.damage()
+
+
+def _train(recipe: Recipe, stop: Stop) -> None:
+    """Trains, as one process or as one of several."""
+    started, is_main = distributed.started(), os.environ.get("RANK", "0") == "0"
+    quiet_libraries(informative=is_main)
+    strategy = recipe.training.distributed.strategy
+    if started > 1:
+        end_with_launcher()
+    if _is_complete(recipe):
+        if is_main:
+            print(f"{recipe.output} is complete already; nothing is trained again.", file=sys.stderr)
+    elif started == 1 and strategy != "ddp":
+        print(
+            f"There is one process, so training.distributed.strategy={strategy} shares nothing out. --launch N starts "
+            "several.",
+            file=sys.stderr,
+        )
+    with Reporter() if is_main else nullcontext(Silence()) as reporter:
         summary = train(recipe, reporter, stop=stop)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    if is_main:
+        _say(Run(Path(recipe.output)), summary)
+
+
+def _processes(arguments: Sequence[str]) -> tuple[list[str], int | None]:
+    """The arguments without ``--launch N``, and N."""
+    words = list(arguments)
+    for place, word in enumerate(words):
+        if word == "--launch" or word.startswith("--launch="):
+            given = words[place + 1 : place + 2] if word == "--launch" else [word.partition("=")[2]]
+            if not given or not given[0].isdecimal() or int(given[0]) < 1:
+                raise UsageError("--launch needs the number of processes, such as --launch 2.")
+            return words[:place] + words[place + (2 if word == "--launch" else 1) :], int(given[0])
+    return words, None
+
+
+def _say(run: Run, summary: dict[str, Any]) -> None:
     losses = ", ".join(
         f"{name.removeprefix('eval_loss_')} {loss:.3f}"
         for name, loss in summary["validation"].items()

@@ -10,6 +10,7 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import chain, count, islice
+from typing import TypeVar
 
 import datasets
 import numpy as np
@@ -20,6 +21,8 @@ from hycam.errors import HycamError
 
 _GROUPED = 50  # batches: rows are sorted by length within so many
 _PACKED = 1000  # draws: rows are packed within so many
+
+Piece = TypeVar("Piece", int, list[int])
 
 
 class Batches:
@@ -34,13 +37,19 @@ class Batches:
     the draws form one stream of packs, and an epoch is as many batches of it as hold the first pass. So each draw is in
     exactly one pack, and an epoch may end a little before or after a pass does.
 
+    Of P processes each takes every P-th piece (row or pack) of a batch that is P times as large. So all of them
+    together have the batches that one process would have with ``batch_size`` times P, in every form, and each process
+    has the same number of them. Of an epoch's last batch with fewer rows than processes, some get an empty list.
+
     Args:
         mixture: gives the draws.
         lengths: tokens of each row, ``[rows]``, from 1 to ``max_length``.
-        batch_size: rows, or packs, in a batch.
+        batch_size: rows, or packs, in a batch of one process.
         max_length: most tokens of a row or pack.
         packing: whether rows are packed.
         group_by_length: whether rows of similar length come together.
+        processes: how many share the batches out.
+        process: which of them this is, from 0.
 
     Attributes:
         packing: whether a batch is to be laid out as packed rows.
@@ -59,6 +68,8 @@ class Batches:
         max_length: int,
         packing: bool = False,
         group_by_length: bool = False,
+        processes: int = 1,
+        process: int = 0,
     ) -> None:
         rows = int(mixture.sizes.sum())
         if len(lengths) != rows:
@@ -75,7 +86,8 @@ class Batches:
             raise HycamError("packing and group_by_length exclude each other: a packed row has no padding to save.")
         self.packing = packing
         self.batch_size = None if packing else batch_size
-        self._mixture, self._lengths, self._size = mixture, lengths, batch_size
+        self._mixture, self._lengths, self._size = mixture, lengths, batch_size * processes
+        self._processes, self._process = processes, process
         self._packs = _Packs(mixture, lengths, max_length) if packing else None
         self._grouping = group_by_length
         self._epoch = 0
@@ -85,14 +97,21 @@ class Batches:
         self._epoch = epoch
 
     def __len__(self) -> int:
-        """Batches in an epoch, the same in every one."""
+        """Batches in an epoch, the same in every one and on every process."""
         pieces = len(self._mixture) if self._packs is None else self._packs.in_first_pass()
         return -(-pieces // self._size)
 
     def __iter__(self) -> Iterator[list[int]]:
         if self._packs is not None:
-            return self._packed(self._packs, self._epoch)
-        return self._grouped(self._epoch) if self._grouping else self._plain(self._epoch)
+            for packs in self._packed(self._packs, self._epoch):
+                yield list(chain.from_iterable(self._own(packs)))
+        else:
+            for rows in self._grouped(self._epoch) if self._grouping else self._plain(self._epoch):
+                yield self._own(rows)
+
+    def _own(self, pieces: list[Piece]) -> list[Piece]:
+        """What this process takes of a batch: of rows sorted by length, neither the longest nor the shortest."""
+        return pieces[self._process :: self._processes]
 
     def _plain(self, epoch: int) -> Iterator[list[int]]:
         draws = self._mixture.epoch(epoch)
@@ -113,10 +132,10 @@ class Batches:
             if rest:
                 yield rows[full * size :].tolist()
 
-    def _packed(self, packs: _Packs, epoch: int) -> Iterator[list[int]]:
+    def _packed(self, packs: _Packs, epoch: int) -> Iterator[list[list[int]]]:
         stream = packs.stream(epoch * len(self) * self._size)
         for _ in range(len(self)):
-            yield list(chain.from_iterable(islice(stream, self._size)))
+            yield list(islice(stream, self._size))
 
 
 class _Packs:

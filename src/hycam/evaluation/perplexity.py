@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch.nn import functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hycam import processes
 from hycam.errors import HycamError
 from hycam.evaluation.batching import batches_by_length, pad, padding_id, padding_mask
 from hycam.evaluation.mode import evaluating
@@ -76,6 +77,7 @@ def response_nll(
     batch_size: int,
     batch_tokens: int = 2048,
     progress: Callable[[int], None] | None = None,
+    shared: bool = False,
 ) -> NLL:
     """NLL of every row's labelled tokens (its response and end token) given what stands before them.
 
@@ -92,6 +94,8 @@ def response_nll(
         batch_size: most rows in a batch.
         batch_tokens: most tokens in a batch, which bounds the logits: 2,048 with a vocabulary of 49,152 are 0.4 GB.
         progress: called after each batch with the number of rows in it.
+        shared: whether all processes that train together take part; each does some of the batches, and each gets the
+            whole result. A process without a batch repeats one, since a sharded model runs on all of them or on none.
 
     Raises:
         HycamError: no token is labelled, or the model makes its logits without its output embedding.
@@ -100,18 +104,23 @@ def response_nll(
     nll = torch.zeros(len(lengths), dtype=torch.float64)
     tokens = torch.zeros(len(lengths), dtype=torch.int64)
     with evaluating(model):
-        for indices in batches_by_length(lengths, batch_size, batch_tokens):
+        batches = list(batches_by_length(lengths, batch_size, batch_tokens))
+        step, own = (processes.number(), processes.index()) if shared else (1, 0)
+        for start in range(0, len(batches), step):
+            indices = batches[min(start + own, len(batches) - 1)]
             batch = rows[indices]
             row, position, targets = labelled_positions(pad(batch["labels"], IGNORED, "right"))
-            if len(row) > 0:
-                logits = logits_at(model, tokenizer, batch["input_ids"], row, position)
-                wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-                each = F.cross_entropy(wide, targets.to(wide.device), reduction="none")
+            logits = logits_at(model, tokenizer, batch["input_ids"], row, position)
+            wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            each = F.cross_entropy(wide, targets.to(wide.device), reduction="none")
+            if start + own < len(batches):
                 kept = torch.tensor(indices)[row]
                 nll.index_add_(0, kept, each.cpu().double())
                 tokens.index_add_(0, kept, torch.ones_like(kept))
             if progress is not None:
-                progress(len(indices))
+                progress(sum(map(len, batches[start : start + step])))
+    if shared:
+        nll, tokens = processes.total(nll, model.device), processes.total(tokens, model.device)
     if tokens.sum() == 0:
         raise HycamError(f"None of the {len(lengths)} rows to evaluate has a labelled token: there is no response.")
     return NLL(rows=list(rows["row"]), nll=nll.numpy(), tokens=tokens.numpy())

@@ -50,6 +50,19 @@ class MethodRecipe:
 
 
 @dataclass
+class DistributedRecipe:
+    """How several processes share the work; how many there are is said when they are started.
+
+    Args:
+        strategy: ``ddp``: each has the whole model, and they average their gradients. ``fsdp`` (PyTorch's FSDP2): each
+            has a part of every weight, gradient and optimizer state. ``zero2`` (DeepSpeed): each has a part of the
+            gradients and optimizer states. ``zero3``: of the weights too.
+    """
+
+    strategy: Literal["ddp", "fsdp", "zero2", "zero3"] = "ddp"
+
+
+@dataclass
 class TrainingRecipe:
     """How it is trained. The defaults are the paper's where the paper states one.
 
@@ -57,7 +70,7 @@ class TrainingRecipe:
         learning_rate: Peak learning rate; null takes the method's own default.
         epochs: Passes over the training rows, unless max_steps is set.
         max_steps: Optimizer steps; null trains for ``epochs``.
-        batch_size: Rows in a micro-batch.
+        batch_size: Rows in a micro-batch, of each process.
         gradient_accumulation: Micro-batches in an optimizer step.
         weight_decay: AdamW's weight decay.
         scheduler: Learning-rate schedule, as transformers names it.
@@ -85,6 +98,7 @@ class TrainingRecipe:
         early_stopping_patience: Stop after so many validations without a better loss; null never stops early.
         save_every: Steps between two checkpoints; null keeps none.
         log_every: Steps between two lines of metrics.
+        distributed: How several processes share the work (``hycam train RECIPE --launch 2``).
         seed: Seeds the adapter, the order of the rows and the noise.
         report_to: Trackers that transformers knows, such as tensorboard.
         extra: Anything else that transformers.TrainingArguments takes.
@@ -113,6 +127,7 @@ class TrainingRecipe:
     early_stopping_patience: int | None = None
     save_every: int | None = None
     log_every: int = 10
+    distributed: DistributedRecipe = field(default_factory=DistributedRecipe)
     seed: int = 2333
     report_to: list[str] = field(default_factory=list)
     extra: dict[str, Any] = field(default_factory=dict)

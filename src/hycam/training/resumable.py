@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from transformers import Trainer
 
+from hycam import processes
 from hycam.errors import HycamError, Interrupted
 from hycam.training.checkpoints import Checkpoints, damage
 from hycam.training.stopping import Stop
@@ -85,6 +86,7 @@ class ResumableTrainer(Trainer):
         Raises:
             Interrupted: it was.
         """
+        self.stop.agree(self.args.device)
         if self.stop.number is None:
             return
         step = self.state.global_step
@@ -107,7 +109,7 @@ class ResumableTrainer(Trainer):
         if resumed is not None:
             self.state.compute_steps(self.args, max_steps)  # how often to log and save may have changed
             self._note_best()  # the folder may have been moved
-            self.restore(json.loads((Path(resumed) / PROGRESS).read_text(encoding="utf-8")))
+            self.restore(json.loads((Path(resumed) / _progress_file()).read_text(encoding="utf-8")))
         return found
 
     def _run_epoch(self, *values: Any, **named: Any) -> None:
@@ -158,12 +160,12 @@ class ResumableTrainer(Trainer):
             return
         try:
             super()._save_checkpoint(model, trial)  # which deletes none: save_total_limit is null
-            if self.args.should_save:
-                text = json.dumps(self.progress(), indent=1)
-                (self.checkpoints.at(step) / PROGRESS).write_text(text + "\n", encoding="utf-8")
-            self.accelerator.wait_for_everyone()  # each process has written its part
+            text = json.dumps(self.progress(), indent=1)
+            (self.checkpoints.at(step) / _progress_file()).write_text(text + "\n", encoding="utf-8")
+            processes.wait_for_all()  # each process has written its part
             if self.args.should_save:
                 self.checkpoints.seal(step)
+            processes.wait_for_all()  # so that all see the same checkpoints, whenever they look
         except Exception:
             if self.args.should_save:  # on a full disk, half a checkpoint is in the way
                 shutil.rmtree(self.checkpoints.at(step), ignore_errors=True)
@@ -179,6 +181,11 @@ class ResumableTrainer(Trainer):
                 "trains again from the last checkpoint that does not need it."
             )
         super()._load_best_model()
+
+
+def _progress_file() -> str:
+    """Each process has its own, since each has sums of its own."""
+    return f"progress_{processes.index()}.json" if processes.index() else PROGRESS
 
 
 @contextmanager

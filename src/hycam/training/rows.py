@@ -9,9 +9,33 @@ from typing import Any
 
 import datasets
 import numpy as np
+import torch
 from torch.utils.data import Dataset
+from transformers import DataCollatorForSeq2Seq
+
+from hycam.labelled import IGNORED
 
 _ROWS_AT_ONCE = 10_000
+
+
+class PaddedCollator(DataCollatorForSeq2Seq):
+    """Pads the rows of a micro-batch; ``task`` has the task of each and ``row`` its number.
+
+    Of no rows at all, which is what a process gets when an epoch's last batch does not suffice for everyone, it makes
+    one row of nothing but padding, so that the process can keep the others company. both are empty then.
+    """
+
+    def __call__(self, features: list[dict[str, Any]], return_tensors: str | None = None) -> dict[str, Any]:
+        if features:
+            return super().__call__(features, return_tensors)
+        nothing = torch.zeros(1, 2, dtype=torch.int64)
+        return {
+            "input_ids": nothing,
+            "attention_mask": nothing.clone(),
+            "labels": torch.full_like(nothing, IGNORED),
+            "task": torch.zeros(0, dtype=torch.int64),
+            "row": torch.zeros(0, dtype=torch.int64),
+        }
 
 
 class MixedRows(Dataset[dict[str, Any]]):

@@ -23,6 +23,7 @@ from typing import Any, cast
 
 import yaml
 from peft import PeftModel
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hycam import backbones
@@ -104,15 +105,17 @@ class Run:
         kept = (self.adapter, self.model, self.folder / "training.json", self.folder / "evaluation")
         return any(path.exists() for path in kept) or self.last_checkpoint() is not None
 
-    def begin(self, recipe: Recipe, data: str | None = None) -> None:
+    def begin(self, recipe: Recipe, data: str | None = None, processes: int = 1) -> None:
         """Makes the folder for this recipe; a complete run is left as it is.
 
         Args:
             recipe: what is to be run.
             data: the fingerprint of its data, where they are trained on.
+            processes: how many train together.
 
         Raises:
-            HycamError: as :meth:`check`; a checkpoint is there of other data; or the folder cannot be written.
+            HycamError: as :meth:`check`; a checkpoint is there of other data or of another number of processes; or the
+                folder cannot be written.
         """
         self.check(recipe)
         complete = self.summary()
@@ -125,8 +128,14 @@ class Run:
             return
         environment = self.folder / "environment.json"
         if self.last_checkpoint() is not None and environment.exists():
-            before = _read_object(environment).get("data", data)  # an older version did not write it
-            if before != data:
+            begun = {"data": data, "processes": 1, **_read_object(environment)}  # older versions lack them
+            if begun["processes"] != processes:
+                raise HycamError(
+                    f"{self.folder} was begun with {_processes(begun['processes'])} and would go on with "
+                    f"{_processes(processes)}, which have other batches. Start as many as before, or name another "
+                    "folder with --output."
+                )
+            if begun["data"] != data:
                 raise HycamError(
                     f"The data are not those that {self.folder} was begun with (a file has changed since), so it "
                     "cannot be continued. Bring the old data back, or name another folder with --output."
@@ -134,7 +143,7 @@ class Run:
         for folder in (self.adapter, self.model):
             clear_unfinished(folder)
         write_whole(self.folder / "recipe.yaml", yaml.safe_dump(asdict(recipe), sort_keys=False))
-        write_whole(environment, json.dumps({**describe(), "data": data}, indent=2) + "\n")
+        write_whole(environment, json.dumps({**describe(), "data": data, "processes": processes}, indent=2) + "\n")
 
     def recipe(self) -> Recipe:
         """The resolved recipe.
@@ -154,16 +163,23 @@ class Run:
         return str(kept.at(steps[-1])) if steps else None
 
     def finish(
-        self, model: PeftModel | PreTrainedModel, tokenizer: PreTrainedTokenizerBase, summary: dict[str, Any]
+        self,
+        model: PeftModel | PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        summary: dict[str, Any],
+        state: dict[str, Tensor] | None = None,
     ) -> None:
-        """Saves what was trained and then the summary, whose presence says that the run is complete."""
+        """Saves what was trained and then the summary, whose presence says that the run is complete.
+
+        ``state`` has the weights, where the model does not hold them whole itself.
+        """
         if isinstance(model, PeftModel):
             with whole_folder(self.adapter) as folder:
-                model.save_pretrained(str(folder))
+                model.save_pretrained(str(folder), state_dict=state)
                 seal(folder)
         else:
             with whole_folder(self.model) as folder:
-                model.save_pretrained(str(folder))
+                model.save_pretrained(str(folder), state_dict=state)
                 tokenizer.save_pretrained(str(folder))
                 seal(folder)
         write_whole(self.folder / "training.json", json.dumps(summary, indent=2) + "\n")
@@ -245,6 +261,10 @@ def _read_object(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise HycamError(f"{path} is damaged: an object was expected. {_AGAIN}")
     return found
+
+
+def _processes(number: Any) -> str:
+    return "one process" if number == 1 else f"{number} processes"
 
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[str, Any, Any] | None:

@@ -8,6 +8,7 @@ first, without making any object.
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -20,7 +21,15 @@ from hycam.errors import HycamError
 
 # The trainer would take these where those in safetensors are missing; none of ours has them.
 _PICKLED_WEIGHTS = (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, ADAPTER_WEIGHTS_NAME)
-_STATES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth")
+_STATES = ("optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth", "optimizer.bin",
+           "pytorch_model_fsdp.bin", "global_step*/*.pt")  # fmt: skip
+# The last pattern is DeepSpeed's, which reads its files back as any pickle. These are all that it puts into them beside
+# tensors and plain values, and making one runs nothing.
+_DEEPSPEED = {
+    "deepspeed.runtime.zero.config.ZeroStageEnum",
+    "deepspeed.runtime.fp16.loss_scaler.LossScaler",
+    "deepspeed.utils.tensor_fragment.fragment_address",
+}
 
 
 def check_state(checkpoint: Path) -> None:
@@ -47,8 +56,12 @@ def check_state(checkpoint: Path) -> None:
             raise _refused(
                 path, f"it cannot be read: {str(error).splitlines()[0] if str(error) else error!r}"
             ) from error
-        if unsafe:
-            raise _refused(path, f"it would run or make {', '.join(sorted(unsafe)[:3])}")
+        unknown = set(unsafe) - (_DEEPSPEED if path.parent != checkpoint else set())
+        if unknown:
+            raise _refused(path, f"it would run or make {', '.join(sorted(unknown)[:3])}")
+    latest = checkpoint / "latest"  # names the folder that DeepSpeed reads
+    if latest.exists() and not re.fullmatch(r"global_step\d+", latest.read_text(errors="replace").strip()):
+        raise _refused(latest, "it names no folder of the checkpoint")
     path = checkpoint / TRAINER_STATE_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))

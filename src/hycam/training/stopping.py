@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+import torch
+
+from hycam import processes
 from hycam.errors import Interrupted
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -26,6 +29,7 @@ class Stop:
 
     def __init__(self) -> None:
         self.number: int | None = None
+        self._own: int | None = None  # the signal to this process
         self._is_held = False
 
     @contextmanager
@@ -50,19 +54,31 @@ class Stop:
         finally:
             self._is_held = False
 
+    def agree(self, device: torch.device | str = "cpu") -> None:
+        """All processes that train together take a signal to one of them for theirs, from the same step on.
+
+        All have to call this. What came to this one alone is not acted upon before.
+        """
+        if processes.number() > 1:
+            asked = processes.total(torch.tensor(-(self._own or 0)), device, least=True)
+            self.number = int(-asked) or None
+
     def check(self, outcome: str = "") -> None:
         """Raises :class:`Interrupted`, with what is said of the outcome, if the process was asked to end."""
         if self.number is not None:
             raise Interrupted(self.number, outcome)
 
     def _asked(self, number: int, frame: FrameType | None) -> None:
-        if self.number is not None:
+        if self._own is not None:
             leave_at_once(number)
-        self.number = number
+        self._own = number
+        if processes.number() == 1 or not self._is_held:
+            self.number = number
         if not self._is_held:
             raise Interrupted(number)
         # Not print: the signal may have come in the middle of one.
-        os.write(2, b"\nStopping after this step, with a checkpoint. Once more to leave at once.\n")
+        if os.environ.get("RANK", "0") == "0":
+            os.write(2, b"\nStopping after this step, with a checkpoint. Once more to leave at once.\n")
 
 
 def leave_at_once(number: int) -> NoReturn:

@@ -22,9 +22,9 @@ from transformers import (
 from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
-from hycam import backbones
+from hycam import backbones, processes
 from hycam.adapt import adapt, trainable_parameters
-from hycam.console import Reports
+from hycam.console import Reports, Silence
 from hycam.data.batches import Batches
 from hycam.data.mixture import Mixture
 from hycam.data.prepare import prepare
@@ -34,6 +34,7 @@ from hycam.lock import alone
 from hycam.machine import peak_memory_bytes
 from hycam.methods import method
 from hycam.ops import set_backend
+from hycam.training import distributed
 from hycam.training.callbacks import JsonLinesCallback, ProgressCallback, RankAllocationCallback
 from hycam.training.checkpoints import Checkpoints
 from hycam.training.device import torch_device, torch_dtype
@@ -82,7 +83,7 @@ def train(
             nothing that was there is lost.
         Interrupted: the process was asked to end; a checkpoint is saved if it had begun to train.
     """
-    with set_backend(recipe.training.backend), ExitStack() as undo:
+    with set_backend(recipe.training.backend), distributed.together(), ExitStack() as undo:
         return _train(recipe, reporter, also, stop or Stop(), undo)
 
 
@@ -99,27 +100,36 @@ def _train(
     entry = method(recipe.method.name)
     optimizer = recipe.method.settings()  # a misspelt setting is said before anything is loaded
     check(recipe, device, optimizer)
+    distributed.check(recipe, distributed.started())
     rate = recipe.learning_rate()
     dtype = torch_dtype(settings.precision, device)
     arguments = _arguments(recipe, run, rate, device.type, autocast=entry.trains_backbone and dtype == torch.bfloat16)
+    if not processes.is_main():  # known by now: the arguments have brought the processes together
+        reporter = Silence()
     tokenizer = backbones.load_tokenizer(recipe.backbone, recipe.trust_remote_code)
     tokenizer.padding_side = "right"
     data = prepare(recipe.data, tokenizer, reporter.update)
-    run.check(recipe)
-    if run.summary() is None or run.damage():
-        undo.enter_context(alone(run.folder, "trains in"))
-        if run.summary() is not None and (wrong := run.damage()):
-            _log.warning("%s It is made again.", wrong)
-            run.reopen()
-    run.begin(recipe, data.fingerprint)
-    complete = run.summary()
-    if complete is not None:
-        return complete
     goes_back = settings.early_stopping_patience is not None
     checkpoints = Checkpoints(run.checkpoints, beside=[run.metrics], goes_back=goes_back)
-    resumed = checkpoints.resume_from()
-    if resumed is not None:
-        check_state(resumed)
+
+    def begin() -> tuple[dict[str, Any] | None, Path | None]:
+        run.check(recipe)
+        if run.summary() is None or run.damage():
+            undo.enter_context(alone(run.folder, "trains in"))
+            if run.summary() is not None and (wrong := run.damage()):
+                _log.warning("%s It is made again.", wrong)
+                run.reopen()
+        run.begin(recipe, data.fingerprint, processes.number())
+        if (complete := run.summary()) is not None:
+            return complete, None
+        resumed = checkpoints.resume_from()
+        if resumed is not None:
+            check_state(resumed)
+        return None, resumed
+
+    complete, resumed = processes.by_main(begin)
+    if complete is not None:
+        return complete
     arguments.eval_on_start = also is not None and resumed is None
     rows = MixedRows(data.train)
     mixture = Mixture(recipe.data.mixture, rows.sizes, settings.seed)
@@ -130,13 +140,17 @@ def _train(
         recipe.data.max_length,
         packing=recipe.data.packing,
         group_by_length=recipe.data.group_by_length,
+        processes=processes.number(),
+        process=processes.index(),
     )
 
     set_seed(settings.seed)
     # Weights that are trained are kept in float32: a step of a learning rate is less than bfloat16 can tell.
     weights = torch.float32 if entry.trains_backbone else dtype
-    model = backbones.load(recipe.backbone, weights, device, recipe.trust_remote_code, recipe.quantization)
-    total = model.num_parameters()
+    place = distributed.loads_onto(recipe, device)
+    with distributed.partitioned_as(weights, arguments):
+        model = backbones.load(recipe.backbone, weights, place, recipe.trust_remote_code, recipe.quantization)
+    total = distributed.parameters(model)
     if settings.use_liger_kernel:
         use_liger(model, undo)
     adapted = adapt(model, entry.name, recipe.method.config)
@@ -148,7 +162,8 @@ def _train(
     kept = 0 if arguments.save_strategy == "no" else checkpoints.most + 1
     needs_room(run.folder, trainable * 4 * (1 + 3 * kept), f"the {kind} and its checkpoints")
     if batches.packing:
-        check_packing(cast(PreTrainedModel, adapted))
+        with distributed.weights_at_hand(adapted):
+            check_packing(cast(PreTrainedModel, adapted))
     trainer = MultiTaskTrainer(
         adapted,
         arguments,
@@ -163,10 +178,13 @@ def _train(
         progress=lambda done, rows: reporter.update("validation", done, rows),
         also=None if also is None else partial(also, cast(PreTrainedModel, adapted), tokenizer),
     )
+    if processes.index():  # noise and dropout are of each process's own
+        set_seed(settings.seed + processes.index())
     for unwanted in (PrinterCallback, TqdmCallback):
         trainer.remove_callback(unwanted)
     trainer.add_callback(ProgressCallback(reporter))
-    trainer.add_callback(JsonLinesCallback(run.metrics, trainer.elapsed, lambda: trainer.logged))
+    if processes.is_main():
+        trainer.add_callback(JsonLinesCallback(run.metrics, trainer.elapsed, lambda: trainer.logged))
     if hasattr(adapted.base_model, "update_and_allocate"):
         trainer.add_callback(RankAllocationCallback(lambda: len(trainer.watch.skipped)))
     if settings.early_stopping_patience is not None:
@@ -200,7 +218,7 @@ def _train(
         "steps": trainer.state.global_step,
         "tokens": trainer.state.num_input_tokens_seen,
         "seconds": seconds,
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": distributed.most(peak_memory_bytes(), arguments.device),
         "trainable_parameters": trainable,
         "total_parameters": total,
         "learning_rate": rate,
@@ -211,8 +229,13 @@ def _train(
         "skipped": trainer.watch.skipped,
         "validation": validation,
     }
-    run.finish(adapted, tokenizer, summary)
-    return summary
+    state = distributed.whole_state(adapted) if processes.number() > 1 else None
+
+    def finish() -> dict[str, Any]:
+        run.finish(adapted, tokenizer, summary, state)
+        return summary
+
+    return processes.by_main(finish)
 
 
 def _last_validation(trainer: MultiTaskTrainer, goes_back: bool) -> dict[str, float]:
@@ -300,4 +323,5 @@ def _settings(
         "seed": settings.seed,
         "remove_unused_columns": False,
         "disable_tqdm": True,
+        **distributed.settings(recipe, distributed.started(), autocast),
     }

@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import datasets
 import torch
+from accelerate.data_loader import prepare_data_loader
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import (
-    DataCollatorForSeq2Seq,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     TrainingArguments,
 )
 from transformers.trainer import TRAINING_ARGS_NAME
 
+from hycam import processes
 from hycam.data.batches import Batches
 from hycam.errors import Diverged
 from hycam.evaluation.perplexity import across_tasks, response_nll
@@ -29,10 +30,11 @@ from hycam.labelled import head_at, labelled_positions
 from hycam.optim import OptimizerSettings, RiemannianAdamW, factor_pairs, parameter_groups
 from hycam.training.callbacks import RowCounter
 from hycam.training.checkpoints import Checkpoints
+from hycam.training.distributed import shard_on_a_cpu
 from hycam.training.divergence import Policy
 from hycam.training.packing import PackedCollator
 from hycam.training.resumable import same_randomness
-from hycam.training.rows import MixedRows
+from hycam.training.rows import MixedRows, PaddedCollator
 from hycam.training.savings import OPTIMIZERS, keep_embeddings_in_32_bits
 from hycam.training.stopping import Stop
 from hycam.training.watched import WatchedTrainer
@@ -49,6 +51,8 @@ class MultiTaskTrainer(WatchedTrainer):
     which picks the best checkpoint and stops early, is the mean of the tasks' losses (the Trainer's own evaluation of a
     dictionary of datasets has no such aggregate). Of a step that is left out (:class:`WatchedTrainer`) neither the rows
     nor the losses are counted.
+
+    Where several processes train together, all of these figures are over the rows of all processes.
 
     Args:
         model: the adapted backbone.
@@ -98,11 +102,15 @@ class MultiTaskTrainer(WatchedTrainer):
             args=arguments,
             train_dataset=train,
             eval_dataset=validation,
-            data_collator=PackedCollator() if batches.packing else DataCollatorForSeq2Seq(tokenizer),
+            data_collator=PackedCollator() if batches.packing else PaddedCollator(tokenizer),
             processing_class=tokenizer,
             callbacks=[RowCounter()],
         )
         self.tuner = next((module for module in model.modules() if isinstance(module, HyCAMModel)), None)
+
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        shard_on_a_cpu(self)
 
     @property
     def counter(self) -> RowCounter:
@@ -121,7 +129,16 @@ class MultiTaskTrainer(WatchedTrainer):
             persistent_workers=arguments.dataloader_persistent_workers,
             prefetch_factor=arguments.dataloader_prefetch_factor,
         )
-        return self.accelerator.prepare(loader)
+        # Not shared out again: the batches are those of this process already.
+        return prepare_data_loader(loader, self.accelerator.device, 1, 0, put_on_device=True)
+
+    def get_batch_samples(
+        self, epoch_iterator: Iterator[dict[str, Any]], num_batches: int, device: torch.device
+    ) -> tuple[list[dict[str, Any]], Tensor | int | None]:
+        """The micro-batches of a step, whose rows are counted here, and the labelled tokens of all processes' ones."""
+        batches, items = super().get_batch_samples(epoch_iterator, num_batches, device)
+        self._count([row for batch in batches for row in batch["row"].tolist()])
+        return batches, items.clamp(min=1) if isinstance(items, Tensor) else items  # without a label the loss is zero
 
     def create_optimizer(self, model: torch.nn.Module | None = None) -> torch.optim.Optimizer:
         """The Trainer's own, with the groups of the method, and preconditioned where the method asks for it."""
@@ -148,20 +165,23 @@ class MultiTaskTrainer(WatchedTrainer):
     ) -> Any:
         task = inputs.pop("task")
         row, position, targets = labelled_positions(inputs["labels"])
-        if task.dim() == 1:  # one task a row; a packed row has one for each token, and its examples begin at position 0
-            self._count(task)
-            task = task.unsqueeze(1).expand_as(inputs["labels"])
-        else:
-            self._count(task[inputs["position_ids"] == 0])
+        if self.tuner is not None:
+            self.tuner.counts_tokens = task.numel() > 0
+        if not task.numel():
+            inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])  # some kernels take no empty row
+        if task.dim() == 1:  # one task a row; a packed row has one for each token
+            task = task.unsqueeze(1).expand(-1, inputs["labels"].shape[1])
         with head_at(self.accelerator.unwrap_model(model), row, position):
             loss, outputs = super().compute_loss(model, {**inputs, "shift_labels": targets}, True, num_items_in_batch)
-        self._note(outputs.logits[0], targets, task[row, position])
+        if len(targets):
+            self._note(outputs.logits[0], targets, task[row, position])
         return (loss, outputs) if return_outputs else loss
 
-    def _count(self, tasks: Tensor) -> None:
-        """Counts rows, given the task of each."""
-        numbers = torch.bincount(tasks.cpu(), minlength=len(self.tasks)).tolist()
-        self.counter.add(dict(zip(self.tasks, numbers, strict=True)))
+    def _count(self, rows: list[int], sign: int = 1) -> None:
+        """Counts rows of this process, given their numbers, with those of the others."""
+        own = Counter(map(cast(MixedRows, self.train_dataset).task, rows))
+        numbers = processes.total(torch.tensor([own[name] for name in self.tasks]), self.args.device)
+        self.counter.add({name: sign * number for name, number in zip(self.tasks, numbers.tolist(), strict=True)})
 
     @torch.no_grad()
     def _note(self, logits: Tensor, targets: Tensor, of_task: Tensor) -> None:
@@ -184,8 +204,7 @@ class MultiTaskTrainer(WatchedTrainer):
         self._forget_step()
 
     def step_left_out(self, rows: list[int]) -> None:
-        train = cast(MixedRows, self.train_dataset)
-        self.counter.add({name: -number for name, number in Counter(map(train.task, rows)).items()})
+        self._count(rows, -1)
         self._forget_step()
 
     def _forget_step(self) -> None:
@@ -194,7 +213,8 @@ class MultiTaskTrainer(WatchedTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            for name, total, tokens in zip(self.tasks, *self._sums.tolist(), strict=True):
+            sums = processes.total(self._sums, self.args.device)
+            for name, total, tokens in zip(self.tasks, *sums.tolist(), strict=True):
                 if tokens:
                     logs[f"loss_{name}"] = total / tokens
             self._sums.zero_()
@@ -244,13 +264,17 @@ class MultiTaskTrainer(WatchedTrainer):
             done += rows
             if self.tell is not None:
                 self.tell(done, total)
+            leave_if_asked()
+
+        def leave_if_asked() -> None:
+            self.stop.agree(self.args.device)
             self.stop.check()
 
-        self.stop.check()
+        leave_if_asked()
         model, tokenizer = cast(PreTrainedModel, self.model), cast(PreTrainedTokenizerBase, self.processing_class)
         with same_randomness():
             nlls = {
-                name: response_nll(model, tokenizer, rows, self.args.eval_batch_size, progress=count)
+                name: response_nll(model, tokenizer, rows, self.args.eval_batch_size, progress=count, shared=True)
                 for name, rows in validation.items()
             }
             further = dict(self.also()) if self.also else {}

@@ -14,6 +14,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from hycam.errors import Diverged, HycamError
+from hycam.training.distributed import own_part
 from hycam.training.divergence import IN_A_ROW, Policy, StepWatch
 from hycam.training.resumable import ResumableTrainer
 from hycam.training.rows import MixedRows
@@ -142,8 +143,7 @@ class WatchedTrainer(ResumableTrainer):
     def check_weights(self) -> None:
         """Raises Diverged where a trained weight is no finite number, on any process."""
         trained = (weight for weight in cast(PreTrainedModel, self.model).parameters() if weight.requires_grad)
-        local = (weight.to_local() if isinstance(weight, DTensor) else weight for weight in trained)
-        finite = torch.stack([torch.isfinite(weight).all().to(self.args.device) for weight in local]).all()
+        finite = torch.stack([torch.isfinite(own_part(w)).all().to(self.args.device) for w in trained]).all()
         if self.accelerator.reduce(finite.float(), "mean").item() < 1:
             step = self.state.global_step
             raise Diverged(step, f"there are weights that are no finite numbers after step {step}")

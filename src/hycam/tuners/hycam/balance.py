@@ -47,9 +47,12 @@ def summed_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def routing_statistics(
-    records: dict[str, tuple[Tensor, Tensor]], attention_mask: Tensor | None, scope: str
+    records: dict[str, tuple[Tensor, Tensor]], attention_mask: Tensor | None, scope: str, counted: bool = True
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Eq. 10 and the mean routing of every layer, from ``{layer: (p, logits)}`` with shapes ``(batch, seq, K)``."""
+    """Eq. 10 and the mean routing of every layer, from ``{layer: (p, logits)}`` with shapes ``(batch, seq, K)``.
+
+    Where the tokens of this process are not ``counted``, they are those of the other processes alone.
+    """
     first = next(iter(records.values()))[0]
     mask = _token_mask(attention_mask, first)
     device = first.device  # where a model is split over devices, the sums (a few numbers a layer) come together here
@@ -60,6 +63,8 @@ def routing_statistics(
         ]
     )
     count = sums.new_tensor(first.shape[0] * first.shape[1]) if mask is None else mask.sum().to(sums)
+    if not counted:
+        sums, count = 0.0 * sums, 0.0 * count
     # One collective for everything: the count travels with the sums.
     packed = summed_over_ranks(torch.cat((sums.flatten(), count.reshape(1))))
     sums, count = packed[:-1].view_as(sums), packed[-1].detach().clamp(min=1)

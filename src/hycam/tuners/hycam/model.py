@@ -44,6 +44,8 @@ class HyCAMModel(Tuner):
         if not hasattr(self, "recorder"):
             self.recorder = RoutingRecorder()
             self.last_stats = TrainingStats()
+            # Off for the batch of a process that only keeps the others company, since it has no rows left.
+            self.counts_tokens = True
 
     def _prepare_adapter_config(self, peft_config: HyCAMConfig, model_config: dict) -> HyCAMConfig:  # type: ignore[override]
         """Fills in ``target_modules`` where it is None and the norms to train; refuses what cannot be adapted."""
@@ -176,7 +178,8 @@ class HyCAMModel(Tuner):
         balance: Tensor | None = None
         routing: dict[str, Tensor] = {}
         if records:
-            balance, routing = routing_statistics(records, kwargs.get("attention_mask"), config.balance_scope)
+            mask = kwargs.get("attention_mask")
+            balance, routing = routing_statistics(records, mask, config.balance_scope, self.counts_tokens)
             term = config.balance_weight * balance
         labels, shift_labels = kwargs.get("labels"), kwargs.get("shift_labels")
         outputs, task_loss = add_balance_term(outputs, term, labels, shift_labels, kwargs.get("num_items_in_batch"))
