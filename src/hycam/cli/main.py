@@ -13,6 +13,7 @@ from hycam.errors import HycamError, Interrupted, UsageError, nearest
 
 VERBS = {
     "train": "adapt a backbone as a recipe says; continues where it stopped",
+    "check": "whether a recipe's settings, data, disk and memory are in order, before it is trained",
     "evaluate": "perplexity, BLEU-4 and ROUGE-L of a run, per task",
     "generate": "answers of a run to prompts",
     "study": "a grid of methods, backbones, folds and settings; resumes",
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None, imported: Callable[[], None] | 
         module = importlib.import_module(f"hycam.cli.{verb}")
         if imported is not None:
             imported()
-        module.main(rest)
+        status = module.main(rest)
         sys.stdout.flush()  # so that a reader that has gone is noticed here
     except HycamError as error:
         print(f"hycam {verb}: {error}", file=sys.stderr)
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None, imported: Callable[[], None] | 
         outcome = str(error) or "What was complete is still there."
         print(f"hycam {verb}: stopped. {outcome}", file=sys.stderr)
         return 128 + number
-    return 0
+    return status or 0
 
 
 def _help() -> str:
