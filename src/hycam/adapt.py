@@ -59,10 +59,12 @@ def trainable_parameters(model: nn.Module) -> int:
     return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in trained)
 
 
-def empty_backbone(config: PreTrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The backbone of a configuration, on the meta device: shapes without weights."""
+def empty_backbone(
+    config: PreTrainedConfig, trust_remote_code: bool = False, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """The backbone of a configuration, on the meta device: shapes without weights, of one type."""
     with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, dtype=dtype)
 
 
 def matched_settings(entry: Method, settings: Mapping[str, Any] | None, config: PreTrainedConfig) -> dict[str, Any]:

@@ -132,7 +132,7 @@ def load(
     with _bars_on_a_terminal_only():
         source = _source(name)
         if Path(source).is_dir():
-            _check_weights(Path(source))
+            check_weights(Path(source))
         with _explained(name):
             # The model class would attach an adapter that lies beside the model, unasked, and to what it names.
             if find_adapter_config_file(source) is not None:
@@ -209,7 +209,7 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check_weights(folder: Path) -> None:
+def check_weights(folder: Path) -> None:
     """Refuses weights that are pickled; those on the hub are refused by ``use_safetensors``."""
     if any(folder.glob("*.safetensors")):
         return

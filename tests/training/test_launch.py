@@ -20,6 +20,7 @@ import yaml
 from safetensors.torch import load_file
 
 from hycam.cli import train as cli
+from hycam.cli.arguments import without_launch
 from hycam.errors import UsageError
 from hycam.training.recipe import DistributedRecipe, Recipe
 from hycam.training.run import Run
@@ -38,13 +39,13 @@ HYCAM = [sys.executable, "-m", "hycam.cli.main"]
     ],
 )
 def test_the_number_of_processes_may_stand_anywhere(given: list[str], words: list[str], number: int | None) -> None:
-    assert cli._processes(given) == (words, number)
+    assert without_launch(given) == (words, number)
 
 
 @pytest.mark.parametrize("given", [["--launch"], ["--launch", "two"], ["--launch", "0"], ["--launch=-1"]])
 def test_a_number_of_processes_that_is_none_is_wrong_usage(given: list[str]) -> None:
     with pytest.raises(UsageError, match="such as --launch 2"):
-        cli._processes(["r.yaml", *given])
+        without_launch(["r.yaml", *given])
 
 
 def test_processes_that_a_launcher_has_started_do_not_start_more(

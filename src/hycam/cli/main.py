@@ -14,6 +14,7 @@ from hycam.errors import HycamError, Interrupted, LostProcess, UsageError, neare
 
 VERBS = {
     "train": "adapt a backbone as a recipe says; continues where it stopped",
+    "check": "whether a recipe's settings, data, disk and memory are in order, before it is trained",
     "evaluate": "perplexity, BLEU-4 and ROUGE-L of a run, per task",
     "generate": "answers of a run to prompts",
     "study": "a grid of methods, backbones, folds and settings; resumes",
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None, imported: Callable[[], None] | 
         module = importlib.import_module(f"hycam.cli.{verb}")
         if imported is not None:
             imported()
-        module.main(rest)
+        status = module.main(rest)
         sys.stdout.flush()  # so that a reader that has gone is noticed here
     except HycamError as error:
         if str(error):
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None, imported: Callable[[], None] | 
         if os.environ.get("RANK", "0") == "0":  # of processes that train together, all were asked
             print(f"hycam {verb}: stopped. {outcome}", file=sys.stderr)
         return 128 + number
-    return 0
+    return status or 0
 
 
 def _in_turn(error: HycamError) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from hycam.cli.arguments import without_launch
 from hycam.console import Reporter, Silence, quiet_libraries
 from hycam.errors import UsageError
 from hycam.training import distributed
@@ -31,7 +32,7 @@ DESCRIPTION = "Adapts a backbone as a recipe says. --launch N, anywhere, starts 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the recipe and its overrides, trains, and says where the adapter is."""
-    words, number = _processes(arguments)
+    words, number = without_launch(arguments)
     recipe = parse_recipe(Recipe, words, prog="hycam train", description=DESCRIPTION)
     if number is None or number == 1 or _is_complete(recipe):
         stop = Stop()
@@ -74,18 +75,6 @@ def _train(recipe: Recipe, stop: Stop) -> None:
         dist.destroy_process_group()
     if is_main:
         _say(Run(Path(recipe.output)), summary)
-
-
-def _processes(arguments: Sequence[str]) -> tuple[list[str], int | None]:
-    """The arguments without ``--launch N``, and N."""
-    words = list(arguments)
-    for place, word in enumerate(words):
-        if word == "--launch" or word.startswith("--launch="):
-            given = words[place + 1 : place + 2] if word == "--launch" else [word.partition("=")[2]]
-            if not given or not given[0].isdecimal() or int(given[0]) < 1:
-                raise UsageError("--launch needs the number of processes, such as --launch 2.")
-            return words[:place] + words[place + (2 if word == "--launch" else 1) :], int(given[0])
-    return words, None
 
 
 def _say(run: Run, summary: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
@@ -35,29 +36,40 @@ _NO_SIDE_EFFECTS_AGAIN = "skip_fwd_side_effects_in_bwd_under_checkpoint"
 
 
 def check(recipe: Recipe, device: torch.device, optimizer: OptimizerSettings) -> None:
-    """Checks that everything the recipe switches on works here. Loads no backbone.
+    """Raises the first of :func:`refusals`."""
+    for refusal in refusals(recipe, device, optimizer):
+        raise refusal
+
+
+def refusals(recipe: Recipe, device: torch.device, optimizer: OptimizerSettings) -> list[HycamError]:
+    """Every switch of the recipe that does not work here: which, why, and what to do instead. Loads no backbone.
 
     Args:
         recipe: what is to be trained.
         device: where.
         optimizer: what the method's optimizer has beyond AdamW.
-
-    Raises:
-        HycamError: a switch that does not: which, why, and what to do instead.
     """
     settings = recipe.training
+    checks: list[tuple[bool, Callable[[], None]]] = [
+        (True, lambda: _check_quantized(recipe, device)),
+        (settings.use_liger_kernel, lambda: _check_liger(recipe, device)),
+        (settings.optimizer_states == "8bit", lambda: _check_8bit(optimizer)),
+        (settings.torch_compile, lambda: _check_compile(settings.backend, device)),
+    ]
+    found = []
+    for is_on, check_switch in checks:
+        if is_on:
+            try:
+                check_switch()
+            except HycamError as error:
+                found.append(error)
+    return found
+
+
+def _check_quantized(recipe: Recipe, device: torch.device) -> None:
     before = quantized_before(backbones.config(recipe.backbone, recipe.trust_remote_code))
-    if recipe.quantization is not None or before is not None:
-        _check_quantized(recipe, device, before)
-    if settings.use_liger_kernel:
-        _check_liger(recipe, device)
-    if settings.optimizer_states == "8bit":
-        _check_8bit(optimizer)
-    if settings.torch_compile:
-        _check_compile(settings.backend, device)
-
-
-def _check_quantized(recipe: Recipe, device: torch.device, before: str | None) -> None:
+    if recipe.quantization is None and before is None:
+        return
     how = before or recipe.quantization
     if recipe.quantization is not None:
         check_quantization(recipe.quantization, device)
@@ -157,6 +169,21 @@ def use_liger(model: PreTrainedModel, undo: ExitStack) -> None:
     apply_liger_kernel(model, {"cross_entropy": False, "fused_linear_cross_entropy": False})
 
 
+def blocks_to_compile(model: nn.Module) -> list[nn.Module]:
+    """The blocks of a backbone, adapted or not.
+
+    Raises:
+        HycamError: it has none that transformers knows as such.
+    """
+    blocks: list[nn.Module] = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not blocks:
+        raise HycamError(
+            f"training.torch_compile compiles block by block, and {type(model).__name__} has no blocks that "
+            "transformers marks as such. Leave it off."
+        )
+    return blocks
+
+
 def compile_blocks(model: nn.Module, undo: ExitStack) -> None:
     """Compiles every block of an adapted backbone, in place, for batches of any size and length.
 
@@ -171,12 +198,7 @@ def compile_blocks(model: nn.Module, undo: ExitStack) -> None:
     Raises:
         HycamError: the backbone has no blocks that transformers knows as such.
     """
-    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
-    if not blocks:
-        raise HycamError(
-            f"training.torch_compile compiles block by block, and {type(model).__name__} has no blocks that "
-            "transformers marks as such. Leave it off."
-        )
+    blocks = blocks_to_compile(model)
     # A HyCAM layer keeps its routing for the balance loss in the forward pass, and must not where gradient
     # checkpointing runs it again. Left to itself the compiler would not take a block with checkpointing at all.
     settings: dict[str, Any] = {_NO_SIDE_EFFECTS_AGAIN: True, "recompile_limit": _MOST_GRAPHS}

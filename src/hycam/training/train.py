@@ -40,10 +40,16 @@ from hycam.training.checkpoints import Checkpoints
 from hycam.training.device import torch_device, torch_dtype
 from hycam.training.divergence import Policy
 from hycam.training.packing import check_packing
+from hycam.training.preflight import log_all, stop_at_errors
+from hycam.training.preflight.data import check_lengths
+from hycam.training.preflight.output import room_needed, trained_kind
+from hycam.training.preflight.settings import check_schedule
+from hycam.training.preflight.shapes import steps_of
+from hycam.training.preflight.without_data import check_without_data
 from hycam.training.recipe import Recipe
 from hycam.training.rows import MixedRows
 from hycam.training.run import Run
-from hycam.training.savings import OPTIMIZERS, check, compile_blocks, use_liger
+from hycam.training.savings import OPTIMIZERS, compile_blocks, use_liger
 from hycam.training.state_files import check_state
 from hycam.training.stopping import Stop
 from hycam.training.trainer import MultiTaskTrainer
@@ -60,8 +66,8 @@ def train(
     """Trains an adapter as the recipe says; continues from the last whole checkpoint where there is one.
 
     However often it was interrupted, what it ends with on a CPU is to the bit what one process ends with. A run that is
-    complete is left as it is. Everything that can be found wrong with the recipe, the data and the folder is found
-    before the backbone is loaded, and too little room on the disk before the first step.
+    complete is left as it is. Everything that can be found wrong with the recipe, the backbone's configuration, the
+    data and the folder is found before the backbone is loaded, and too little room on the disk before the first step.
 
     Args:
         recipe: what to train.
@@ -94,16 +100,18 @@ def _train(
     stop: Stop,
     undo: ExitStack,
 ) -> dict[str, Any]:
+    # A misspelt setting is said before anything is loaded.
+    stop_at_errors(check_without_data(recipe, distributed.started()).findings)
     run = Run(Path(recipe.output))
     settings = recipe.training
     device = torch_device(settings.device)
     entry = method(recipe.method.name)
-    optimizer = recipe.method.settings()  # a misspelt setting is said before anything is loaded
-    check(recipe, device, optimizer)
-    distributed.check(recipe, distributed.started())
+    optimizer = recipe.method.settings()
     rate = recipe.learning_rate()
     dtype = torch_dtype(settings.precision, device)
-    arguments = _arguments(recipe, run, rate, device.type, autocast=entry.trains_backbone and dtype == torch.bfloat16)
+    arguments = training_arguments(
+        recipe, run, rate, device.type, autocast=entry.trains_backbone and dtype == torch.bfloat16
+    )
     if not processes.is_main():  # known by now: the arguments have brought the processes together
         reporter = Silence()
     tokenizer = backbones.load_tokenizer(recipe.backbone, recipe.trust_remote_code)
@@ -143,6 +151,7 @@ def _train(
         processes=processes.number(),
         process=processes.index(),
     )
+    log_all(check_lengths(recipe.data, data) + check_schedule(recipe, steps_of(recipe, batches), len(rows)))
 
     set_seed(settings.seed)
     # Weights that are trained are kept in float32: a step of a learning rate is less than bfloat16 can tell.
@@ -157,10 +166,7 @@ def _train(
     if settings.torch_compile:
         compile_blocks(adapted, undo)
     trainable = trainable_parameters(adapted)
-    kind = "model" if entry.trains_backbone else "adapter"
-    # What is trained, in float32; a checkpoint has it too, with AdamW's two moments. One more is there for a moment.
-    kept = 0 if arguments.save_strategy == "no" else checkpoints.most + 1
-    needs_room(run.folder, trainable * 4 * (1 + 3 * kept), f"the {kind} and its checkpoints")
+    needs_room(run.folder, room_needed(recipe, trainable), f"{trained_kind(recipe)} and its checkpoints")
     if batches.packing:
         with distributed.weights_at_hand(adapted):
             check_packing(cast(PreTrainedModel, adapted))
@@ -251,7 +257,21 @@ def _last_validation(trainer: MultiTaskTrainer, goes_back: bool) -> dict[str, fl
         raise
 
 
-def _arguments(recipe: Recipe, run: Run, learning_rate: float, device: str, autocast: bool) -> TrainingArguments:
+def training_arguments(
+    recipe: Recipe, run: Run, learning_rate: float, device: str, autocast: bool
+) -> TrainingArguments:
+    """What the recipe's training is for the trainer.
+
+    Args:
+        recipe: the recipe.
+        run: where checkpoints go.
+        learning_rate: the recipe's, or its method's.
+        device: ``cpu`` or ``cuda``.
+        autocast: whether to compute in bfloat16 with weights in float32.
+
+    Raises:
+        HycamError: ``training.extra`` has what there is not, or what the recipe has a field for; a value does not work.
+    """
     settings = recipe.training
     # The best adapter has to be there to go back to, so early stopping keeps one at every validation.
     save_every = settings.save_every if settings.early_stopping_patience is None else settings.evaluate_every

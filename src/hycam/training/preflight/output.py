@@ -1,0 +1,113 @@
+"""The run folder and the room on the disks: may this run write where it is going to, and will all of it fit?"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+from hycam.errors import HycamError
+from hycam.lock import LOCK_FILE, alone
+from hycam.methods import method
+from hycam.training.checkpoints import Checkpoints
+from hycam.training.preflight.finding import Findings
+from hycam.training.recipe import Recipe
+from hycam.training.run import Run
+
+_ABOUT = "output"
+
+
+def check_output(recipe: Recipe) -> Findings:
+    """Whether the run folder is free, or this very recipe's, and can be written. Leaves nothing behind."""
+    found = Findings()
+    run = Run(Path(recipe.output))
+    found.attempt(_ABOUT, run.check, recipe)
+    if found.errors:
+        return found
+    if found.attempt(_ABOUT, _writable, run.folder) is None:
+        return found
+    if (run.folder / LOCK_FILE).exists() and found.attempt(_ABOUT, _nobody_else, run.folder) is None:
+        return found
+    checkpoint = run.last_checkpoint()
+    if run.summary() is not None:
+        found.warn(_ABOUT, f"{run.folder} is complete already; nothing would be trained again.")
+    elif checkpoint is not None:
+        found.ok(_ABOUT, f"{run.folder} holds this run; it continues from {Path(checkpoint).name}.")
+    else:
+        found.ok(_ABOUT, f"{run.folder} is free.")
+    return found
+
+
+def room_needed(recipe: Recipe, trained: int) -> int:
+    """Bytes that the run folder takes at most.
+
+    What is trained, in float32; a checkpoint has it too, with AdamW's two moments. One more than are kept is there
+    while it is written.
+
+    Args:
+        recipe: says whether there are checkpoints.
+        trained: how many parameters are trained.
+    """
+    settings = recipe.training
+    goes_back = settings.early_stopping_patience is not None
+    keeps = settings.save_every is not None or goes_back
+    most = Checkpoints(Run(Path(recipe.output)).checkpoints, goes_back=goes_back).most + 1 if keeps else 0
+    moments = 8 if settings.optimizer_states == "32bit" else 3  # of 8 bits each, and what is kept beside them
+    return trained * (4 + (4 + moments) * most)
+
+
+def check_room(recipe: Recipe, wanted: Iterable[tuple[Path, int, str]]) -> Findings:
+    """Whether all that will be written fits.
+
+    Args:
+        recipe: names the method.
+        wanted: a folder, the bytes that will be written there, and what they are; folders on one disk share its room.
+    """
+    found = Findings()
+    disks: dict[int, list[tuple[Path, int, str]]] = {}
+    for folder, size, what in wanted:
+        if size:
+            disks.setdefault(_parent_of(folder).stat().st_dev, []).append((folder, size, what))
+    for entries in disks.values():
+        free = shutil.disk_usage(_parent_of(entries[0][0])).free
+        needed = sum(size for _, size, _ in entries)
+        parts = ", ".join(f"{size / 1e6:,.0f} MB for {what} ({folder})" for folder, size, what in entries)
+        if free < needed:
+            found.error(
+                "disk",
+                f"There is no room: {free / 1e6:,.0f} MB are free and {needed / 1e6:,.0f} MB are needed: {parts}. Make "
+                "room, or name folders on another disk (--output, HYCAM_CACHE, HF_HOME).",
+            )
+        else:
+            found.ok("disk", f"{free / 1e6:,.0f} MB are free, and at most {parts} are needed.")
+    return found
+
+
+def trained_kind(recipe: Recipe) -> str:
+    """What a run saves, in words."""
+    return "the model" if method(recipe.method.name).trains_backbone else "the adapter"
+
+
+def _parent_of(folder: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+
+
+def _nobody_else(folder: Path) -> bool:
+    with alone(folder, "trains in"):
+        return True
+
+
+def _writable(folder: Path) -> bool:
+    there = _parent_of(folder)
+    try:
+        if not there.is_dir():
+            raise NotADirectoryError(f"{there} is a file")
+        with tempfile.TemporaryFile(dir=there):
+            return True
+    except OSError as error:
+        raise HycamError(
+            f"The run folder {folder} cannot be written: {there} refuses it ({error.strerror or error}). Name another "
+            "folder with --output, or change its rights."
+        ) from error
