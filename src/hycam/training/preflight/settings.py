@@ -51,7 +51,7 @@ def check_settings(recipe: Recipe) -> Findings:
 
 
 def check_switches(recipe: Recipe, processes: int = 1) -> Findings:
-    """What is switched on, for some of which the backbone's configuration is needed, and how processes share the work."""
+    """What is switched on, for which the backbone's configuration may be needed, and how processes share the work."""
     found = Findings()
     try:
         device, optimizer = torch_device(recipe.training.device), recipe.method.settings()
