@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 
 from hycam.errors import HycamError
 
+_UNFINISHED = ".unfinished"
 _UNWRITABLE = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 )
@@ -29,7 +30,7 @@ def write_whole(path: Path, text: str) -> None:
     Raises:
         HycamError: the folder cannot be written or the disk is full; what was at ``path`` is still there.
     """
-    unfinished = path.with_name(f".{path.name}.unfinished")
+    unfinished = path.with_name(f".{path.name}{_UNFINISHED}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with unfinished.open("w", encoding="utf-8") as handle:
@@ -79,6 +80,11 @@ def whole_folder(path: Path) -> Iterator[Path]:
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a killed process left this of :func:`write_whole`; the next write of that file takes it away."""
+    return path.name.startswith(".") and path.name.endswith(_UNFINISHED)
 
 
 def clear_unfinished(path: Path) -> None:

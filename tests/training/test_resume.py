@@ -80,6 +80,27 @@ def test_killed_at_drawn_moments_a_run_ends_with_the_same_bits(whole) -> None:
     assert result(killed) == expected
 
 
+def test_killed_before_its_recipe_is_written_a_run_begins_in_the_same_folder(whole) -> None:
+    recipe, moments, _ = whole
+    written = moments.index("os.rename .recipe.yaml.unfinished") + 1
+    killed = elsewhere(recipe, "early")
+    for moment in (written, moments.index("os.rename ..holder.json.unfinished") + 1, written):
+        assert trained(killed, killed_at(moment)).wait() == -signal.SIGKILL
+        assert not (Path(killed.output) / "recipe.yaml").exists() and list(Path(killed.output).iterdir())
+
+
+@pytest.mark.soak
+def test_killed_at_every_moment_before_its_first_step_a_run_ends_with_the_same_bits(whole) -> None:
+    recipe, moments, expected = whole
+    killed = elsewhere(recipe, "start")
+    for moment in range(1, moments.index("compute_loss") + 1):
+        child = trained(killed, killed_at(moment))
+        assert child.wait() == -signal.SIGKILL, child.said()
+    finish(killed)
+    assert result(killed) == expected
+    print(f"\nkilled at {moment} moments before the first step")
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_killed_at_drawn_moments_ends_with_the_same_bits(durable, tmp_path: Path, method: str) -> None:

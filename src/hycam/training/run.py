@@ -29,7 +29,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hycam import backbones
 from hycam.adapters import check_adapter, check_embeddings, saved_config
 from hycam.errors import HycamError
-from hycam.files import clear_unfinished, whole_folder, write_whole
+from hycam.files import clear_unfinished, is_unfinished, whole_folder, write_whole
 from hycam.lock import OWN_FILES
 from hycam.machine import describe
 from hycam.methods import method
@@ -95,7 +95,7 @@ class Run:
                     f"{self.folder} holds a run of another recipe: {name} is {old!r} there and {new!r} now. "
                     "Name another folder with --output, or remove that one."
                 )
-        elif self.folder.is_dir() and any(entry.name not in OWN_FILES for entry in self.folder.iterdir()):
+        elif self.folder.is_dir() and any(map(_is_foreign, self.folder.iterdir())):
             raise HycamError(f"{self.folder} holds something that is not a run. Name another folder with --output.")
         elif self.folder.exists() and not self.folder.is_dir():
             raise HycamError(f"{self.folder} is a file. Name a folder with --output.")
@@ -265,6 +265,11 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 def _processes(number: Any) -> str:
     return "one process" if number == 1 else f"{number} processes"
+
+
+def _is_foreign(path: Path) -> bool:
+    """Whether this is nothing that a run leaves which was killed before it wrote its recipe."""
+    return path.name not in OWN_FILES and not is_unfinished(path)
 
 
 def _first_difference(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> tuple[str, Any, Any] | None:
