@@ -279,3 +279,11 @@ def test_a_name_that_is_no_text_is_told(tmp_path: Path, text: str, told: str) ->
         parse_recipe(Recipe, [write(tmp_path, text)])
     with pytest.raises(HycamError, match="methods has 7 as a name"):
         parse_recipe(StudyRecipe, [write(tmp_path, "methods: {7: {name: lora}}")])
+
+
+def test_a_number_beyond_any_reckoning_is_told(tmp_path: Path) -> None:
+    for text in ("training: {epochs: 1%s}", "method: {optimizer: {multipliers: {hycam_B: 1%s}}}"):
+        with pytest.raises(HycamError, match=r"a\.yaml has a number that is too large"):
+            parse_recipe(Recipe, [write(tmp_path, text % ("0" * 400))])
+    with pytest.raises(HycamError, match="too large"):
+        parse_recipe(Recipe, ["--training.epochs", "1" + "0" * 400])

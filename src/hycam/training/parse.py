@@ -60,6 +60,8 @@ def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
         raise _explained(kind, str(error)) from error
     except HycamError:
         raise
+    except OverflowError as error:
+        raise HycamError(f"{path or 'An option'} has a number that is too large to reckon with ({error}).") from error
     except ValueError as error:
         raise _refused(str(error)) from error
     return kind(**{entry.name: filled[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]
