@@ -264,3 +264,26 @@ def test_yaml_that_is_none_or_grows_without_bounds_is_refused_at_once(tmp_path: 
 def test_an_alias_within_bounds_stays(tmp_path: Path) -> None:
     text = "method: {config: &same {r: 4}}\nevaluation: {config: *same}"
     assert parse_recipe(Recipe, [write(tmp_path, text)]).evaluation.config == {"r": 4}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("data: {mixture: {strategy: weights, weights: {1e5: 1}}}", r"data\.mixture\.weights has 100000\.0 as a name"),
+        ("method: {config: {1: 2}}", r"method\.config has 1 as a name, which is no text: put it in quotes"),
+        ("training: {extra: {null: 2}}", r"training\.extra has None as a name"),
+    ],
+)
+def test_a_name_that_is_no_text_is_told(tmp_path: Path, text: str, told: str) -> None:
+    with pytest.raises(HycamError, match=told):
+        parse_recipe(Recipe, [write(tmp_path, text)])
+    with pytest.raises(HycamError, match="methods has 7 as a name"):
+        parse_recipe(StudyRecipe, [write(tmp_path, "methods: {7: {name: lora}}")])
+
+
+def test_a_number_beyond_any_reckoning_is_told(tmp_path: Path) -> None:
+    for text in ("training: {epochs: 1%s}", "method: {optimizer: {multipliers: {hycam_B: 1%s}}}"):
+        with pytest.raises(HycamError, match=r"a\.yaml has a number that is too large"):
+            parse_recipe(Recipe, [write(tmp_path, text % ("0" * 400))])
+    with pytest.raises(HycamError, match="too large"):
+        parse_recipe(Recipe, ["--training.epochs", "1" + "0" * 400])

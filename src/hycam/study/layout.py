@@ -186,12 +186,13 @@ _SCORES = {name: _maybe(_number) for name in ("perplexity", "nll", "bleu4", "rou
 
 _DONE = _fields(
     {
+        "seconds": _positive,
         "curve": _each(_by_name(_maybe(_logged))),
         "training": _maybe(_fields(
             {
                 **dict.fromkeys(("steps", "peak_memory_bytes", "trainable_parameters", "total_parameters",
                                  "adapter_bytes"), _count),
-                "tokens": _some, "seconds": _number, "learning_rate": _positive, "rows": _by_name(_count),
+                "tokens": _some, "seconds": _positive, "learning_rate": _positive, "rows": _by_name(_count),
                 "shares": _by_name(_number), "validation": _by_name(_logged),
             }
         )),

@@ -54,12 +54,14 @@ def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
     parser = recipe_parser(kind, **kwargs)  # type: ignore[arg-type]  # a class is hashable
     try:
         parsed = parser.parse_args(words)
-        _check_nulls(kind, parsed, "")
+        _check_values(kind, parsed, "")
         filled = parser.instantiate(parsed)
     except ArgumentError as error:
         raise _explained(kind, str(error)) from error
     except HycamError:
         raise
+    except OverflowError as error:
+        raise HycamError(f"{path or 'An option'} has a number that is too large to reckon with ({error}).") from error
     except ValueError as error:
         raise _refused(str(error)) from error
     return kind(**{entry.name: filled[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]
@@ -126,12 +128,16 @@ def _is_group(name: str, fields: Sequence[str]) -> str:
     )
 
 
-def _check_nulls(kind: type, parsed: Any, prefix: str) -> None:
-    """Refuses a null where a field has none; jsonargparse lets it through for groups and dictionaries."""
+def _check_values(kind: type, parsed: Any, prefix: str) -> None:
+    """Refuses a null where a field has none, and a name that is no text; jsonargparse lets both through in places."""
     for name, annotation in get_type_hints(kind).items():
         value, kinds = parsed[name], (annotation, *get_args(annotation))
         if value is None and NoneType not in kinds and annotation is not Any:
             raise HycamError(f"{prefix}{name} is null: leave it out for its default, or give it a value.")
+        if isinstance(value, dict):
+            for key in value:
+                if not isinstance(key, str):
+                    raise HycamError(f"{prefix}{name} has {key!r} as a name, which is no text: put it in quotes.")
         inner = [one for one in (*kinds, *(arg for one in kinds for arg in get_args(one))) if is_dataclass(one)]
         if not inner or isinstance(value, (str, int, float, NoneType)):
             continue
@@ -143,7 +149,7 @@ def _check_nulls(kind: type, parsed: Any, prefix: str) -> None:
             found = {f"{prefix}{name}.{label}.": item for label, item in dict(value).items()}
         for place, item in found.items():
             if isinstance(item, Namespace):
-                _check_nulls(inner[0], item, place)  # type: ignore[arg-type]
+                _check_values(inner[0], item, place)  # type: ignore[arg-type]
 
 
 def _explained(kind: type, message: str) -> HycamError:
