@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -350,6 +351,13 @@ FORMS: dict[str, dict[str, Any]] = {
 )  # fmt: skip
 def test_every_form_of_training_is_the_same_on_two_processes(shared, form: str, strategy: str) -> None:
     check_equal(alone(shared(1, **FORMS[form])), together(2, shared(2, strategy, **FORMS[form])), 1e-4)
+
+
+@soak
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs a C++ compiler")
+def test_compiled_blocks_are_the_same_on_two_processes(shared) -> None:
+    options = {"torch_compile": True, "max_steps": 3}
+    check_equal(alone(shared(1, **options)), together(2, shared(2, **options)))
 
 
 @soak
