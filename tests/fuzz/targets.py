@@ -114,7 +114,7 @@ class Recipes:
             _Planner(found).cells()
             return
         found.method.settings()
-        training._arguments(found, Run(Path(found.output)), found.learning_rate(), "cpu", autocast=False)
+        training.training_arguments(found, Run(Path(found.output)), found.learning_rate(), "cpu", autocast=False)
 
 
 class Datasets:
