@@ -156,7 +156,7 @@ def footprint(
 
 
 def _few_chunks(batch: Shape, stack: ExitStack) -> None:
-    """Has the modulation go through many tokens in eight chunks and not in a hundred, each of which takes time to count.
+    """Has the modulation go through many tokens in eight chunks and not in a hundred, each of which takes time.
 
     A chunk is then an eighth of a hidden state, of which a block keeps dozens.
     """
