@@ -21,7 +21,7 @@ from hycam.adapt import adapt, empty_backbone
 from hycam.evaluation.mode import evaluating
 from hycam.labelled import head_at
 from hycam.methods import method
-from hycam.ops import set_backend
+from hycam.ops import mixing, set_backend
 from hycam.optim import OptimizerSettings, RiemannianAdamW, factor_pairs
 from hycam.training.preflight.heap import Events, held_at_most, is_glibc
 from hycam.training.preflight.live_bytes import LiveBytes, without_memory
@@ -130,6 +130,7 @@ def footprint(
     casts = entry.trains_backbone and dtype == torch.bfloat16
     with ExitStack() as stack:
         stack.enter_context(set_backend(settings.backend))
+        _few_chunks(batch, stack)
         live = stack.enter_context(without_memory(model, device))
         counted = _Counted(cast(PreTrainedModel, model), device, live, casts)
         activations = counted.micro_batch(batch, accumulated=settings.gradient_accumulation > 1)
@@ -152,6 +153,15 @@ def footprint(
         unused=unused,
         unused_in_validation=unused_in_validation,
     )
+
+
+def _few_chunks(batch: Shape, stack: ExitStack) -> None:
+    """Has the modulation go through many tokens in eight chunks and not in a hundred, each of which takes time.
+
+    A chunk is then an eighth of a hidden state, of which a block keeps dozens.
+    """
+    stack.callback(setattr, mixing, "CPU_CHUNK", mixing.CPU_CHUNK)
+    mixing.CPU_CHUNK = max(mixing.CPU_CHUNK, batch.rows * batch.length // 8)
 
 
 class _Counted:
