@@ -20,6 +20,7 @@ import yaml
 from hycam.cli.main import main
 from hycam.data.recipe import DataRecipe
 from hycam.lock import alone
+from hycam.machine import describe
 from hycam.study import runner
 from hycam.study.recipe import ExecutorRecipe, StudyMethod
 from hycam.study.run_cell import run_cell
@@ -157,7 +158,10 @@ def test_a_diverged_cell_has_its_step_and_is_no_failure(study, capsys, inline: I
 def test_a_failed_cell_is_told_and_the_status_is_1(study, inline: Inline, capsys) -> None:
     work = inline.work
     inline.work = lambda cell, told: (
-        ("failed", {"environment": {}, "failure": {"reason": "no luck", "step": None}, "curve": [], "seconds": 1.0})
+        (
+            "failed",
+            {"environment": describe(), "failure": {"reason": "no luck", "step": None}, "curve": [], "seconds": 1.0},
+        )
         if cell.method == "LoRA"
         else work(cell, told)
     )

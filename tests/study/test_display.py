@@ -103,7 +103,7 @@ def test_preparing_the_data_is_told_now_and_then(clock, capsys) -> None:
 def test_a_terminal_has_a_table_of_what_runs_below_what_is_done(plan: Plan, monkeypatch) -> None:
     out = StringIO()
     console = Console(file=out, force_terminal=True, width=80, height=20)
-    monkeypatch.setattr(display_module, "Console", lambda **_: console)
+    monkeypatch.setattr(display_module, "plain_console", lambda **_: console)
     with Display(at_once=2) as display:
         display.update("tokenising dolly", 1, 4)
         assert _drawn(display) == ["tokenising dolly 1/4"]

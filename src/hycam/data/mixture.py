@@ -99,7 +99,7 @@ class Mixture:
         """
         if self._shuffling:
             # The order that transformers' Trainer gives the rows of one dataset under the same seed.
-            shuffler = torch.Generator().manual_seed(self.seed + number)
+            shuffler = torch.Generator().manual_seed((self.seed + number) % 2**64)
             return torch.randperm(len(self), generator=shuffler).numpy()
         counts = self.counts(number)
         before = sum((self.counts(earlier) for earlier in range(number)), np.zeros_like(counts))
