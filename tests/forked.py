@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 
 def processes(number: int, work: Callable[[int], Any], seconds: float = 240.0) -> list[Any]:
     """What ``work(rank)`` gives in each of so many processes, which find one another as under a launcher.
@@ -59,6 +61,8 @@ def _fork(rank: int, number: int, port: int, work: Callable[[int], Any], folder:
         return pid
     status = 1
     try:
+        # PyTorch makes its pool of threads anew after a fork, and not safely where several threads ask for it at once.
+        torch.set_num_threads(1)
         os.environ |= {
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
