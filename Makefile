@@ -22,11 +22,11 @@ quickstart: env
 	$(BIN)/hycam report recipes/quickstart.yaml $(ARGS)
 
 test: env
-	$(BIN)/python -m pytest --numprocesses 2 --architecture-table=docs/architectures.md
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --architecture-table=docs/architectures.md
 
 # The whole matrix of variants and architectures.
 soak: env
-	$(BIN)/python -m pytest --numprocesses 2 -m soak
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m soak
 
 # Prints ratios and writes them into benchmarks/results. ARGS="--seconds 2 --rounds 2 --dry-run" shows whether it all runs.
 BENCHMARKS := modulation_memory modulation_layer modulation_scaling training_step decoding baseline_layers riemannian_step
