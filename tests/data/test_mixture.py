@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from accelerate.data_loader import SeedableRandomSampler
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from hycam.data.mixture import Mixture
@@ -71,6 +71,7 @@ def sequences(recipe: MixtureRecipe, chances: list[float], sizes: list[int]) -> 
 
 @settings(max_examples=60, deadline=None)
 @given(all_sizes, seeds, st.sampled_from(["concatenate", *DRAWN]), st.integers(0, 9))
+@example({"a": 1}, 2**64 - 9, "concatenate", 9)  # seed and epoch together are more than a generator takes
 def test_concatenate_and_drop_draw_every_row_exactly_once(
     sizes: dict[str, int], seed: int, strategy: str, epoch: int
 ) -> None:

@@ -193,8 +193,8 @@ class MultiTaskTrainer(WatchedTrainer):
         if self.tuner is not None and (routing := self.tuner.last_stats.routing):
             stats = self.tuner.last_stats
             assert stats.balance_loss is not None
-            mean = torch.stack([layer.cpu() for layer in routing.values()]).mean(dim=0)
-            self._step_routing.append(torch.cat((stats.balance_loss.cpu().reshape(1), mean)).double())
+            mean = torch.stack(list(routing.values())).mean(dim=0)
+            self._step_routing.append(torch.cat((stats.balance_loss.reshape(1), mean)).cpu().double())
 
     def step_taken(self) -> None:
         self._sums += self._step_sums
