@@ -4,56 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from hycam.errors import HycamError
 from hycam.ops import Dense, LowRank, Modulation, Router, lean, mixing
-
-K, R, D, TOKENS = 5, 4, 32, 40
-
-
-def paper_form(dtype: torch.dtype = torch.float32) -> Modulation:
-    def draw(*shape: int) -> Tensor:
-        return (torch.randn(*shape) * shape[-1] ** -0.5).to(dtype).requires_grad_()
-
-    return Modulation(Dense(draw(D, D)), LowRank(draw(K, R, D), draw(K, R, R), draw(K, D, R)), Router(draw(K, D)))
-
-
-def hidden_state(dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(1, TOKENS, D, dtype=dtype, requires_grad=True)
+from ops.small_layer import TOKENS, D, K, R, hidden_state, kept_bytes, multiplications, paper_form
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("adapter", [torch.float32, torch.bfloat16])
 def test_kept_are_h_and_a_and_the_low_rank_activations_and_p(dtype: torch.dtype, adapter: torch.dtype) -> None:
     weights, h, a = paper_form(adapter), hidden_state(dtype), hidden_state(dtype)
-    parameters = [tensor for part in vars(weights).values() for tensor in vars(part).values()]
-    there = {tensor.untyped_storage().data_ptr() for tensor in parameters if isinstance(tensor, Tensor)}
-    kept: dict[int, int] = {}
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in there:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = lean.modulate(h, a, weights)
     hidden_states, low_rank, p = 2 * D * dtype.itemsize, K * R * adapter.itemsize, K * 4
-    assert sum(kept.values()) == TOKENS * (hidden_states + low_rank + p)
-    del result
-
-
-def multiplications(weights: Modulation, h: Tensor, a: Tensor) -> int:
-    """Of all matrix products in forward and backward."""
-
-    def added_in_place(_: torch.Size, x: torch.Size, y: torch.Size, **kwargs: object) -> int:
-        return 2 * x[0] * x[1] * y[1]
-
-    with FlopCounterMode(display=False, custom_mapping={torch.ops.aten.addmm_: added_in_place}) as counter:
-        lean.modulate(h, a, weights)[0].sum().backward()
-    return counter.get_total_flops() // 2
+    assert kept_bytes(lean.modulate, weights, h, a) == TOKENS * (hidden_states + low_rank + p)
 
 
 def test_the_shared_map_and_the_maps_back_to_d_are_computed_twice_and_all_else_once() -> None:
@@ -61,19 +23,23 @@ def test_the_shared_map_and_the_maps_back_to_d_are_computed_twice_and_all_else_o
     once = 3 * (shared + inner + outer + router) * TOKENS
     composed = 4 * K * R * R * D  # A and N, forward and again, and the gradients of both
     expected = once + (shared + outer) * TOKENS + composed
-    assert multiplications(paper_form(), hidden_state(), hidden_state()) == expected
+    assert multiplications(lean.modulate, paper_form(), hidden_state(), hidden_state()) == expected
 
 
 def test_what_is_frozen_costs_nothing() -> None:
     weights, h, a = paper_form(), hidden_state(), hidden_state()
     assert isinstance(weights.shared, Dense) and isinstance(weights.specialized, LowRank)
-    everything = multiplications(weights, h, a)
+    everything = multiplications(lean.modulate, weights, h, a)
+
+    def saved() -> int:
+        return everything - multiplications(lean.modulate, weights, h, a)
+
     weights.shared.weight.requires_grad_(False)
-    assert everything - multiplications(weights, h, a) == TOKENS * D * D
+    assert saved() == TOKENS * D * D
     weights.specialized.B.requires_grad_(False)
-    assert everything - multiplications(weights, h, a) == TOKENS * D * (D + K * R)
+    assert saved() == TOKENS * D * (D + K * R)
     h.requires_grad_(False)  # now nothing goes back through the shared map, A or the router
-    assert everything - multiplications(weights, h, a) == TOKENS * D * (D + K * R) + TOKENS * D * (D + K * R + K)
+    assert saved() == TOKENS * D * (D + K * R) + TOKENS * D * (D + K * R + K)
 
 
 def test_only_what_needs_a_gradient_gets_one() -> None:

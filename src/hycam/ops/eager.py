@@ -1,14 +1,16 @@
-"""The modulation as ordinary products: one for all A, a batched one for N, one after the other for B.
+"""The modulation as ordinary products: one for all that maps h to rank r, then one after the other for B.
 
 The specialised modules cannot be fused into one map, since each has its own SiLU before the mix. What can be shared is:
-all K projections to rank r are one product, all K inner maps one batched product; only the K maps back to d are taken
-one after the other, and no tensor of K times the hidden state is ever formed. What follows the products is one
-operation, see :mod:`hycam.ops.mixing`: for its backward pass it keeps nothing but what goes into it.
+N is multiplied into A, which is r by r by d once and saves r by r for every token; all K maps to rank r are one
+product; only the K maps back to d are taken one after the other, and no tensor of K times the hidden state is ever
+formed. What follows the products is one operation, see :mod:`hycam.ops.mixing`: for its backward pass it keeps nothing
+but what goes into it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -16,7 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from hycam.ops.mixing import common_type, mix, mix_gradients, rows_of
-from hycam.ops.routing import route, router_logits
+from hycam.ops.products import HiddenProducts, in_product_type, router_map
+from hycam.ops.routing import route
 from hycam.ops.weights import Dense, LowRank, Modulation
 
 
@@ -29,46 +32,44 @@ def modulate(
     products is at least float32, and the result has the type of ``a``. Written ``a * (1 + m)`` and not ``a + a * m``,
     so that an infinite ``a`` under an untrained adapter (m = 0) stays infinite instead of becoming NaN.
     """
-    shared = None if weights.shared is None else _shared(h, weights.shared)
+    shared, specialized, router = in_product_type(weights.shared), in_product_type(weights.specialized), weights.router
+    of_shared, of_specialized = _of_hidden(shared), _of_hidden(specialized)
+    maps = [*of_shared, *of_specialized, *([] if router is None else [router_map(router)])]
+    products = HiddenProducts.apply(h.flatten(0, -2), *chain.from_iterable(maps))
+    products = [product.unflatten(0, h.shape[:-1]) for product in products]
+    w_shared = _mapped_back(shared, products[: len(of_shared)])
+    w_specialized = _mapped_back(specialized, products[len(of_shared) :][: len(of_specialized)])
     routing = p = None
-    specialized: list[Tensor] = []
-    if weights.router is not None and weights.specialized is not None:
-        logits = router_logits(h, weights.router)
-        p = route(logits, noise, weights.router)
+    if router is not None:
+        logits = products[-1]
+        p = route(logits, noise, router)
         routing = (p, logits)
-        specialized = list(_specialized(h, weights.specialized))
     # A compiler fuses the operations better than they can be ordered by hand.
     mixed = _mix if torch.compiler.is_compiling() else _Mix.apply
-    return mixed(a, residual, p, shared, *specialized), routing
+    return mixed(a, residual, p, w_shared[0] if w_shared else None, *w_specialized), routing
 
 
-def _shared(h: Tensor, weights: Dense | LowRank) -> Tensor:
-    if isinstance(weights, Dense):
-        return F.linear(h.to(weights.weight.dtype), weights.weight, weights.bias)
-    u = F.linear(h.to(weights.A.dtype), weights.A, weights.A_bias)
-    v = F.linear(u, weights.N, weights.N_bias)
-    return _scaled(F.linear(v, weights.B, weights.B_bias), weights.scale)
+def _of_hidden(part: Dense | LowRank | None) -> list[tuple[Tensor, Tensor | None]]:
+    """Weights ``[n, d]`` and biases ``[n]`` of what a part maps h with: its own, or one map to all its ranks."""
+    if part is None:
+        return []
+    if isinstance(part, LowRank):
+        inner, bias = part.inner()
+        return [(inner.reshape(-1, inner.shape[-1]), None if bias is None else bias.flatten())]
+    if part.weight.dim() == 2:
+        return [(part.weight, part.bias)]
+    return list(zip(part.weight, [None] * len(part.weight) if part.bias is None else part.bias, strict=True))
 
 
-def _specialized(h: Tensor, weights: Dense | LowRank) -> Iterator[Tensor]:
-    """What goes into the SiLU of each specialised module, ``(batch, seq, d)``, one after the other."""
-    if isinstance(weights, Dense):
-        h = h.to(weights.weight.dtype)
-        biases = weights.bias if weights.bias is not None else [None] * len(weights.weight)
-        for weight, bias in zip(weights.weight, biases, strict=True):
-            yield F.linear(h, weight, bias)
-        return
-    modules, rank, _ = weights.A.shape
-    flat = None if weights.A_bias is None else weights.A_bias.flatten()
-    u = F.linear(h.to(weights.A.dtype), weights.A.flatten(0, 1), flat)  # [batch, seq, K*r]
-    u = u.flatten(0, -2).unflatten(-1, (modules, rank)).transpose(0, 1)  # [K, tokens, r]
-    v = torch.matmul(u, weights.N.transpose(1, 2))
-    if weights.N_bias is not None:
-        v = v + weights.N_bias[:, None]
-    v = v.unflatten(1, h.shape[:-1])  # [K, batch, seq, r]
-    biases = weights.B_bias if weights.B_bias is not None else [None] * modules
-    for v_k, B_k, bias_k in zip(v, weights.B, biases, strict=True):
-        yield _scaled(F.linear(v_k, B_k, bias_k), weights.scale)
+def _mapped_back(part: Dense | LowRank | None, of_hidden: list[Tensor]) -> list[Tensor]:
+    """What goes into the SiLU of each module of a part, ``(batch, seq, d)``, from the products of its own maps."""
+    if not isinstance(part, LowRank):
+        return of_hidden
+    d, r = part.B.shape[-2:]
+    B = part.B.reshape(-1, d, r)
+    biases = [None] * len(B) if part.B_bias is None else part.B_bias.reshape(-1, d)
+    each_v = of_hidden[0].chunk(len(B), dim=-1)
+    return [_scaled(F.linear(v, B_k, bias), part.scale) for v, B_k, bias in zip(each_v, B, biases, strict=True)]
 
 
 def _scaled(w: Tensor, scale: float) -> Tensor:
@@ -131,5 +132,5 @@ class _Kept:
     def pre_activation(self, k: int, rows: slice) -> Tensor:
         return self.rows[k][rows]
 
-    def take(self, k: int, rows: slice, gradient: Tensor) -> None:
-        self.gradient_rows[k][rows] = gradient
+    def take(self, k: int, rows: slice, slope: Tensor, gradient: Tensor) -> None:
+        torch.mul(slope, gradient, out=self.gradient_rows[k][rows])

@@ -17,6 +17,7 @@ from torch import Tensor
 from hycam.errors import HycamError
 from hycam.ops.lean_maps import DenseMap, DenseMaps, LowRankMaps
 from hycam.ops.mixing import chunks, common_type, mix, mix_gradients, rows_of
+from hycam.ops.products import product_type
 from hycam.ops.routing import route, router_logits
 from hycam.ops.weights import Dense, LowRank, Modulation, Router
 
@@ -45,7 +46,8 @@ def modulate(
     shared, specialized = _part(weights.shared, DenseMap), _part(weights.specialized, DenseMaps)
     parts = (shared[0], specialized[0])
     tensors = (*shared[1], *specialized[1])
-    return _Modulate.apply(parts, _product_type(tensors, h.device), h, a, residual, p, *tensors), routing
+    widest = reduce(torch.promote_types, (tensor.dtype for tensor in tensors if tensor is not None))
+    return _Modulate.apply(parts, product_type(widest, h.device), h, a, residual, p, *tensors), routing
 
 
 class _Part(NamedTuple):
@@ -64,13 +66,6 @@ def _part(weights: Dense | LowRank | None, dense: type) -> tuple[_Part | None, t
         return _Part(2, Dense, dense), (weights.weight, weights.bias)
     tensors = (weights.A, weights.N, weights.B, weights.A_bias, weights.N_bias, weights.B_bias)
     return _Part(6, partial(LowRank, scale=weights.scale), LowRankMaps), tensors
-
-
-def _product_type(tensors: tuple[Tensor | None, ...], device: torch.device) -> torch.dtype:
-    """The type of the weights, or of autocast where it is on; that leaves float64 as it is."""
-    dtype = reduce(torch.promote_types, (tensor.dtype for tensor in tensors if tensor is not None))
-    is_cast = torch.is_autocast_enabled(device.type) and dtype != torch.float64
-    return torch.get_autocast_dtype(device.type) if is_cast else dtype
 
 
 class _Modulate(torch.autograd.Function):

@@ -39,8 +39,8 @@ class DenseMap:
     def pre_activation(self, k: int, rows: slice) -> Tensor:
         return F.linear(self.h[rows], self.weight, self.bias)
 
-    def take(self, k: int, rows: slice, gradient: Tensor) -> None:
-        self.gradient[rows] = gradient
+    def take(self, k: int, rows: slice, slope: Tensor, gradient: Tensor) -> None:
+        torch.mul(slope, gradient, out=self.gradient[rows])
 
     def add_to(self, h_gradient: Tensor | None) -> Tensor:
         return _plus_product(h_gradient, self.gradient, self.weight)
@@ -68,8 +68,8 @@ class DenseMaps:
     def pre_activation(self, k: int, rows: slice) -> Tensor:
         return self.linear.forward(k, self.h[rows])
 
-    def take(self, k: int, rows: slice, gradient: Tensor) -> None:
-        gradient = gradient.to(self.h.dtype)
+    def take(self, k: int, rows: slice, slope: Tensor, gradient: Tensor) -> None:
+        gradient = slope.mul_(gradient).to(self.h.dtype)
         self.linear.take(k, self.h[rows], gradient)
         if self.h_gradient is not None:
             self.h_gradient[rows].addmm_(gradient, self.linear.weights[k])
@@ -100,25 +100,20 @@ class LowRankMaps:
         # The scale goes into B, which is smaller than what B gives.
         B_bias = None if weights.B_bias is None else self.scale * weights.B_bias.reshape(-1, d)
         self.outer = _Stack(self.scale * B, B_bias, needs[2], needs[5])
-        self.inner = (self.N @ self.A).flatten(0, 1)  # [K*r, d]
-        self.kept = F.linear(h, self.inner, self._inner_bias()) if kept is None else kept
+        inner, bias = weights.inner()
+        self.inner = inner.reshape(-1, d)  # [K*r, d]
+        self.kept = F.linear(h, self.inner, None if bias is None else bias.flatten()) if kept is None else kept
         self.v = self.kept.chunk(self.modules, dim=-1)
         self.trains_inner = any(needs[at] for at in (0, 1, 3, 4))
         self.is_needed = needs_h or any(needs)
         self.v_gradient = torch.empty_like(self.kept) if needs_h or self.trains_inner else None
         self.v_gradients = () if self.v_gradient is None else self.v_gradient.chunk(self.modules, dim=-1)
 
-    def _inner_bias(self) -> Tensor | None:
-        if self.A_bias is None:
-            return None if self.N_bias is None else self.N_bias.flatten()
-        passed_on = self.N @ self.A_bias
-        return (passed_on if self.N_bias is None else passed_on + self.N_bias).flatten()
-
     def pre_activation(self, k: int, rows: slice) -> Tensor:
         return self.outer.forward(k, self.v[k][rows])
 
-    def take(self, k: int, rows: slice, gradient: Tensor) -> None:
-        gradient = gradient.to(self.h.dtype)
+    def take(self, k: int, rows: slice, slope: Tensor, gradient: Tensor) -> None:
+        gradient = slope.mul_(gradient).to(self.h.dtype)
         self.outer.take(k, self.v[k][rows], gradient)
         if self.v_gradients:
             self.v_gradients[k][rows] = gradient @ self.outer.weights[k]

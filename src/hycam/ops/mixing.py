@@ -12,7 +12,6 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 # Tokens at a time. On a CPU a chunk of each tensor fits into the cores' caches and is work enough for two threads;
 # of half as many they wait for each other. Elsewhere it is the launch of each operation that counts.
@@ -34,8 +33,8 @@ class PreActivations(Protocol):
     def pre_activation(self, k: int, rows: slice) -> Tensor:
         """That of module k, ``[rows, d]``."""
 
-    def take(self, k: int, rows: slice, gradient: Tensor) -> None:
-        """Takes the gradient of that, in at least float32. It may be overwritten afterwards."""
+    def take(self, k: int, rows: slice, slope: Tensor, gradient: Tensor) -> None:
+        """Takes the gradient of that, ``slope * gradient``, both in at least float32; the slope may be overwritten."""
 
 
 def mix(
@@ -56,12 +55,21 @@ def mix(
     """
     output = torch.empty_like(a, memory_format=torch.contiguous_format)
     a_rows, residual_rows, p_rows, output_rows = (rows_of(tensor) for tensor in (a, residual, p, output))
+    memory = _memory(2, a_rows, dtype)
     for rows in chunks(a_rows):
-        m = torch.zeros(a_rows[rows].shape, dtype=dtype, device=a.device)
+        m, room = (one_of[: len(a_rows[rows])] for one_of in memory)
+        if shared is None:
+            m.zero_()
         for maps, k, p_k in _modules(shared, specialized, p_rows, rows):
-            _add(m, p_k, F.silu(maps.pre_activation(k, rows).to(dtype)))
-        modulated = (1 + m).mul_(a_rows[rows])
-        output_rows[rows] = modulated if residual is None else modulated.addcmul_(m, residual_rows[rows])
+            activation = m if p_k is None else room
+            torch.ops.aten.silu.out(_wide(maps.pre_activation(k, rows), activation), out=activation)
+            if p_k is not None:
+                m.addcmul_(p_k, activation)
+        if residual is None:
+            torch.mul(m.add_(1), a_rows[rows], out=output_rows[rows])
+        else:
+            scaled = torch.add(m, 1, out=room).mul_(a_rows[rows])
+            output_rows[rows] = scaled.addcmul_(m, residual_rows[rows])
     return output
 
 
@@ -85,35 +93,45 @@ def mix_gradients(
     ]
     to_a, to_residual, to_p = (rows_of(tensor) for tensor in results)
     a_rows, residual_rows, p_rows, gradient_rows = (rows_of(tensor) for tensor in (a, residual, p, gradient))
+    memory, one = _memory(5, a_rows, dtype), torch.ones((), dtype=dtype, device=a.device)
     for rows in chunks(a_rows):
-        g = gradient_rows[rows].to(dtype)
-        to_m = g * a_rows[rows]
+        g, to_m, m, gate, room = (one_of[: len(a_rows[rows])] for one_of in memory)
+        g = _wide(gradient_rows[rows], g)
+        torch.mul(g, a_rows[rows], out=to_m)
         if residual is not None:
             to_m.addcmul_(g, residual_rows[rows])
-        m = torch.zeros_like(to_m)
+        if shared is None:
+            m.zero_()
         for maps, k, p_k in _modules(shared, specialized, p_rows, rows):
-            w = maps.pre_activation(k, rows).to(dtype)
-            activation = F.silu(w)
-            _add(m, p_k, activation)
-            # From here on the memory of the activation is used for other things.
-            if p_k is not None and to_p is not None:
-                to_p[rows, k] = activation.mul_(to_m).sum(dim=-1)
+            activation = m if p_k is None else room
+            w = _wide(maps.pre_activation(k, rows), activation)
+            torch.sigmoid(w, out=gate)
+            torch.mul(gate, w, out=activation)
+            # SiLU'(w) = gate + activation (1 - gate), of the one exponential that SiLU takes as well.
+            slope = torch.lerp(activation, one, gate, out=gate)
+            if p_k is not None:
+                m.addcmul_(p_k, activation)
+                if to_p is not None:
+                    to_p[rows, k] = activation.mul_(to_m).sum(dim=-1)
             if maps.is_needed:
-                to_activation = to_m if p_k is None else torch.mul(to_m, p_k, out=activation)
-                maps.take(k, rows, torch.ops.aten.silu_backward.grad_input(to_activation, w, grad_input=activation))
+                maps.take(k, rows, slope if p_k is None else slope.mul_(p_k), to_m)
         if to_residual is not None:
-            to_residual[rows] = g * m
+            torch.mul(g, m, out=to_residual[rows])
         if to_a is not None:
-            to_a[rows] = m.add_(1).mul_(g)
+            torch.mul(m.add_(1), g, out=to_a[rows])
     return results[0], results[1], results[2]
 
 
 def chunks(rows: Tensor) -> Iterator[slice]:
     """Slices of ``[tokens, ...]``, one after the other."""
-    chunk = CPU_CHUNK if rows.device.type == "cpu" else CHUNK
+    chunk = _chunk(rows)
     # Without tokens there is one all the same, so that gradients that add up over chunks are zeros and not missing.
     for start in range(0, max(len(rows), 1), chunk):
         yield slice(start, start + chunk)
+
+
+def _chunk(rows: Tensor) -> int:
+    return CPU_CHUNK if rows.device.type == "cpu" else CHUNK
 
 
 def rows_of(tensor: Tensor | None) -> Any:
@@ -132,7 +150,10 @@ def common_type(*tensors: Tensor | None) -> torch.dtype:
 def _modules(
     shared: PreActivations | None, specialized: PreActivations | None, p_rows: Tensor | None, rows: slice
 ) -> Iterator[tuple[PreActivations, int, Tensor | None]]:
-    """All modules in turn: where its w is, under which number, and its p ``[rows, 1]`` unless it is the shared one."""
+    """All modules in turn: where its w is, under which number, and its p ``[rows, 1]``.
+
+    The shared one, which has no p, comes first: its activation is the first term of m, written to where m is added up.
+    """
     if shared is not None:
         yield shared, 0, None
     if specialized is not None and p_rows is not None:
@@ -140,8 +161,13 @@ def _modules(
             yield specialized, k, p_rows[rows, k, None]
 
 
-def _add(m: Tensor, p_k: Tensor | None, activation: Tensor) -> None:
-    if p_k is None:
-        m.add_(activation)
-    else:
-        m.addcmul_(p_k, activation)
+def _memory(count: int, like: Tensor, dtype: torch.dtype) -> list[Tensor]:
+    """Room for ``count`` chunks, which every chunk uses again, so that it lies in the cache."""
+    tokens, d = like.shape
+    size = min(tokens, _chunk(like))
+    return [torch.empty(size, d, dtype=dtype, device=like.device) for _ in range(count)]
+
+
+def _wide(narrow: Tensor, room: Tensor) -> Tensor:
+    """``narrow`` in the type of ``room``, and in its memory unless it has that type already."""
+    return narrow if narrow.dtype == room.dtype else room.copy_(narrow)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hycam.ops.products import product_type
 from hycam.ops.routing import at_least_float32, route
 from hycam.ops.weights import Dense, LowRank, Modulation, Router
 
@@ -66,14 +67,6 @@ def tensors(weights: Modulation) -> list[Tensor]:
     return [value for part in parts if part is not None for value in vars(part).values() if isinstance(value, Tensor)]
 
 
-def product_type(source: Tensor) -> torch.dtype:
-    """The type in which products are taken: autocast's where it is on, except that it leaves float64 alone."""
-    kind = source.device.type
-    if torch.is_autocast_enabled(kind) and source.dtype != torch.float64:
-        return torch.get_autocast_dtype(kind)
-    return source.dtype
-
-
 @torch.no_grad()
 def pack(weights: Modulation) -> Packed:
     """Packs weights that :func:`supports` has no objection to, in their own type or, under autocast, in autocast's.
@@ -81,8 +74,9 @@ def pack(weights: Modulation) -> Packed:
     ``w_k = scale (B_k (N_k (A_k h + a_k) + n_k) + b_k) = B_k (scale N_k A_k h + scale (N_k a_k + n_k)) + scale b_k``;
     the products on the right are taken in at least float32 and rounded once.
     """
-    dtype = product_type(tensors(weights)[0])
-    with torch.autocast(tensors(weights)[0].device.type, enabled=False):
+    first = tensors(weights)[0]
+    dtype = product_type(first.dtype, first.device)
+    with torch.autocast(first.device.type, enabled=False):
         return _pack(weights, dtype)
 
 
@@ -182,12 +176,10 @@ def _with_specialized(m: Tensor | None, v: Tensor, p: Tensor, packed: Packed) ->
 
 def _folded(weights: LowRank) -> tuple[Tensor, Tensor | None]:
     """``scale N A`` and ``scale (N a + n)``, in at least float32."""
-    N = at_least_float32(weights.N) * weights.scale
-    bias = None if weights.N_bias is None else at_least_float32(weights.N_bias) * weights.scale
-    if weights.A_bias is not None:
-        of_A = (N @ at_least_float32(weights.A_bias).unsqueeze(-1)).squeeze(-1)
-        bias = of_A if bias is None else of_A + bias
-    return N @ at_least_float32(weights.A), bias
+    a, n = (None if bias is None else at_least_float32(bias) for bias in (weights.A_bias, weights.N_bias))
+    A, N = at_least_float32(weights.A), at_least_float32(weights.N)
+    weight, bias = replace(weights, A=A, N=N, A_bias=a, N_bias=n).inner()
+    return weight * weights.scale, None if bias is None else bias * weights.scale
 
 
 def _mapping_back(weights: LowRank, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hycam.ops.routing import at_least_float32, route
-from hycam.ops.triton_products import HiddenProducts
+from hycam.ops.products import HiddenProducts, in_product_type, router_map
+from hycam.ops.routing import route
 from hycam.ops.weights import Dense, LowRank, Modulation
 
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -76,14 +75,12 @@ def modulate(
     """
     from hycam.ops.triton_ops import mix
 
-    device = h.device.type
-    autocast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-    shared, special, router = _typed(weights.shared, autocast), _typed(weights.specialized, autocast), weights.router
+    shared, special, router = in_product_type(weights.shared), in_product_type(weights.specialized), weights.router
     assert isinstance(special, LowRank) and router is not None
     modules, rank, d = special.A.shape
 
     maps = [special.A.flatten(0, 1), None if special.A_bias is None else special.A_bias.flatten()]
-    maps += [at_least_float32(router.weight), None if router.bias is None else at_least_float32(router.bias)]
+    maps += router_map(router)
     if isinstance(shared, Dense):
         maps += [shared.weight, shared.bias]
     elif shared is not None:
@@ -103,11 +100,3 @@ def modulate(
         p.flatten(0, -2), special.scale, keep,
     )  # fmt: skip
     return output.view(a.shape), (p, logits)
-
-
-def _typed(part: Dense | LowRank | None, dtype: torch.dtype | None) -> Dense | LowRank | None:
-    """``part`` with all its tensors in ``dtype``; as it is for None."""
-    if part is None or dtype is None:
-        return part
-    fields: dict[str, Any] = {key: x.to(dtype) if isinstance(x, Tensor) else x for key, x in vars(part).items()}
-    return type(part)(**fields)

@@ -31,6 +31,14 @@ class LowRank:
     B_bias: Tensor | None = None
     scale: float = 1.0
 
+    def inner(self) -> tuple[Tensor, Tensor | None]:
+        """``N A`` ``[r, d]`` and ``N a + n`` ``[r]``, with K in front where stacked: what lies before B as one map."""
+        bias = self.N_bias
+        if self.A_bias is not None:
+            passed_on = (self.N @ self.A_bias.unsqueeze(-1)).squeeze(-1)
+            bias = passed_on if bias is None else passed_on + bias
+        return self.N @ self.A, bias
+
 
 @dataclass(frozen=True)
 class Router:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from hycam.ops import Modulation
-from hycam.ops.packed import Packed, pack, product_type, supports, tensors
+from hycam.ops.packed import Packed, pack, supports, tensors
+from hycam.ops.products import product_type
 from hycam.tuners.hycam.config import HyCAMConfig
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class _Kept:
         self._adapter, self._config, self._settings = adapter, config, _settings(config)
         self._places = list(_places(layer, adapter))
         self._state = [(source, source.data_ptr(), source._version) for source in sources]
-        self._type = product_type(sources[0])
+        self._type = product_type(sources[0].dtype, sources[0].device)
         # Views, which see every write to the memory, and what they showed.
         flat = [source.detach().flatten() for source in sources]
         self._views = [values[:: max(1, len(values) // _PROBES)] for values in flat]
@@ -95,7 +96,8 @@ class _Kept:
         for source, address, version in self._state:
             if source.data_ptr() != address or source._version != version:
                 return False
-        if product_type(self._state[0][0]) != self._type:
+        first = self._state[0][0]
+        if product_type(first.dtype, first.device) != self._type:
             return False
         return not begins or torch.equal(torch.cat(self._views), self._seen)
 

@@ -1,13 +1,41 @@
-"""All that multiplies the hidden state, as one function that keeps the hidden state once."""
+"""All that multiplies the hidden state, as one function that keeps the hidden state once, and the types of products."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from hycam.ops.routing import at_least_float32
+from hycam.ops.weights import Dense, LowRank, Router
+
+_Part = TypeVar("_Part", Dense, LowRank, Dense | LowRank | None)
+
+
+def product_type(dtype: torch.dtype, device: torch.device) -> torch.dtype:
+    """The type in which products with weights of ``dtype`` are taken: autocast's where it is on, but not of float64."""
+    if torch.is_autocast_enabled(device.type) and dtype != torch.float64:
+        return torch.get_autocast_dtype(device.type)
+    return dtype
+
+
+def in_product_type(part: _Part) -> _Part:
+    """``part`` with every tensor in its :func:`product_type`."""
+    if part is None:
+        return part
+    fields: dict[str, Any] = dict(vars(part))
+    for name, value in fields.items():
+        if isinstance(value, Tensor):
+            fields[name] = value.to(product_type(value.dtype, value.device))
+    return type(part)(**fields)
+
+
+def router_map(router: Router) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of Eq. 8 in at least float32, in which the router runs whatever the type of the rest."""
+    return at_least_float32(router.weight), None if router.bias is None else at_least_float32(router.bias)
 
 
 class HiddenProducts(torch.autograd.Function):
@@ -49,7 +77,7 @@ class HiddenProducts(torch.autograd.Function):
                 gradients.append(dy.sum(0) if for_bias and dy is not None else None)
                 if dy is None or not for_h:
                     continue
-                dh = dy @ weight if dh is None else torch.addmm(dh, dy.to(dh.dtype), weight.to(dh.dtype))
+                dh = dy @ weight if dh is None else dh.addmm_(dy.to(dh.dtype), weight.to(dh.dtype))
         return None if dh is None else dh.to(h.dtype), *gradients
 
 
