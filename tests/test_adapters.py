@@ -24,7 +24,13 @@ from hycam.training.recipe import MethodRecipe, Recipe, TrainingRecipe
 from hycam.training.run import Run
 from pickles import plant
 
-METHODS = {"hycam": {"r": 2}, "multilora": {"r": 2}, "moe-lora": {"r": 2}, "lora": {"r": 2}}
+METHODS = {
+    "hycam": {"r": 2},
+    "hycam-released": {"r": 2},  # which trains norms of the backbone
+    "multilora": {"r": 2},
+    "moe-lora": {"r": 2},
+    "lora": {"r": 2},
+}
 
 
 @pytest.fixture(params=METHODS)
@@ -37,9 +43,9 @@ def hycam_run(backbone: str, tmp_path: Path) -> Run:
     return saved_run(tmp_path / "run", backbone, "hycam")
 
 
-def saved_run(folder: Path, backbone: str, method: str) -> Run:
+def saved_run(folder: Path, backbone: str, method: str, settings: dict | None = None) -> Run:
     """A run folder as training leaves it, with random weights."""
-    settings = METHODS[method]
+    settings = METHODS[method] if settings is None else settings
     recipe = Recipe(
         backbone=backbone,
         output=str(folder),
@@ -86,8 +92,20 @@ def test_what_was_saved_is_loaded(run: Run) -> None:
     loaded = model.state_dict()
     assert saved
     for name, value in saved.items():
-        (own,) = [key for key in loaded if key.replace(".default", "") == name]
+        (own,) = [key for key in loaded if key.replace(".modules_to_save", "").replace(".default", "") == name]
         assert torch.equal(loaded[own], value)
+
+
+def test_embeddings_that_were_saved_beside_an_adapter_on_them_are_to_be_those_of_the_backbone(
+    backbone: str, tmp_path: Path
+) -> None:
+    on_embeddings = {"peft_type": "LORA", "r": 2, "target_modules": ["embed_tokens"]}
+    run = saved_run(tmp_path / "run", backbone, "peft", on_embeddings)
+    run.load()
+    name = next(name for name in load_file(run.adapter / "adapter_model.safetensors") if "base_layer" in name)
+    change(run, lambda weights: weights[name][3].add_(1))
+    with pytest.raises(HycamError, match=rf"{name} would change the backbone's own model.embed_tokens.weight"):
+        run.load()
 
 
 @pytest.mark.usefixtures("no_weights_are_read")

@@ -116,7 +116,13 @@ def check_embeddings(folder: Path, base: PreTrainedModel) -> None:
     Raises:
         HycamError: they differ, and to load the adapter would change the backbone.
     """
-    own = base.state_dict()
+    tables = [base.get_input_embeddings(), base.get_output_embeddings()]
+    own = {
+        f"{name}.{key}": value
+        for name, module in base.named_modules()
+        if any(module is table for table in tables)
+        for key, value in module.state_dict().items()
+    }
     with _opened(folder / _WEIGHTS) as weights:
         for name in weights.keys():  # noqa: SIM118
             place = name.removeprefix("base_model.model.").replace(".base_layer.", ".")

@@ -21,7 +21,7 @@ class TookTooLong(BaseException):
 
 @contextmanager
 def explained() -> Iterator[None]:
-    """Lets a HycamError with a message pass, and nothing else; ends what takes longer than ``SECONDS``."""
+    """Lets a HycamError with a message pass, and the help that was asked for; ends what takes over ``SECONDS``."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise TookTooLong(f"an input took more than {SECONDS} s")
@@ -32,6 +32,8 @@ def explained() -> Iterator[None]:
         yield
     except HycamError as error:
         assert str(error).strip(), "a message that says nothing"
+    except SystemExit as end:  # after `--help`
+        assert end.code == 0
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

@@ -54,11 +54,11 @@ def work(rank: int, port: int, folder: str) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
                    "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}  # fmt: skip
     torch.set_num_threads(1)
-    found = {f"{kind} {skips}": trained(folder, kind, skips) for kind, skips in CASES}
+    found = {f"{kind} {skips}": trained(rank, folder, kind, skips) for kind, skips in CASES}
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
 
 
-def trained(folder: str, kind: str, skips: bool) -> dict[str, Any]:
+def trained(rank: int, folder: str, kind: str, skips: bool) -> dict[str, Any]:
     torch.manual_seed(0)
     tasks = {
         name: datasets.Dataset.from_list(
@@ -73,7 +73,8 @@ def trained(folder: str, kind: str, skips: bool) -> dict[str, Any]:
         logging_steps=1, logging_nan_inf_filter=False, ddp_backend="gloo", include_num_input_tokens_seen="no",
     )  # fmt: skip
     model = adapt(tiny("llama"), "hycam", {"r": 4, "noise": "never"})
-    batches = Batches(Mixture(MixtureRecipe(), rows.sizes, 1), rows.lengths, 2, 16)
+    mixture = Mixture(MixtureRecipe(), rows.sizes, 1)
+    batches = Batches(mixture, rows.lengths, 2, 16, processes=2, process=rank)
     settings = method("hycam").optimizer_settings({})
     parts = (rows, batches, {}, settings, Checkpoints(Path(folder, "none")), Stop(), Policy(skips, 6.0))
     trainer = Broken(model, arguments, byte_tokenizer(), *parts)
@@ -115,7 +116,7 @@ def test_both_processes_do_the_same_about_what_one_of_them_met(of_both, kind: st
         (entry,) = one["skipped"]
         step, what, rows = entry["step"], entry["reason"], entry["rows"]
         assert one["schedule"] == other["schedule"] == STEPS - 1
-        assert one["counted"] == other["counted"] == 4 * (STEPS - 1)
+        assert one["counted"] == other["counted"] == 8 * (STEPS - 1)  # of both processes
     else:
         step, what, rows = one["stopped"]
     assert step == BAD and kind in what
