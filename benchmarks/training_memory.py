@@ -115,17 +115,24 @@ def _rows(path: Path, seed: int) -> Path:
 def _run(*arguments: str) -> tuple[str, int]:
     """What a verb prints, and the peak of its resident memory in bytes."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as errors:
-        command = [sys.executable, "-m", "hycam.cli.main", *arguments]
-        process = subprocess.Popen(command, stdout=out, stderr=errors, env=environment)
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-        out.seek(0)
-        printed = out.read()
-        if process.returncode and arguments[0] == "train":
-            errors.seek(0)
-            raise RuntimeError(f"{command} failed: {errors.read()[-2000:]}")
-    return printed, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    command = [sys.executable, "-m", "hycam.cli.main", *arguments]
+    with tempfile.NamedTemporaryFile("r") as peak:
+        watched = [sys.executable, "-c", _WATCH, peak.name, *command]
+        done = subprocess.run(watched, capture_output=True, text=True, env=environment)
+        if done.returncode and arguments[0] == "train":
+            raise RuntimeError(f"{command} failed: {done.stderr[-2000:]}")
+        return done.stdout, int(peak.read()) * (1 if sys.platform == "darwin" else 1024)
+
+
+# A process of little memory between this one and the one that is measured: on Linux the peak of a child is never below
+# what the process held that it was forked from.
+_WATCH = """
+import os, subprocess, sys
+process = subprocess.Popen(sys.argv[2:])
+_, status, usage = os.wait4(process.pid, 0)
+print(usage.ru_maxrss, file=open(sys.argv[1], "w"))
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
 
 
 def table(results: list[Measured]) -> Table:

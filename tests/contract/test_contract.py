@@ -66,7 +66,11 @@ def test_a_saved_adapter_loads_into_a_fresh_backbone_with_the_same_logits(adapte
     model = adapter_case.attach(adapter_case.base(), trained_seed=3)
     model.save_pretrained(tmp_path)
     # Nothing but the adapter's own weights, such as `...hycam_A` or `...lora_A.weight`, and norms that it trains.
-    norms = r"|norm(_\d)?\.(weight|bias)$|\.ln_(attn|mlp)\.(weight|bias)$" if adapter_case.settings.get("train_norms") else ""
+    norms = (
+        r"|norm(_\d)?\.(weight|bias)$|\.ln_(attn|mlp)\.(weight|bias)$"
+        if adapter_case.settings.get("train_norms")
+        else ""
+    )
     for key in load_file(tmp_path / "adapter_model.safetensors"):
         assert re.search(rf"\.(hycam|multilora|moelora|lora)_\w+(\.(weight|bias))?$|\.ln_\d\.\w+${norms}", key), key
     for low_cpu_mem_usage in (False, True):
