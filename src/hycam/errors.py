@@ -14,6 +14,9 @@ class HycamError(ValueError):
     The command line prints the message without a traceback and exits with status 1.
     """
 
+    def __init__(self, message: str) -> None:
+        super().__init__(encodable(message))
+
 
 class UsageError(HycamError):
     """The command line itself is wrong; the exit status is 2."""
@@ -63,6 +66,11 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, number: int, outcome: str = "") -> None:
         super().__init__(outcome)
         self.number = number
+
+
+def encodable(text: str) -> str:
+    """``text`` with halves of characters, which JSON can hold and no file can, written as ``\\ud800``."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

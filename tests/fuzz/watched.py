@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -19,6 +20,13 @@ class TookTooLong(BaseException):
     """Not an Exception, so that nothing takes it for a failure of its own and goes on."""
 
 
+class Encoding(logging.Handler):
+    """Fails where what is logged could not be written to a file."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        record.getMessage().encode()
+
+
 @contextmanager
 def explained() -> Iterator[None]:
     """Lets a HycamError with a message pass, and the help that was asked for; ends what takes over ``SECONDS``."""
@@ -26,17 +34,21 @@ def explained() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise TookTooLong(f"an input took more than {SECONDS} s")
 
+    log, encoding = logging.getLogger("hycam"), Encoding()
+    log.addHandler(encoding)
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, SECONDS)
     try:
         yield
     except HycamError as error:
         assert str(error).strip(), "a message that says nothing"
+        str(error).encode()
     except SystemExit as end:  # after `--help`
         assert end.code == 0
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
+        log.removeHandler(encoding)
 
 
 def resident_bytes() -> int:

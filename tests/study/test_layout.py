@@ -62,6 +62,8 @@ def put(place: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("evaluation", None, "its evaluation is None, where an object was expected"),
         ("evaluation/tasks/dolly/nll", "1.5", r"its evaluation\.tasks\.dolly\.nll is '1\.5', where a number"),
         ("evaluation/tasks/dolly/nll", float("nan"), r"evaluation\.tasks\.dolly\.nll is nan"),
+        ("evaluation/tasks/dolly/nll", 1e9, "the nll of its evaluation of dolly is 1000000000.0, which is of no perp"),
+        ("evaluation/macro/nll", -1.0, "the nll of its evaluation of macro is -1.0"),
         ("evaluation/tasks/dolly/tokens", 0, "a whole number above 0"),
         ("evaluation/tasks/dolly/tokens", True, "is True, where a whole number"),
         ("evaluation/tasks/dolly", ..., r"evaluation\.rows of other tasks than evaluation\.tasks"),
@@ -95,6 +97,11 @@ def test_what_is_not_as_it_should_be_is_told_by_its_name(
         (tmp_path / "cell.json").write_text(json.dumps(content))
         with pytest.raises(HycamError):
             read(tmp_path / "cell.json")
+
+
+def test_a_loss_beyond_every_perplexity_is_no_fault_of_the_file(content: dict[str, Any]) -> None:
+    content["evaluation"]["tasks"]["dolly"] |= {"nll": 2000.0, "perplexity": None}
+    check_layout(content)
 
 
 def test_a_loss_that_is_no_number_is_no_fault_of_the_file(content: dict[str, Any]) -> None:

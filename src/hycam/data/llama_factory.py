@@ -16,7 +16,7 @@ from typing import Any
 from hycam.data.recipe import TaskRecipe
 from hycam.data.tasks.conversations import TAGS
 from hycam.data.tasks.sources import expanded
-from hycam.errors import HycamError, nearest, unknown
+from hycam.errors import HycamError, encodable, nearest, unknown
 
 _log = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class DatasetInfo:
                 self.path,
                 len(refused),
                 len(self.entries),
-                ", ".join(refused),
+                encodable(", ".join(refused)),
             )
         return usable
 

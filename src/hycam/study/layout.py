@@ -14,6 +14,7 @@ from hycam.errors import HycamError
 
 STATES = ("done", "failed", "diverged")
 _LARGEST = 1 << 53  # of a whole number that is one in floating point, too
+_MOST_NATS = 700  # of which the perplexity is a number still
 
 Check = Callable[[str, Any], None]
 """Is given what a value is called and the value; raises HycamError where it is not as it should be."""
@@ -32,6 +33,9 @@ def check_layout(content: Mapping[str, Any]) -> None:
         return
     _DONE("", content)
     evaluation = content["evaluation"]
+    for name, scores in {"macro": evaluation["macro"], "pooled": evaluation["pooled"], **evaluation["tasks"]}.items():
+        if scores["perplexity"] is not None and not 0 <= (scores["nll"] or 0) <= _MOST_NATS:
+            raise HycamError(f"the nll of its evaluation of {name} is {scores['nll']}, which is of no perplexity")
     if set(evaluation["rows"]) != set(evaluation["tasks"]):
         raise HycamError("it has evaluation.rows of other tasks than evaluation.tasks")
     for task, rows in evaluation["rows"].items():

@@ -34,6 +34,11 @@ def test_a_perplexity_is_exp_of_the_mean_over_folds_beside_the_deviation_of_the_
     assert entry.text == f"{np.exp(nlls.mean()):.3f} ± {np.exp(nlls).std(ddof=1):.3f}"
 
 
+def test_perplexities_whose_squares_are_no_numbers_have_an_infinite_deviation() -> None:
+    plan = plan_of(study_of(("HyCAM",)), lambda cell: dict.fromkeys(TASKS, 400.0 + cell.fold))
+    assert PPL.entry(place(plan, hycam(plan), "SmolLM2 135M")).text.endswith(" ± inf")
+
+
 @pytest.mark.parametrize("lost", [None, DIVERGED, FAILED])
 def test_a_mean_of_fewer_folds_says_so_and_has_no_value(lost: str | None) -> None:
     plan = plan_of(study_of(("HyCAM",)), lambda cell: lost if cell.fold in (1, 3) else of_fold(cell))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import numpy as np
 
 from hycam.study.comparisons import Comparison
 from hycam.study.plan import Plan
@@ -53,7 +53,8 @@ def _line(one: Comparison) -> list[Entry]:
 
 
 def _percent(difference: float) -> Entry:
-    value = 100 * math.expm1(difference)
+    with np.errstate(over="ignore"):  # an interval may be wider than any perplexity
+        value = 100 * float(np.expm1(difference))
     return Entry(f"{value:+.2f}", value)
 
 

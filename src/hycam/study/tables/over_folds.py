@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
+
+import numpy as np
 
 from hycam.methods import METHODS
 from hycam.study.cells import Cell
@@ -84,7 +86,8 @@ class Place:
         mean = shown(fmean(values))
         text = format(mean, form)
         if spread and len(values) > 1:
-            text += f" ± {stdev(map(shown, values)):{form.lstrip('+')}}"
+            with np.errstate(over="ignore"):  # perplexities beyond 1e154, whose squares are no numbers
+                text += f" ± {np.std(list(map(shown, values)), ddof=1):{form.lstrip('+')}}"
         known = sum(figure(one) is not None for one in self.done)
         if known == len(self.planned):
             return Entry(text, mean, muted=muted)
