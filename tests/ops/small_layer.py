@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+from benchmarks.counting import saved_bytes
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,20 +27,18 @@ def hidden_state(dtype: torch.dtype = torch.float32) -> Tensor:
 
 def kept_bytes(form: Callable, weights: Modulation, h: Tensor, a: Tensor) -> int:
     """Of all that is kept for the backward pass and is no weight."""
-    parameters = [tensor for part in vars(weights).values() for tensor in vars(part).values()]
-    there = {tensor.untyped_storage().data_ptr() for tensor in parameters if isinstance(tensor, Tensor)}
-    kept: dict[int, int] = {}
+    values = [value for part in vars(weights).values() for value in vars(part).values()]
+    return saved_bytes(lambda: form(h, a, weights), [value for value in values if isinstance(value, Tensor)])
 
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in there:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
 
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        result = form(h, a, weights)
-    del result
-    return sum(kept.values())
+def assert_compiled_is_one_graph(form: Callable) -> None:
+    """And its gradients are those of the plain form."""
+    torch.manual_seed(0)
+    weights, h, a = paper_form(torch.float64), hidden_state(torch.float64), hidden_state(torch.float64)
+    compiled = torch.compile(form, backend="aot_eager", fullgraph=True)
+    got, expected = (torch.autograd.grad(one(h, a, weights)[0].sum(), (h, a)) for one in (compiled, form))
+    for one, other in zip(got, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-11)
 
 
 def multiplications(form: Callable, weights: Modulation, h: Tensor, a: Tensor) -> int:
