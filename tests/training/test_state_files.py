@@ -5,6 +5,7 @@ Whoever plants something can write the manifest again too, so here that is alway
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from hycam.data.recipe import DataRecipe
 from hycam.errors import HycamError
 from hycam.training.checkpoints import seal
 from hycam.training.recipe import EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
+from hycam.training.resumable import PROGRESS
 from hycam.training.run import Run
 from hycam.training.state_files import check_state
 from hycam.training.train import train
@@ -153,3 +155,23 @@ def test_a_state_that_is_cut_off_is_refused_by_its_name(checkpoint: Path) -> Non
         with pytest.raises(HycamError, match=rf"{name} is damaged"):
             check_state(checkpoint)
         (checkpoint / name).write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    "forge",
+    [
+        lambda kept: [],
+        lambda kept: {},
+        lambda kept: kept | {"elapsed": "long"},
+        lambda kept: kept | {"last_validation": [1.0]},
+        lambda kept: kept | {"since_log": kept["since_log"] | {"loss": None}},
+        lambda kept: kept | {"since_log": kept["since_log"] | {"tasks": [[1.0], [2.0]]}},
+        lambda kept: kept | {"since_log": kept["since_log"] | {"steps": {}}},
+    ],
+)
+def test_a_forged_account_of_the_progress_is_refused_by_its_name(recipe: Recipe, checkpoint: Path, forge) -> None:
+    path = checkpoint / PROGRESS
+    path.write_text(json.dumps(forge(json.loads(path.read_text()))))
+    seal(checkpoint)
+    with pytest.raises(HycamError, match=f"{PROGRESS} is damaged or was not written by training"):
+        train(recipe, Reporter())

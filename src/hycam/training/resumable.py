@@ -18,6 +18,7 @@ from transformers import Trainer
 from hycam import processes
 from hycam.errors import HycamError, Interrupted
 from hycam.training.checkpoints import Checkpoints, damage
+from hycam.training.state_files import refused
 from hycam.training.stopping import Stop
 
 PROGRESS = "progress.json"
@@ -71,14 +72,19 @@ class ResumableTrainer(Trainer):
         }
 
     def restore(self, progress: dict[str, Any]) -> None:
-        """Takes what :meth:`progress` gave."""
+        """Takes what :meth:`progress` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError, RuntimeError: it is something else.
+        """
         self._began = time.monotonic() - progress["elapsed"]
-        self.logged = progress["logged"]
-        self._is_finished = progress["is_finished"]
-        self._is_validation_due = progress["is_validation_due"]
-        self.last_validation = progress["last_validation"]
-        self.validated_at = progress["validated_at"]
-        self._since_log = progress["since_log"]
+        self.logged = int(progress["logged"])
+        self._is_finished = bool(progress["is_finished"])
+        self._is_validation_due = bool(progress["is_validation_due"])
+        self.last_validation = {name: float(loss) for name, loss in progress["last_validation"].items()}
+        self.validated_at = int(progress["validated_at"])
+        kept = progress["since_log"]
+        self._since_log = {"loss": float(kept["loss"]), "step": int(kept["step"])}
 
     def leave(self) -> None:
         """Ends training where it stands, with a checkpoint, if the process was asked to end.
@@ -109,8 +115,14 @@ class ResumableTrainer(Trainer):
         if resumed is not None:
             self.state.compute_steps(self.args, max_steps)  # how often to log and save may have changed
             self._note_best()  # the folder may have been moved
-            self.restore(json.loads((Path(resumed) / _progress_file()).read_text(encoding="utf-8")))
+            self._restore_from(Path(resumed) / _progress_file())
         return found
+
+    def _restore_from(self, path: Path) -> None:
+        try:
+            self.restore(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise refused(path, f"it does not say how far training had come: {error!r}") from error
 
     def _run_epoch(self, *values: Any, **named: Any) -> None:
         self._catch_up()

@@ -53,15 +53,15 @@ def check_state(checkpoint: Path) -> None:
             with safe_globals():
                 unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         except Exception as error:  # the reader of pickles raises whatever comes first
-            raise _refused(
+            raise refused(
                 path, f"it cannot be read: {str(error).splitlines()[0] if str(error) else error!r}"
             ) from error
         unknown = set(unsafe) - (_DEEPSPEED if path.parent != checkpoint else set())
         if unknown:
-            raise _refused(path, f"it would run or make {', '.join(sorted(unknown)[:3])}")
+            raise refused(path, f"it would run or make {', '.join(sorted(unknown)[:3])}")
     latest = checkpoint / "latest"  # names the folder that DeepSpeed reads
     if latest.exists() and not re.fullmatch(r"global_step\d+", latest.read_text(errors="replace").strip()):
-        raise _refused(latest, "it names no folder of the checkpoint")
+        raise refused(latest, "it names no folder of the checkpoint")
     path = checkpoint / TRAINER_STATE_NAME
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -69,10 +69,11 @@ def check_state(checkpoint: Path) -> None:
         if not (isinstance(state.global_step, int) and isinstance(state.stateful_callbacks, dict)):
             raise TypeError("global_step or stateful_callbacks is not what it should be")
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise _refused(path, f"it is not the state of a trainer: {error}") from error
+        raise refused(path, f"it is not the state of a trainer: {error}") from error
 
 
-def _refused(path: Path, reason: str) -> HycamError:
+def refused(path: Path, reason: str) -> HycamError:
+    """The error that names a file of a checkpoint which cannot be believed, and says how to go on."""
     return HycamError(
         f"{path} is damaged or was not written by training: {reason}. Nothing of it was used. Delete {path.parent} to "
         "continue from the checkpoint before it."

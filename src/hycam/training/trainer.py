@@ -238,8 +238,8 @@ class MultiTaskTrainer(WatchedTrainer):
     def restore(self, progress: dict[str, Any]) -> None:
         super().restore(progress)
         kept = progress["since_log"]
-        self._sums = torch.tensor(kept["tasks"], dtype=torch.float64)
-        self._routing, self._routed = torch.tensor(kept["routing"], dtype=torch.float64), kept["routed"]
+        self._sums = torch.tensor(kept["tasks"], dtype=torch.float64).view_as(self._sums)
+        self._routing, self._routed = torch.tensor(kept["routing"], dtype=torch.float64), int(kept["routed"])
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         super()._save(output_dir, state_dict)

@@ -161,7 +161,7 @@ class WatchedTrainer(ResumableTrainer):
 
     def restore(self, progress: dict[str, Any]) -> None:
         super().restore(progress)
-        self._steps_since_log = progress["since_log"]["steps"]
+        self._steps_since_log = {name: int(progress["since_log"]["steps"][name]) for name in ("taken", "skipped")}
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "learning_rate" in logs:  # what is logged of steps, and not of a validation or at the end
