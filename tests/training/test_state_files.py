@@ -6,6 +6,7 @@ Whoever plants something can write the manifest again too, so here that is alway
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,7 @@ def test_a_state_that_is_cut_off_is_refused_by_its_name(checkpoint: Path) -> Non
         lambda kept: [],
         lambda kept: {},
         lambda kept: kept | {"elapsed": "long"},
+        lambda kept: kept | {"logged": math.inf},
         lambda kept: kept | {"last_validation": [1.0]},
         lambda kept: kept | {"since_log": kept["since_log"] | {"loss": None}},
         lambda kept: kept | {"since_log": kept["since_log"] | {"tasks": [[1.0], [2.0]]}},

@@ -75,7 +75,7 @@ class ResumableTrainer(Trainer):
         """Takes what :meth:`progress` gave.
 
         Raises:
-            KeyError, TypeError, ValueError, AttributeError, RuntimeError: it is something else.
+            KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError: it is something else.
         """
         self._began = time.monotonic() - progress["elapsed"]
         self.logged = int(progress["logged"])
@@ -121,7 +121,7 @@ class ResumableTrainer(Trainer):
     def _restore_from(self, path: Path) -> None:
         try:
             self.restore(json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        except (OSError, KeyError, TypeError, ValueError, AttributeError, OverflowError, RuntimeError) as error:
             raise refused(path, f"it does not say how far training had come: {error!r}") from error
 
     def _run_epoch(self, *values: Any, **named: Any) -> None:
