@@ -116,6 +116,8 @@ class StudyRecipe:
         reference: The method that the comparisons are about, by its label.
         executor: Where the cells run.
         tables: Tables of the report, by name; none for those that the study's cells can fill.
+        texts: Whether the report shows texts of the data and answers to them; false for one that may go where the data
+            may not. The figures of every row stay.
     """
 
     title: str = "Study"
@@ -137,6 +139,7 @@ class StudyRecipe:
     reference: str = "HyCAM"
     executor: ExecutorRecipe = field(default_factory=ExecutorRecipe)
     tables: list[str] = field(default_factory=list)
+    texts: bool = True
 
     def __post_init__(self) -> None:
         for name in ("backbones", "folds", "seeds"):

@@ -55,6 +55,13 @@ def test_the_maps_are_the_modulation_of_the_response_sorted_by_feature(trained: 
     assert "\\n" in names
 
 
+def test_a_study_without_texts_counts_the_tokens(trained: Plan) -> None:
+    figure = draw_modulation(replace(trained, study=replace(trained.study, texts=False)), [])
+    row = opened(adapted_cell(trained))[2]["counting"][0]
+    names = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert names == [str(place) for place in range(row["prompt_length"] + 1, len(row["input_ids"]) + 1)]
+
+
 def test_a_variant_with_one_part_has_one_map(trained: Plan) -> None:
     only = [one for one in trained.results.done if one.method == "Shared only"]
     figure = draw_modulation(replace(trained, results=Results(only)), [])

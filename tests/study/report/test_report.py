@@ -129,6 +129,18 @@ def test_generated_answers_are_tested_where_their_texts_are(
     assert len(kept) == len(tested) == 12
 
 
+def test_a_report_without_texts_has_none(plan: Plan, texts: Callable[..., None]) -> None:
+    texts(lambda one, entry: {**entry, "prediction": "An answer"})
+    private = ("Asked: ", "As it is", "An answer")
+    shown, kept = (
+        write_report(replace(plan, study=replace(plan.study, texts=with_texts))).read_text(encoding="utf-8")
+        for with_texts in (True, False)
+    )
+    assert all(text in shown for text in private)
+    assert not any(text in kept for text in private)
+    assert "texts: false" in kept
+
+
 def test_texts_of_the_data_cannot_become_part_of_the_page(plan: Plan, texts: Callable[..., None]) -> None:
     texts()
     page = write_report(plan)

@@ -29,9 +29,10 @@ def draw_modulation(plan: Plan, comparisons: list[Comparison]) -> Figure:
     model, tokenizer, parts = opened(cell)
     task, rows = next(iter(parts.items()))
     ids, start = rows[0]["input_ids"], rows[0]["prompt_length"]
+    tokens = token_texts(tokenizer, ids) if plan.study.texts else [f"{place:,}" for place in range(1, len(ids) + 1)]
     found = modulation_map(model, ids)
     title = f"{cell.name}\nlayer {found.layer}, response of {task}, row {rows[0]['row']}"
-    return modulation_maps(found, token_texts(tokenizer, ids), title, start)
+    return modulation_maps(found, tokens, title, start)
 
 
 @styled

@@ -78,7 +78,7 @@ def side_by_side(
         rows = _within(((row, found[row]) for row in order), most_rows, most_answers)
         if rows:
             chosen[task] = rows
-    texts = _texts(plan, chosen)
+    texts = _texts(plan, chosen) if plan.study.texts else {}
     return [
         TaskRows(task, scored[task], [_row(task, row, of_row, texts, longest) for row, of_row in rows.items()])
         for task, rows in chosen.items()
