@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from hycam.ops.mixing import common_type, mix, mix_gradients, rows_of
+from hycam.ops.mixing import common_type, mix, mix_gradients, rows_of, write_product
 from hycam.ops.products import HiddenProducts, in_product_type, router_map
 from hycam.ops.routing import route
 from hycam.ops.weights import Dense, LowRank, Modulation
@@ -133,4 +133,4 @@ class _Kept:
         return self.rows[k][rows]
 
     def take(self, k: int, rows: slice, slope: Tensor, gradient: Tensor) -> None:
-        torch.mul(slope, gradient, out=self.gradient_rows[k][rows])
+        write_product(slope, gradient, self.gradient_rows[k][rows])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hycam.ops.mixing import write_product
 from hycam.ops.routing import at_least_float32
 from hycam.ops.weights import Dense, LowRank
 
@@ -40,7 +41,7 @@ class DenseMap:
         return F.linear(self.h[rows], self.weight, self.bias)
 
     def take(self, k: int, rows: slice, slope: Tensor, gradient: Tensor) -> None:
-        torch.mul(slope, gradient, out=self.gradient[rows])
+        write_product(slope, gradient, self.gradient[rows])
 
     def add_to(self, h_gradient: Tensor | None) -> Tensor:
         return _plus_product(h_gradient, self.gradient, self.weight)

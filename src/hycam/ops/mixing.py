@@ -66,7 +66,7 @@ def mix(
             if p_k is not None:
                 m.addcmul_(p_k, activation)
         if residual is None:
-            torch.mul(m.add_(1), a_rows[rows], out=output_rows[rows])
+            write_product(m.add_(1), _wide(a_rows[rows], room), output_rows[rows])
         else:
             scaled = torch.add(m, 1, out=room).mul_(a_rows[rows])
             output_rows[rows] = scaled.addcmul_(m, residual_rows[rows])
@@ -97,7 +97,7 @@ def mix_gradients(
     for rows in chunks(a_rows):
         g, to_m, m, gate, room = (one_of[: len(a_rows[rows])] for one_of in memory)
         g = _wide(gradient_rows[rows], g)
-        torch.mul(g, a_rows[rows], out=to_m)
+        torch.mul(g, _wide(a_rows[rows], to_m), out=to_m)
         if residual is not None:
             to_m.addcmul_(g, residual_rows[rows])
         if shared is None:
@@ -118,7 +118,7 @@ def mix_gradients(
         if to_residual is not None:
             torch.mul(g, m, out=to_residual[rows])
         if to_a is not None:
-            torch.mul(m.add_(1), g, out=to_a[rows])
+            write_product(m.add_(1), g, to_a[rows])
     return results[0], results[1], results[2]
 
 
@@ -132,6 +132,17 @@ def chunks(rows: Tensor) -> Iterator[slice]:
 
 def _chunk(rows: Tensor) -> int:
     return CPU_CHUNK if rows.device.type == "cpu" else CHUNK
+
+
+def write_product(x: Tensor, y: Tensor, into: Tensor) -> None:
+    """``x * y`` to where it belongs; ``x`` may be overwritten.
+
+    An operation on two types makes temporary tensors, which cost several times what it does itself.
+    """
+    if into.dtype == x.dtype:
+        torch.mul(x, y, out=into)
+    else:
+        into.copy_(x.mul_(y))
 
 
 def rows_of(tensor: Tensor | None) -> Any:
