@@ -48,6 +48,18 @@ def test_a_study_that_was_run_has_a_report_with_its_answers(study: Path, tmp_pat
     assert "The texts of this row are in the run folders" in text
 
 
+def test_what_is_said_of_the_data_is_said_once_for_all_folds(
+    study: Path, tasks: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    gap = tmp_path / "gap.jsonl"
+    gap.write_text(Path(tasks[0]).read_text() + '{"instruction": "Nothing", "input": "", "output": ""}\n')
+    study.write_text(study.read_text().replace(json.dumps(tasks), json.dumps([str(gap)])))
+    assert main(["study", str(study), "--cells", "1"]) == 0
+    caplog.clear()
+    assert main(["report", str(study)]) == 0
+    assert caplog.text.count("1 of 21 rows left out") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [

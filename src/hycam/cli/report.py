@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from hycam.console import Reporter, plain_console, quiet_libraries
+from hycam.console import Reporter, each_message_once, plain_console, quiet_libraries
 from hycam.errors import HycamError, UsageError
 from hycam.study.plan import STUDY_FILE, plan
 from hycam.study.recipe import StudyRecipe
@@ -24,9 +24,10 @@ def main(arguments: Sequence[str]) -> None:
     """Parses the study and its overrides, writes its report, and prints the main sentences and where it lies."""
     study = parse_recipe(StudyRecipe, _words(arguments), prog="hycam report", description=_DESCRIPTION)
     quiet_libraries(informative=False)
-    with Reporter() as reporter:
-        current = plan(study, reporter.update)
-    content = gather(current)
+    with each_message_once():
+        with Reporter() as reporter:
+            current = plan(study, reporter.update)
+        content = gather(current)
     page = write(content)
     console = plain_console()
     for table in content.tables if study.tables else ():  # all of them would be long; those asked for by name are not
