@@ -65,6 +65,7 @@ def modulation_maps(found: ModulationMap, tokens: Sequence[str], title: str, sta
         axes.set_xlabel("feature, sorted")
         axes.grid(False)
     every[0].set_yticks(range(len(names)), names, parse_math=False)
+    every[0].set_ylabel("token")
     figure.colorbar(image, ax=list(every), label="factor minus 1", extend="both", pad=0.02)
     figure.suptitle(title)
     return figure
