@@ -24,6 +24,9 @@ VARIANTS = [
 
 
 both = pytest.mark.parametrize("form", [eager.modulate, lean.modulate], ids=["eager", "lean"])
+every = pytest.mark.parametrize(
+    "form", [reference.modulate, eager.modulate, lean.modulate], ids=["reference", "eager", "lean"]
+)
 
 
 @pytest.fixture(autouse=True)
@@ -135,7 +138,7 @@ def test_odd_shapes_and_tokens_that_fill_no_chunk(form: Callable, tokens: int, d
     assert_same(form, weights, [draw(1, tokens, d), draw(1, tokens, d)])
 
 
-@both
+@every
 @pytest.mark.parametrize(("shared", "specialized", "hard", "biases"), [v for v in VARIANTS if not v[2]])
 def test_gradients_are_those_of_finite_differences(
     form: Callable, shared: str, specialized: str, hard: bool, biases: bool
@@ -167,6 +170,21 @@ def test_eager_can_be_differentiated_twice(shared: str, specialized: str) -> Non
     assert torch.autograd.gradgradcheck(function, (*inputs, *leaves), fast_mode=True)
 
 
+def test_eagers_gradients_are_the_same_whether_or_not_they_are_to_be_differentiated_again() -> None:
+    # The residual goes into h and a as well, and the output of one layer into the next.
+    torch.manual_seed(0)
+    weights, stream = modulation("full", "low_rank", False, True, 6, 2, 3), draw(1, 4, 6).requires_grad_()
+
+    def gradient(form: Callable, create_graph: bool) -> Tensor:
+        once = form(stream.tanh(), 2 * stream.sin(), weights, None, stream)[0]
+        twice = form(once, stream, weights)[0]
+        return torch.autograd.grad(twice.square().sum(), stream, create_graph=create_graph)[0]
+
+    expected = gradient(reference.modulate, False)
+    for create_graph in (False, True):
+        torch.testing.assert_close(gradient(eager.modulate, create_graph), expected, rtol=1e-10, atol=1e-11)
+
+
 @both
 def test_the_formula_by_hand_on_one_token(form: Callable) -> None:
     h, a = torch.tensor([[[2.0, -1.0]]]), torch.tensor([[[3.0, 5.0]]])
@@ -184,9 +202,7 @@ def test_the_formula_by_hand_on_one_token(form: Callable) -> None:
     torch.testing.assert_close(form(h, a, weights)[0], expected)
 
 
-@pytest.mark.parametrize(
-    "form", [reference.modulate, eager.modulate, lean.modulate], ids=["reference", "eager", "lean"]
-)
+@every
 def test_with_the_residual_added_the_whole_stream_is_scaled(form: Callable) -> None:
     torch.manual_seed(0)
     weights = modulation("full", "low_rank", False, True, 12, 4, 5)

@@ -20,6 +20,8 @@ from hycam.ops import Dense, LowRank, Modulation, Router, gumbel_noise, referenc
 if triton_kernels.is_available() is not None:
     pytest.skip(f"Triton does not run here: {triton_kernels.is_available()}", allow_module_level=True)
 
+import triton
+
 from hycam.ops import triton_mix, triton_ops
 
 DEVICE = "cpu" if triton_kernels.interpreted() else "cuda"
@@ -298,7 +300,9 @@ def test_what_the_kernels_do_not_take_is_said(monkeypatch: pytest.MonkeyPatch) -
     assert "low-rank" in triton_kernels.supports(x, x, Modulation(weights.shared, None, None))
     assert "rank 129 " in triton_kernels.supports(x, x, modulation(40, 1, 129))
     assert "type of a is torch.float64" in triton_kernels.supports(x, x.double(), weights)
-    assert "type of A is torch.float64" in triton_kernels.supports(x, x, widened(weights))
+    assert "type of the shared weight is torch.float64" in triton_kernels.supports(x, x, widened(weights))
+    wide = Modulation(weights.shared, widened(weights).specialized, weights.router)
+    assert "type of A is torch.float64" in triton_kernels.supports(x, x, wide)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert "on cpu" in triton_kernels.supports(x.cpu(), x.cpu(), weights)
 
@@ -309,6 +313,37 @@ def test_it_is_available_with_a_driver_or_the_interpreter_only(monkeypatch: pyte
     assert "driver" in triton_kernels.is_available()
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     assert triton_kernels.is_available() is None
+
+
+def test_a_driver_of_triton_that_does_not_start_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    # As on a machine with a GPU and without a C compiler.
+    class Driver:
+        @property
+        def active(self) -> object:
+            raise RuntimeError("Failed to find C compiler.")
+
+    monkeypatch.setenv("TRITON_INTERPRET", "0")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(triton.runtime, "driver", Driver())
+    assert "Failed to find C compiler" in triton_kernels.is_available()
+
+
+@pytest.mark.parametrize("wide", ["router", "noise"])
+def test_a_router_or_noise_in_float64_does_not_widen_the_rest(wide: str) -> None:
+    torch.manual_seed(0)
+    weights, noise = modulation(40, 3, 4), gumbel_noise(torch.Size((1, 5, 3)), torch.device(DEVICE))
+    h, a = draw(1, 5, 40), draw(1, 5, 40).requires_grad_()
+    expected = triton_kernels.modulate(h, a, weights, noise)[0]
+    if wide == "router":
+        weights = Modulation(weights.shared, weights.specialized, widened(weights).router)
+    else:
+        noise = noise.double()
+    got, routing = triton_kernels.modulate(h, a, weights, noise)
+    torch.testing.assert_close(got, expected)
+    assert routing is not None and routing[0].dtype == torch.float64
+    got.sum().backward()
+    assert a.grad is not None and a.grad.isfinite().all()
 
 
 def test_without_the_package_it_can_be_imported_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

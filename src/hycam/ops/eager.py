@@ -103,6 +103,9 @@ class _Mix(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         inputs = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradients are to be differentiated again
+            # Of aliases, which no other input is a function of. Of the inputs themselves it would go through those that
+            # were computed from another, and autograd does that again.
+            inputs = [None if one is None else one.view_as(one) for one in inputs]
             needed = [at for at, needs in enumerate(ctx.needs_input_grad) if needs]
             found = torch.autograd.grad(_mix(*inputs), [inputs[at] for at in needed], gradient, create_graph=True)
             by_position = dict(zip(needed, found, strict=True))

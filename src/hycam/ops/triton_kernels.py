@@ -36,7 +36,16 @@ def is_available() -> str | None:
         return None
     if not torch.cuda.is_available():
         return "there is no CUDA device with a working driver"
-    return None if torch.version.cuda else "this PyTorch is not built for CUDA"
+    if not torch.version.cuda:
+        return "this PyTorch is not built for CUDA"
+    from triton.runtime import driver
+
+    try:
+        driver.active.get_current_target()
+    # Of many kinds: it compiles C code, which takes a compiler, Python's headers and libcuda.
+    except Exception as error:
+        return f"Triton's own driver does not start ({type(error).__name__}: {error})"
+    return None
 
 
 def supports(h: Tensor, a: Tensor, weights: Modulation) -> str | None:
@@ -50,9 +59,10 @@ def supports(h: Tensor, a: Tensor, weights: Modulation) -> str | None:
     rank = specialized.A.shape[1]
     if rank > LARGEST_RANK:
         return f"the rank {rank} of the specialised modules is larger than {LARGEST_RANK}"
-    for name, tensor in (("h", h), ("a", a), ("A", specialized.A)):
-        if tensor.dtype not in TYPES:
-            return f"the type of {name} is {tensor.dtype}, which is none of {', '.join(map(str, TYPES))}"
+    of_shared = {} if weights.shared is None else {f"the shared {name}": x for name, x in vars(weights.shared).items()}
+    for name, value in {"h": h, "a": a, **of_shared, **vars(specialized)}.items():
+        if isinstance(value, Tensor) and value.dtype not in TYPES:
+            return f"the type of {name} is {value.dtype}, which is none of {', '.join(map(str, TYPES))}"
     if interpreted():
         return None
     if h.device.type != "cuda":
@@ -68,8 +78,9 @@ def modulate(
     """``a * (1 + m)``, or ``a * (1 + m) + m * residual``; m, arguments, result: :func:`hycam.ops.reference.modulate`.
 
     Products are taken in the weights' type, or in that of the enclosing autocast, and summed in float32; float32
-    products follow ``torch.set_float32_matmul_precision``. Everything between the products is float32; m and what
-    flows back through it have the type of ``a`` and of the weights. The result has the type of ``a``.
+    products follow ``torch.set_float32_matmul_precision``. Everything between the products is float32, p included where
+    the router or the noise is wider; m and what flows back through it have the type of ``a`` and of the weights. The
+    result has the type of ``a``.
 
     :func:`is_available` and :func:`supports` have to be None for these arguments.
     """
@@ -97,6 +108,6 @@ def modulate(
     keep = torch.is_grad_enabled() and (a.requires_grad or (residual is not None and residual.requires_grad))
     output, _ = mix(
         a.reshape(-1, d), None if residual is None else residual.reshape(-1, d), s, v, special.B, special.B_bias,
-        p.flatten(0, -2), special.scale, keep,
+        p.flatten(0, -2).float(), special.scale, keep,
     )  # fmt: skip
     return output.view(a.shape), (p, logits)

@@ -121,15 +121,16 @@ def _load(layer: HyCAMLayer, name: str, assign: bool = False) -> None:
     layer.load_state_dict({**layer.state_dict(), name: layer.state_dict()[name] + 1}, assign=assign)
 
 
-def _step(layer: HyCAMLayer, name: str) -> None:
+def _step(layer: HyCAMLayer, name: str, fused: bool = False) -> None:
     parameter = layer.get_parameter(name)
     parameter.grad = torch.ones_like(parameter)
-    torch.optim.AdamW([parameter], lr=1.0, foreach=False).step()
+    torch.optim.AdamW([parameter], lr=1.0, foreach=False, fused=fused).step()
 
 
 # What a forward of one token sees, and what only the sample of values shows, which is taken where there are more.
 SEEN_AT_ONCE = {
     "an optimizer's step": _step,
+    "a fused step": lambda layer, name: _step(layer, name, fused=True),
     "a step of all at once": lambda layer, name: torch._foreach_add_([layer.get_parameter(name)], 1.0),
     "a write in place": lambda layer, name: layer.get_parameter(name).add_(1),
     "a write of one value": lambda layer, name: layer.get_parameter(name).view(-1)[-1].add_(1),

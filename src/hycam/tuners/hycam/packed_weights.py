@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from hycam.ops import Modulation
 from hycam.ops.packed import Packed, pack, supports, tensors
@@ -24,10 +25,11 @@ _PROBES = 64
 class PackedWeights:
     """What one layer keeps packed.
 
-    Every forward looks whether the same parameters are in the same places, with the same address and version. A write
-    through ``.data`` changes neither, so a forward of more than one token, with which new work begins, also compares a
-    sample of the values. The layer drops what is kept when its weights are about to change. A copy of it, pickled or
-    not, starts empty.
+    Every forward looks whether the same parameters are in the same places, with the same address and version, and
+    whether no optimizer took a step since: those that are fused, or of bitsandbytes, write without a new version. So
+    does a write through ``.data``, for which a forward of more than one token, with which new work begins, also
+    compares a sample of the values. The layer drops what is kept when its weights are about to change. A copy of it,
+    pickled or not, starts empty.
     """
 
     def __init__(self) -> None:
@@ -75,6 +77,8 @@ class _Kept:
     def __init__(self, layer: HyCAMLayer, adapter: str, config: HyCAMConfig, weights: Modulation) -> None:
         sources = tensors(weights)
         self.weights, self.packed = weights, pack(weights)
+        self._steps = _optimizer_steps()
+        self._steps_before = self._steps.taken
         self._adapter, self._config, self._settings = adapter, config, _settings(config)
         self._places = list(_places(layer, adapter))
         self._state = [(source, source.data_ptr(), source._version) for source in sources]
@@ -90,6 +94,8 @@ class _Kept:
     def holds(self, adapter: str, config: HyCAMConfig, begins: bool) -> bool:
         if adapter != self._adapter or config is not self._config or _settings(config) != self._settings:
             return False
+        if self._steps.taken != self._steps_before:
+            return False
         for holder, key, value in self._places:
             if holder.get(key) is not value:
                 return False
@@ -100,6 +106,20 @@ class _Kept:
         if product_type(first.dtype, first.device) != self._type:
             return False
         return not begins or torch.equal(torch.cat(self._views), self._seen)
+
+
+class _OptimizerSteps:
+    """How many steps all optimizers of this process took since it was first asked."""
+
+    def __init__(self) -> None:
+        self.taken = 0
+        register_optimizer_step_post_hook(self._count)
+
+    def _count(self, *_: object) -> None:
+        self.taken += 1
+
+
+_optimizer_steps = cache(_OptimizerSteps)
 
 
 def _settings(config: HyCAMConfig) -> tuple[object, ...]:
