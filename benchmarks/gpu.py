@@ -7,7 +7,6 @@ With HYCAM_BENCH_TINY=1 everything runs once at tiny sizes, on a CPU too, and no
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -15,8 +14,15 @@ from types import ModuleType
 
 
 def has_peft() -> bool:
-    """Whether PEFT is installed. Where it is not, ``hycam`` becomes a bare package, so that its ``ops`` import."""
-    if importlib.util.find_spec("peft") is not None:
+    """Whether HyCAM imports: PEFT is there, and it and transformers are not too old.
+
+    Where it does not, ``hycam`` becomes a bare package, so that its ``ops`` import.
+    """
+    try:
+        import hycam  # noqa: F401
+    except ImportError as error:
+        print(f"HyCAM as a whole cannot be imported ({error}): it stands on the backbone without PEFT.")
+    else:
         return True
     package = ModuleType("hycam")
     package.__path__ = [str(Path(__file__).parents[1] / "src" / "hycam")]

@@ -47,11 +47,13 @@ def measure(effort: Effort, tiny: bool, with_peft: bool) -> None:
         fitting = int((torch.cuda.mem_get_info()[0] - 4e9) / BYTES_A_LAYER)
         config.num_hidden_layers = max(1, min(config.num_hidden_layers, fitting))
     layers = config.num_hidden_layers
+    torch.set_default_dtype(torch.bfloat16)
     with torch.device(DEVICE):
-        backbone = LlamaForCausalLM._from_config(config, dtype=torch.bfloat16).requires_grad_(False).train()
+        backbone = LlamaForCausalLM(config).requires_grad_(False).train()
+    torch.set_default_dtype(torch.float32)
     ids = torch.randint(config.vocab_size, (2, length), device=DEVICE)
     if not with_peft:
-        print("PEFT is not installed: HyCAM stands on the backbone without it, and the rows over LoRA are left out.")
+        print("Without PEFT the rows over LoRA are left out.")
     for way in WAYS:
         rows = _measure_way(way, backbone, ids, effort, with_peft)
         effort.save({f"{name}/{layers} layers/{way}": ratio for name, ratio in rows.items()})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
 from typing import Any, TypeVar
 
 import torch
@@ -23,14 +25,12 @@ def product_type(dtype: torch.dtype, device: torch.device) -> torch.dtype:
 
 
 def in_product_type(part: _Part) -> _Part:
-    """``part`` with every tensor in its :func:`product_type`."""
+    """``part`` with every tensor in the :func:`product_type` of the widest of them."""
     if part is None:
         return part
-    fields: dict[str, Any] = dict(vars(part))
-    for name, value in fields.items():
-        if isinstance(value, Tensor):
-            fields[name] = value.to(product_type(value.dtype, value.device))
-    return type(part)(**fields)
+    tensors = {name: value for name, value in vars(part).items() if isinstance(value, Tensor)}
+    widest = reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
+    return replace(part, **{name: tensor.to(product_type(widest, tensor.device)) for name, tensor in tensors.items()})
 
 
 def router_map(router: Router) -> tuple[Tensor, Tensor | None]:

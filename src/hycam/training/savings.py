@@ -127,7 +127,8 @@ def _check_8bit(optimizer: OptimizerSettings) -> None:
 def _check_compile(backend: str, device: torch.device) -> None:
     if backend == "lean":
         raise HycamError(
-            "training.backend=lean does not go with training.torch_compile: it would break every block's graph. Take "
+            "training.backend=lean does not go with training.torch_compile: what is kept for the backward pass is the "
+            "compiler's choice then, and under gradient checkpointing it cannot compile lean at all. Take "
             "training.gradient_checkpointing for less memory, or leave one of the two off."
         )
     # Imported here: they bring the whole compiler.
