@@ -128,7 +128,7 @@ def test_seeds_of_one_fold_are_replicates_of_the_seed_alone() -> None:
 
 def test_one_fold_has_a_bootstrap_and_no_t_test() -> None:
     one = found(compare(Results([cell("LoRA", 1.3), cell("HyCAM", 1.2)]), "HyCAM"))
-    assert (one.test, one.holm_p, one.verdict) == (None, None, "undecided")
+    assert (one.test, one.holm_p, one.verdict) == (None, None, "not tested")
     assert one.bootstrap is not None and one.bootstrap.mean == pytest.approx(-0.1)
     assert "perplexity 9.52 % lower (one fold: a test needs two)" in one.sentence
     assert "Of these trained adapters alone, over 80 rows resampled: 9.52 % lower [" in one.sentence
@@ -219,7 +219,7 @@ def test_a_loss_that_is_no_number_leaves_its_cell_out() -> None:
 def test_a_method_that_diverged_everywhere_is_said_to() -> None:
     comparisons = compare(Results(study({"HyCAM": [1.2, 1.3]}), [lost("LoRA", 0), lost("LoRA", 1)]), "HyCAM")
     assert [(one.task, one.test, one.bootstrap, one.verdict) for one in comparisons] == [
-        (MACRO, None, None, "undecided")
+        (MACRO, None, None, "not tested")
     ]
     assert "HyCAM against LoRA: not compared, since no fold has a finite loss of both." in comparisons[0].sentence
     assert "fold 0 (LoRA diverged), fold 1 (LoRA diverged)" in comparisons[0].sentence

@@ -19,7 +19,8 @@ from hycam.files import write_whole
 from hycam.lock import alone
 from hycam.study import runner
 from hycam.study.cells import Cell
-from hycam.study.executors.events import Finished, Progressed, Started
+from hycam.study.executors.events import Finished, Progressed, Started, lost
+from hycam.study.listing import listing
 from hycam.study.plan import plan, read_study
 from hycam.study.recipe import ExecutorRecipe, StudyMethod, SweepRecipe
 from hycam.study.results import cells_folder, read
@@ -78,6 +79,21 @@ def test_a_failed_cell_is_kept_with_its_reason_tried_again_and_does_not_stop_the
     inline.work = pretend(lambda cell: 2.0)
     assert not run_study(study, Watch()).results.failed
     assert names(inline) == [("LoRA", 0)]
+
+
+def test_a_cell_whose_process_was_lost_is_kept_with_its_reason_and_tried_again(tiny_study, inline: Inline) -> None:
+    def lose(cell: Cell, _: Any) -> tuple[str, Any]:
+        event = lost(cell, "Its process was ended from outside (SIGKILL).")
+        return event.state, event.content
+
+    inline.work = lose
+    study = tiny_study(methods=LORA)
+    (failed,) = run_study(study, Watch()).results.failed
+    assert failed.content["failure"]["reason"] == "Its process was ended from outside (SIGKILL)."
+    (listed,) = listing(plan(study))["cells"]
+    assert (listed["state"], listed["seconds"]) == ("failed", None)
+    inline.work = pretend(lambda cell: 2.0)
+    assert run_study(study, Watch()).status.to_go == []
 
 
 def test_a_diverged_cell_is_not_tried_again(tiny_study, inline: Inline) -> None:

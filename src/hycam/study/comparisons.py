@@ -58,7 +58,7 @@ class Comparison:
         bootstrap: over the rows of these trained adapters; None where rows are few.
         holm_p: p of ``test`` after Holm's correction over all comparisons.
         verdict: of ``method``'s perplexity: ``lower`` or ``higher`` where ``holm_p`` is below 5 %, else ``equivalent``
-            where the equivalence test passes, else ``undecided``.
+            where the equivalence test passes, else ``undecided``; ``not tested`` without ``test``.
         sentence: all of this in words.
     """
 
@@ -120,7 +120,7 @@ def _drafts(pair: Pair) -> list[tuple[Pair, Comparison]]:
             pair,
             Comparison(
                 pair.backbone, pair.method, pair.against, task, pair.settings, _test(pair, of_task),
-                resampled.get(task), None, "undecided", "",
+                resampled.get(task), None, "not tested", "",
             ),
         )
         for task, of_task in {MACRO: macro, **differences}.items()

@@ -182,7 +182,7 @@ _HEAD = _fields(
         "environment": _fields({"versions": _by_name(_maybe(_text)), "commit": _maybe(_text), "platform": _text,
                                 "processor": _maybe(_text), "cores": _maybe(_count), "gpu": _maybe(_text)}),
         "curve": _each(_fields({"step": _count, "elapsed": _number})),
-        "seconds": _number,
+        "seconds": _maybe(_number),
     }
 )  # fmt: skip
 

@@ -28,7 +28,7 @@ project and carried to another machine. Its keys:
 ``retention``, ``routing``
     see :mod:`hycam.evaluation.retention` and :mod:`hycam.inspection.routing`; null where not measured
 ``seconds``
-    of the whole cell
+    of the whole cell; null where its process ended without telling
 """
 
 from __future__ import annotations

@@ -30,9 +30,9 @@ def test_differences_are_percent_of_perplexity_with_test_and_verdict() -> None:
 
 def test_a_comparison_without_a_test_has_its_rows_alone() -> None:
     made = Comparison("A", "HyCAM", "LoRA", "dolly", {}, None, Bootstrap(0.01, 0.0, 0.02, 0.1, 9, 1000), None,
-                      "undecided", "")  # fmt: skip
+                      "not tested", "")  # fmt: skip
     row = TABLES["comparisons"](PLAN, [made]).rows[0]
-    assert [entry.text for entry in row[3:]] == ["–", "–", "none", "–", "–", "undecided", "+1.01 [+0.00, +2.02]"]
+    assert [entry.text for entry in row[3:]] == ["–", "–", "none", "–", "–", "not tested", "+1.01 [+0.00, +2.02]"]
 
 
 def test_all_comparisons_of_a_study_are_there_by_backbone() -> None:
