@@ -139,6 +139,15 @@ def test_a_sweep_has_a_cell_for_every_rate_of_every_method_and_one_of_the_backbo
     ]
 
 
+def test_the_backbone_as_it_is_runs_once_however_the_training_varies() -> None:
+    methods = {"Base": StudyMethod("base"), "LoRA": StudyMethod("lora")}
+    vary = {"training.learning_rate": [1e-4, 1e-3], "method.config.r": [4, 8], "evaluation.batch_size": [1, 2]}
+    found = [cell for cell in cells_of(study_of(methods=methods, vary=vary)) if cell.method == "Base"]
+    assert [cell.settings for cell in found] == [{"evaluation.batch_size": 1}, {"evaluation.batch_size": 2}]
+    (alone, _) = cells_of(study_of(methods=methods))
+    assert alone.identity == cells_of(study_of(methods=methods, vary={"training.learning_rate": [1e-3]}))[0].identity
+
+
 def test_a_single_task_is_trained_alone_on_as_many_of_its_rows_and_evaluated_on_all() -> None:
     study = study_of(single_tasks=True, training=TrainingRecipe(epochs=2))
     together, *alone = [cell for cell in cells_of(study) if cell.method == "LoRA"]

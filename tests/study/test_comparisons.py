@@ -253,6 +253,18 @@ def test_settings_and_backbones_are_never_mixed() -> None:
     assert comparisons[0].sentence.startswith("On Small, train_rows 32, mean over tasks, HyCAM against LoRA")
 
 
+def test_the_backbone_as_it_is_stands_beside_every_setting_of_training() -> None:
+    rates = (1e-4, 1e-3)
+    base = [cell("Base", 2.0, fold, settings={}) for fold in range(2)]
+    trained = [
+        cell("HyCAM", 1.2, fold, settings={"training.learning_rate": rate}) for fold in range(2) for rate in rates
+    ]
+    over_all = [one for one in compare(Results(base + trained), "HyCAM") if one.task == MACRO]
+    assert [(one.against, one.settings["training.learning_rate"]) for one in over_all] == [
+        ("Base", rate) for rate in rates
+    ]
+
+
 def test_training_on_one_task_alone_does_not_enter() -> None:
     alone = [cell(name, 9.0, fold, task="code") for name in FOLDS for fold in range(5)]
     assert compare(Results(study(FOLDS) + alone), "HyCAM") == compare(Results(study(FOLDS)), "HyCAM")

@@ -26,6 +26,7 @@ from hycam.study.vary import checked, combinations, with_setting
 from hycam.training.recipe import MethodRecipe, Recipe
 from hycam.training.run import BASE
 
+_OF_TRAINING = ("training.", "method.")  # fields that mean nothing where nothing is trained
 _LONGEST_SLUG = 80  # of a label in the name of a file, which a file system limits
 
 
@@ -162,8 +163,10 @@ class Planner:
 
     def cell(self, backbone: str, label: str, fold: int, seed: int, settings: Mapping[str, Any],
              task: str | None = None) -> Cell:  # fmt: skip
-        """One cell, with every setting resolved."""
+        """One cell, with every setting resolved. The backbone as it is has none of training and method."""
         study, entry = self.study, self.study.methods[label]
+        if entry.name == BASE:
+            settings = {name: value for name, value in settings.items() if not name.startswith(_OF_TRAINING)}
         data = replace(study.data, fold=fold)
         recipe = Recipe(
             backbone=study.backbones[backbone],

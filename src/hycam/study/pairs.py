@@ -49,10 +49,15 @@ def pairs(results: Results, reference: str) -> list[Pair]:
         HycamError: two methods were scored on different rows of the same fold.
     """
     groups: dict[tuple[str, str], dict[str, dict[tuple[int, int], Result]]] = {}
-    for one in (*results.done, *results.failed):
-        if one.task is None:
-            group = groups.setdefault((one.backbone, json.dumps(one.settings, sort_keys=True)), {})
-            group.setdefault(one.method, {})[one.fold, one.seed] = one
+    whole = [one for one in (*results.done, *results.failed) if one.task is None]
+    for one in whole:
+        group = groups.setdefault((one.backbone, json.dumps(one.settings, sort_keys=True)), {})
+        group.setdefault(one.method, {})[one.fold, one.seed] = one
+    # The backbone as it is has no settings of training, and stands beside all those of the others.
+    for one in whole:
+        for (backbone, settings), group in groups.items():
+            if backbone == one.backbone and one.settings.items() <= json.loads(settings).items():
+                group.setdefault(one.method, {})[one.fold, one.seed] = one
     methods = list(dict.fromkeys(method for group in groups.values() for method in group))
     first = reference if reference in methods else next(iter(methods), reference)
     backbones = list(dict.fromkeys(backbone for backbone, _ in groups))
@@ -83,7 +88,8 @@ def _pair(mine: Mapping[tuple[int, int], Result], others: Mapping[tuple[int, int
             assert both[0] is not None and both[1] is not None
             _check_rows(both[0], both[1])
             cells[fold, seed] = (both[0], both[1])
-    return Pair(one.backbone, one.method, other.method, one.settings, cells, left_out)
+    settings = max(one.settings, other.settings, key=len)
+    return Pair(one.backbone, one.method, other.method, settings, cells, left_out)
 
 
 def _lack(result: Result | None) -> str | None:

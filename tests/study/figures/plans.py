@@ -43,8 +43,8 @@ def shifted(by: Any) -> Nlls:
 
 
 def steps_away(cell: Cell) -> float:
-    """Decades from 1e-3."""
-    return math.log10(cell.settings[RATE]) + 3
+    """Decades from 1e-3; of the backbone as it is, which has no learning rate, none."""
+    return math.log10(cell.settings.get(RATE, 1e-3)) + 3
 
 
 def folds() -> Plan:
