@@ -67,7 +67,6 @@ def test_what_is_said_of_the_data_is_said_once_for_all_folds(
         (["no-such.yaml"], 1, "no recipe no-such.yaml"),
         (["FOLDER"], 1, "not the folder of a study"),
         (["STUDY", "--no_such", "1"], 2, "no option --no_such"),
-        (["STUDY"], 1, "Run it first"),
         (["STUDY", "--tables", "[coss]"], 1, '"cost"'),
     ],
 )

@@ -85,6 +85,10 @@ def test_an_unfinished_sweep_is_refused_with_what_to_do(sweep: StudyRecipe, tiny
     keep(plan(sweep), far_from({"LoRA": 1e-2, "HyCAM": 1e-1}))
     with pytest.raises(HycamError, match="has 1 cells to go"):
         plan(study)
+    reported = plan(study, to_report=True)
+    assert "has 1 cells to go" in reported.waits_for
+    assert reported.study == study
+    assert (len(reported.cells), reported.results.done) == (2, [])
 
 
 def test_a_sweep_with_a_file_that_cannot_be_used_is_refused_by_its_name(sweep, tiny_study, in_file) -> None:

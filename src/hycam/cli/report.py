@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     quiet_libraries(informative=False)
     with each_message_once():
         with Reporter() as reporter:
-            current = plan(study, reporter.update)
+            current = plan(study, reporter.update, to_report=True)
         content = gather(current)
     page = write(content)
     console = plain_console()

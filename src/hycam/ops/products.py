@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import reduce
 from typing import Any, TypeVar
 
@@ -30,7 +29,9 @@ def in_product_type(part: _Part) -> _Part:
         return part
     tensors = {name: value for name, value in vars(part).items() if isinstance(value, Tensor)}
     widest = reduce(torch.promote_types, (tensor.dtype for tensor in tensors.values()))
-    return replace(part, **{name: tensor.to(product_type(widest, tensor.device)) for name, tensor in tensors.items()})
+    typed = {name: tensor.to(product_type(widest, tensor.device)) for name, tensor in tensors.items()}
+    fields: dict[str, Any] = {**vars(part), **typed}
+    return type(part)(**fields)
 
 
 def router_map(router: Router) -> tuple[Tensor, Tensor | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hycam.errors import HycamError
@@ -19,11 +19,19 @@ STUDY_FILE = "study.yaml"
 
 @dataclass(frozen=True)
 class Plan:
-    """A study with its cells and what is known of them."""
+    """A study with its cells and what is known of them.
+
+    Attributes:
+        study: as its file says.
+        cells: all of them.
+        results: those that there are.
+        waits_for: in words, the sweep that has to be finished before any cell of this study can run.
+    """
 
     study: StudyRecipe
     cells: list[Cell]
     results: Results
+    waits_for: str = ""
 
     @property
     def status(self) -> Status:
@@ -35,18 +43,30 @@ class Plan:
         return best(self.study, self.results.settled)
 
 
-def plan(study: StudyRecipe, progress: Say | None = None) -> Plan:
+def plan(study: StudyRecipe, progress: Say | None = None, to_report: bool = False) -> Plan:
     """The cells of a study; of a sweep with those that its results so far ask for.
 
     Args:
         study: what to run.
         progress: told how far the data are prepared.
+        to_report: nothing is to be run, so the sweep that it takes its learning rates from may be unfinished; the plan
+            then says so, and has cells at other learning rates, which have no results.
 
     Raises:
         HycamError: a method, a setting, a fold or the data do not work, or the sweep that it takes its learning rates
             from is not finished.
     """
-    return planned(planner_of(study, progress))
+    try:
+        return planned(planner_of(study, progress))
+    except SweepUnfinished as error:
+        if not to_report:
+            raise
+        rates_unknown = replace(study, learning_rates_from=None)
+        return replace(planned(Planner(rates_unknown, progress=progress)), study=study, waits_for=str(error))
+
+
+class SweepUnfinished(HycamError):
+    """The learning rates of a study are not known yet."""
 
 
 def planner_of(study: StudyRecipe, progress: Say | None = None) -> Planner:
@@ -103,7 +123,7 @@ def _swept(study: StudyRecipe, progress: Say | None) -> dict[tuple[str, str], fl
         raise HycamError(f"The sweep {study.learning_rates_from} has a result that cannot be used, {path}: {reason}.")
     left = len(sweep.status.to_go)
     if left:
-        raise HycamError(
+        raise SweepUnfinished(
             f"The sweep {study.learning_rates_from} has {left} cells to go, so the learning rates are not known yet. "
             f"Run `hycam study {study.learning_rates_from}` first."
         )

@@ -22,6 +22,7 @@ from hycam.study.plan import Plan
 from hycam.study.report import write_report
 from hycam.study.report.content import gather
 from hycam.study.results import Results
+from hycam.study.tables import overall
 from hycam.study.tables.table import Entry, NotRun, Table
 from study.report.conftest import HOSTILE, drawing, line
 
@@ -236,16 +237,17 @@ def test_a_figure_that_cannot_be_made_does_not_cost_the_report(plan: Plan, monke
     assert (page.parent / "figures" / "line.svg").exists()
 
 
-def test_a_study_without_a_result_is_refused_unless_only_its_data_are_asked_for(
+def test_everything_of_a_study_without_a_result_is_not_run_and_its_data_are_told(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    empty = replace(plan, results=Results([]))
-    with pytest.raises(HycamError, match="Run it first"):
-        write_report(empty)
-    assert not Path(plan.study.output).exists()
-    monkeypatch.setattr(content_module, "TABLES", {"data": _table})
-    page = write_report(replace(empty, study=replace(plan.study, tables=["data"])))
-    assert "Table 2" in page.read_text()
+    monkeypatch.setattr(content_module, "TABLES", {"data": _table, "main": overall.main})
+    empty = replace(plan, results=Results([]), waits_for="The sweep x.yaml has 3 cells to go.")
+    made = gather(empty)
+    assert [one.title for one in made.tables] == ["Table 2 & more"]
+    assert "No cell of this study has finished yet" in made.missing_tables[0].reason
+    assert not made.pictures
+    text = write_report(empty).read_text()
+    assert "Not run" in text and "The sweep x.yaml has 3 cells to go." in text
 
 
 def test_a_study_of_which_every_cell_failed_has_a_report(plan: Plan) -> None:

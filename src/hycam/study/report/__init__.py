@@ -19,13 +19,12 @@ from hycam.study.report.files import write
 
 
 def write_report(plan: Plan) -> Path:
-    """Makes the report of a study, an unfinished one too: what is missing is named with its reason.
+    """Makes the report of a study, an unfinished or unbegun one too: what is missing is named with its reason.
 
     Returns:
         the page's path.
 
     Raises:
-        HycamError: there is no result at all, the study asks for a table that does not exist, or the folder cannot be
-            written.
+        HycamError: the study asks for a table that does not exist, or the folder cannot be written.
     """
     return write(gather(plan))

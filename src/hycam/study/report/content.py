@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 PLOTS = "For all figures {} has to be installed: pip install 'hycam[plots]', and then `hycam report` once more."
 _PLOT_LIBRARIES = ("matplotlib", "sklearn")
-# The one table that is about the data alone.
-_NEEDS_NO_CELL = "data"
 
 
 @dataclass(frozen=True)
@@ -70,18 +68,13 @@ def gather(plan: Plan) -> Content:
     """Compares, tabulates and draws what the results of a study allow.
 
     Raises:
-        HycamError: there is no result at all, or the study asks for a table that does not exist.
+        HycamError: the study asks for a table that does not exist.
     """
     study, results = plan.study, plan.results
     names = study.tables or list(TABLES)
     for name in names:
         if name not in TABLES:
             raise unknown("table", name, TABLES)
-    if not (results.done or results.failed or results.unusable) and names != [_NEEDS_NO_CELL]:
-        raise HycamError(
-            f"The study in {study.output} has no result yet, so there is nothing to report. Run it first: "
-            "`hycam study` with the same study file."
-        )
     # A sweep has one fold, chooses on its rows, and is there for the learning rates alone.
     is_sweep = bool(study.sweep.learning_rates)
     comparisons = [] if is_sweep else compare(results, study.reference)

@@ -21,7 +21,8 @@ _UNTESTED = "not tested, for lack of a second fold in common, against that of"
 
 def summary(plan: Plan, comparisons: Sequence[Comparison]) -> list[str]:
     """Plain sentences for the head of the page and for the command line."""
-    return [_progress(plan), *(_learning_rates(plan) or _verdicts(plan, comparisons))]
+    waits = [plan.waits_for] if plan.waits_for else []
+    return [_progress(plan), *waits, *(_learning_rates(plan) or _verdicts(plan, comparisons))]
 
 
 def main_sentences(comparisons: Iterable[Comparison]) -> list[str]:
