@@ -18,6 +18,7 @@ import yaml
 
 import hycam.study.report.content as content_module
 from hycam.errors import HycamError
+from hycam.study.figures import FIGURES
 from hycam.study.plan import Plan
 from hycam.study.report import write_report
 from hycam.study.report.content import gather
@@ -241,6 +242,7 @@ def test_everything_of_a_study_without_a_result_is_not_run_and_its_data_are_told
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(content_module, "TABLES", {"data": _table, "main": overall.main})
+    monkeypatch.setattr(content_module, "FIGURES", FIGURES)
     empty = replace(plan, results=Results([]), waits_for="The sweep x.yaml has 3 cells to go.")
     made = gather(empty)
     assert [one.title for one in made.tables] == ["Table 2 & more"]
