@@ -118,6 +118,8 @@ class StudyRecipe:
         tables: Tables of the report, by name; none for those that the study's cells can fill.
         texts: Whether the report shows texts of the data and answers to them; false for one that may go where the data
             may not. The figures of every row stay.
+        rows_shown: How many rows of each task the report shows with what every cell made of them, side by side; fewer
+            where many cells answered each.
     """
 
     title: str = "Study"
@@ -140,8 +142,11 @@ class StudyRecipe:
     executor: ExecutorRecipe = field(default_factory=ExecutorRecipe)
     tables: list[str] = field(default_factory=list)
     texts: bool = True
+    rows_shown: int = 20
 
     def __post_init__(self) -> None:
+        if self.rows_shown < 1:
+            raise HycamError(f"rows_shown is {self.rows_shown}: the report shows one row of each task at least.")
         for name in ("backbones", "folds", "seeds"):
             if not getattr(self, name):
                 raise HycamError(f"The study names no {name[:-1]}: {name} is empty.")

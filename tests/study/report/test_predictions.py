@@ -10,6 +10,7 @@ import pytest
 
 from hycam.study.plan import Plan
 from hycam.study.recipe import StudyMethod
+from hycam.study.report import predictions
 from hycam.study.report.predictions import side_by_side
 from hycam.study.results import Result
 from study.factory import plan_of, steady, study_of
@@ -38,11 +39,17 @@ def test_rows_that_most_methods_answered_come_first(plan: Plan) -> None:
     assert answered == [3] * 6 + [2] * 6 + [1] * 6  # six rows a fold: one fold has all methods, one two, one one
 
 
-def test_rows_are_bounded_by_their_number_and_by_their_answers(plan: Plan) -> None:
-    task = side_by_side(plan, most_rows=4)[0]
-    assert (len(task.rows), task.scored) == (4, 18)
-    assert len(side_by_side(plan, most_answers=7)[0].rows) == 2  # three answers each
-    assert len(side_by_side(plan, most_answers=1)[0].rows) == 1  # never none
+def test_rows_are_as_many_as_the_study_says_and_fewer_where_each_has_many_answers(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shown(rows: int) -> int:
+        (first, _) = side_by_side(replace(plan, study=replace(plan.study, rows_shown=rows)))
+        assert first.scored == 18
+        return len(first.rows)
+
+    assert [shown(4), shown(1000)] == [4, 18]
+    monkeypatch.setattr(predictions, "ANSWERS_A_ROW", 1)  # they have three each
+    assert [shown(7), shown(1)] == [2, 1]  # never none
 
 
 def test_long_texts_are_cut_and_say_by_how_much(plan: Plan, texts: Callable[..., None]) -> None:

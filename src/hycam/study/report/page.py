@@ -44,7 +44,6 @@ def render(content: Content, images: Mapping[str, str], study_file: Path) -> str
         summary=summary(plan, content.comparisons),
         sentences=main_sentences(content.comparisons),
         tasks=predictions.side_by_side(plan),
-        most_rows=predictions.MOST_ROWS,
         states=states,
         counts=counted(states),
         spelled=spelled,

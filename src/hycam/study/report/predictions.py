@@ -14,8 +14,7 @@ from hycam.study.plan import Plan
 from hycam.study.results import Result
 from hycam.training.run import Run
 
-MOST_ROWS = 20
-MOST_ANSWERS = 240
+ANSWERS_A_ROW = 12  # of a task in the mean over its rows, which keeps a page of many cells readable
 LONGEST_TEXT = 1500
 
 
@@ -55,17 +54,14 @@ class TaskRows:
     rows: list[Row]
 
 
-def side_by_side(
-    plan: Plan, most_rows: int = MOST_ROWS, most_answers: int = MOST_ANSWERS, longest: int = LONGEST_TEXT
-) -> list[TaskRows]:
+def side_by_side(plan: Plan, longest: int = LONGEST_TEXT) -> list[TaskRows]:
     """Rows of each task with the answers of all finished cells that were trained on all tasks.
 
-    Rows that most cells answered come first, then those that most cells scored, then the order of the grid.
+    As many as the study's ``rows_shown``, or fewer, so that a task has at most ``ANSWERS_A_ROW`` answers for each of
+    those; at least one row is taken whatever it has. Rows that most cells answered come first, then those that most cells scored, then the order of the grid.
 
     Args:
         plan: the study.
-        most_rows: of a task.
-        most_answers: of a task, over its rows; at least one row is taken whatever it has.
         longest: characters of a prompt, a reference or an answer; the rest is left out and counted.
     """
     finished = plan.results.select(task=None)
@@ -75,7 +71,7 @@ def side_by_side(
         found = _scored(finished, task)
         scored[task] = len(found)
         order = sorted(found, key=lambda row: (-_generated(found[row], task), -len(found[row])))
-        rows = _within(((row, found[row]) for row in order), most_rows, most_answers)
+        rows = _within(((row, found[row]) for row in order), plan.study.rows_shown)
         if rows:
             chosen[task] = rows
     texts = _texts(plan, chosen) if plan.study.texts else {}
@@ -100,13 +96,13 @@ def _generated(of_row: list[tuple[Result, int]], task: str) -> int:
 
 
 def _within(
-    ordered: Iterable[tuple[str, list[tuple[Result, int]]]], most_rows: int, most_answers: int
+    ordered: Iterable[tuple[str, list[tuple[Result, int]]]], most_rows: int
 ) -> dict[str, list[tuple[Result, int]]]:
     kept: dict[str, list[tuple[Result, int]]] = {}
     answers = 0
     for row, of_row in ordered:
         answers += len(of_row)
-        if kept and (len(kept) == most_rows or answers > most_answers):
+        if kept and (len(kept) == most_rows or answers > ANSWERS_A_ROW * most_rows):
             break
         kept[row] = of_row
     return kept
