@@ -23,6 +23,7 @@ from hycam.study.significance import (
     equivalent,
     holm,
     paired_t,
+    pooled,
     row_bootstrap,
     tost,
 )
@@ -160,13 +161,9 @@ def _resampled(pair: Pair) -> dict[str, Bootstrap]:
 
 
 def _pooled(pair: Pair, task: str) -> tuple[np.ndarray, np.ndarray]:
-    """Differences of NLL and tokens by row, over all folds; a row of several cells (seeds) is one to be drawn."""
+    """Differences of NLL and tokens by row, over all folds."""
     rows = [(one.rows(task), other.rows(task)) for one, other in pair.cells.values()]
-    names = [name for one, _ in rows for name in one.identities]
-    _, place = np.unique(names, return_inverse=True)
-    differences = np.concatenate([one.nll - other.nll for one, other in rows])
-    tokens = np.concatenate([one.tokens for one, _ in rows])
-    return np.bincount(place, differences), np.bincount(place, tokens)
+    return pooled([(one.identities, one.nll - other.nll, one.tokens) for one, other in rows])
 
 
 def _verdict(test: TTest, holm_p: float, margin: float) -> str:

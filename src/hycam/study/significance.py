@@ -149,6 +149,17 @@ def holm(p: Sequence[float]) -> list[float]:
     return corrected.tolist()
 
 
+def pooled(cells: Sequence[tuple[Sequence[str], np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
+    """Differences and weights by row, each added up over the cells: a row of several (seeds) is one to be drawn.
+
+    Args:
+        cells: of each the rows' identities, differences and weights, all ``[rows]``.
+    """
+    _, place = np.unique(np.concatenate([names for names, _, _ in cells]), return_inverse=True)
+    differences, weights = (np.concatenate([cell[at] for cell in cells]) for at in (1, 2))
+    return np.bincount(place, differences), np.bincount(place, weights)
+
+
 def row_bootstrap(
     rows: Mapping[str, tuple[np.ndarray, np.ndarray]], resamples: int = RESAMPLES, seed: int = 2333
 ) -> dict[str, Bootstrap]:

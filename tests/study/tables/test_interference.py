@@ -24,12 +24,14 @@ def nlls(cell: Cell) -> dict[str, float]:
 
 def test_interference_is_joint_minus_single_on_the_same_fold() -> None:
     table = TABLES["interference"](plan_of(study_of(tuple(LOST), single_tasks=True), nlls), [])
-    assert table.columns == ["Method", *TASKS, "Mean"]
+    assert table.columns == ["Method", *TASKS, "Mean", "Over rows"]
     for row, (label, lost) in zip(table.rows, LOST.items(), strict=True):
         assert row[0].text == label
-        assert [entry.value for entry in row[1:]] == pytest.approx([*lost, np.mean(lost)], abs=1e-12)
+        assert [entry.value for entry in row[1:-1]] == pytest.approx([*lost, np.mean(lost)], abs=1e-12)
         assert row[1].text == f"{lost[0]:+.4f} ± {np.std(OF_FOLD, ddof=1):.4f}"
-    assert [entry.best for entry in table.rows[1][1:]] == [True, False, True, True, False, True]
+        low, high = (float(text) for text in row[-1].text.strip("[]").split(", "))
+        assert low <= np.mean(lost) + 5e-5 and high >= np.mean(lost) - 5e-5 and high - low < 0.01
+    assert [entry.best for entry in table.rows[1][1:]] == [True, False, True, True, False, True, False]
 
 
 def test_a_fold_without_its_joint_or_its_single_training_is_left_out_and_said() -> None:
@@ -42,7 +44,8 @@ def test_a_fold_without_its_joint_or_its_single_training_is_left_out_and_said() 
     texts = [entry.text for entry in table.rows[1]]
     assert texts[1].endswith("(4 of 5 folds)")
     assert texts[3].endswith("(3 of 5 folds)")
-    assert texts[-1].endswith("(3 of 5 folds)")
+    assert texts[-2].endswith("(3 of 5 folds)")
+    assert texts[-1].startswith("[")
 
 
 def test_without_trainings_on_one_task_there_is_nothing_to_subtract() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
 from hycam.study.cells import Cell
@@ -30,15 +31,45 @@ def kept(cell: Cell) -> dict[str, Any] | None:
 def test_what_is_lost_stands_beside_the_backbones_own_figures() -> None:
     table = TABLES["retention"](plan_of(study_of(METHODS), steady(NLLS), retention=kept), [])
     assert table.headings == [
-        "Method", "PPL", "Mean Δ", "piqa Δ bits/byte", "piqa accuracy", "lambada Δ bits/byte", "KL, replies"
+        "Method", "PPL", "Mean Δ", "over rows", "HyCAM minus it",
+        "piqa Δ bits/byte", "piqa accuracy", "lambada Δ bits/byte", "KL, replies"
     ]  # fmt: skip
     rows = {row[0].text: row[1:] for row in table.rows}
     assert list(rows) == ["Backbone as it is", "LoRA", "HyCAM"]
-    assert [entry.text for entry in rows["Backbone as it is"]] == ["", "", "1.0000", "0.500", "1.0000", ""]
+    assert [entry.text for entry in rows["Backbone as it is"]] == ["", "", "", "", "1.0000", "0.500", "1.0000", ""]
     # Five folds add 0.002 on average.
-    assert [entry.value for entry in rows["HyCAM"][1:]] == pytest.approx([0.032, 0.022, 0.5, 0.042, 0.2])
-    assert rows["HyCAM"][2].text == "+0.0220 ± 0.0016"
-    assert [entry.best for entry in rows["HyCAM"]] == [True, True, True, False, False, False]
+    hycam = rows["HyCAM"]
+    assert [hycam[at].value for at in (1, 4, 5, 6, 7)] == pytest.approx([0.032, 0.022, 0.5, 0.042, 0.2])
+    assert hycam[4].text == "+0.0220 ± 0.0016"
+    assert [entry.best for entry in hycam] == [True, True, False, False, True, False, False, False]
+
+
+def test_intervals_are_over_rows_and_the_reference_is_compared_on_the_same_rows() -> None:
+    plan = plan_of(study_of(METHODS), steady(NLLS), retention=kept)
+    rows = {row[0].text: row for row in TABLES["retention"](plan, []).rows}
+    # By hand: the mean of each row over folds, resampled within each task.
+    per_row = {}
+    for one in plan.results.select(method="LoRA"):
+        for task, figures in one.content["retention"]["tasks"].items():
+            items = figures["items"]
+            bits = np.subtract(items["bits"], items["base_bits"]) / items["bytes"]
+            per_row.setdefault(task, []).append(bits)
+    generator = np.random.default_rng(0)
+    drawn = []
+    for _ in range(20_000):
+        means = [np.mean(generator.choice(np.mean(of, axis=0), 8)) for of in per_row.values()]
+        drawn.append(np.mean(means))
+    low, high = (float(text) for text in rows["LoRA"][3].text.strip("[]").split(", "))
+    assert [low, high] == pytest.approx(np.percentile(drawn, [2.5, 97.5]), abs=1e-3)
+    # Rows differ alike under both methods, so nothing is left to chance: (0.02 + 0.04) / 2 - (0.05 + 0.03) / 2.
+    assert rows["LoRA"][4].text == "-0.0100 [-0.0100, -0.0100]"
+    assert rows["HyCAM"][4].text == "–"
+
+
+def test_a_task_of_few_rows_has_no_interval() -> None:
+    few = retention_of({"piqa": 0.1}, rows=5)
+    plan = plan_of(study_of(METHODS), steady(NLLS), retention=lambda cell: None if cell.method == "Base" else few)
+    assert [row[3].text for row in TABLES["retention"](plan, []).rows] == ["", "–", "–"]
 
 
 def test_cells_without_the_measurement_are_said() -> None:

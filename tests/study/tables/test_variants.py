@@ -32,10 +32,14 @@ def parameters(cell: Cell) -> dict[str, int]:
 
 def test_variants_stand_beside_the_reference_without_the_other_methods() -> None:
     table = TABLES["ablations"](plan_of(study_of(VARIANTS), nlls, training=parameters), [])
-    assert table.columns == ["Variant", "Trainable parameters", "PPL", "Against HyCAM, %"]
+    assert table.columns == ["Variant", "Trainable parameters", "PPL", "Against HyCAM, %", "over rows"]
     assert [row[0].text for row in table.rows] == ["Shared-CAM-Only", "HyCAM-SpecOnly", "HyCAM"]
     assert [row[1].text for row in table.rows] == ["500", "600", "1,000"]
     assert [row[3].text for row in table.rows] == ["+10.00", "-10.00", "–"]
+    for row, difference in zip(table.rows[:2], (10, -10), strict=True):
+        low, high = (float(text) for text in row[4].text.strip("[]").split(", "))
+        assert low <= difference <= high
+    assert table.rows[2][4].text == "–"
     assert [row[2].best for row in table.rows] == [False, True, False]
 
 
@@ -50,6 +54,8 @@ def test_values_of_a_setting_are_variants_too_and_one_variant_is_none() -> None:
     study = study_of(("HyCAM",), vary={"method.config.num_specialized": [1, 5]})
     table = TABLES["ablations"](plan_of(study, nlls), [])
     assert [row[0].text for row in table.rows] == ["HyCAM, num_specialized 1", "HyCAM, num_specialized 5"]
+    assert table.columns[-2] == "Against HyCAM, num_specialized 1, %"
+    assert [row[-2].text for row in table.rows] == ["–", "+0.00"]
     with pytest.raises(NotRun, match="no two variants"):
         TABLES["ablations"](plan_of(study_of(("LoRA", "HyCAM")), nlls), [])
 

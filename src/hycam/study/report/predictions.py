@@ -58,7 +58,8 @@ def side_by_side(plan: Plan, longest: int = LONGEST_TEXT) -> list[TaskRows]:
     """Rows of each task with the answers of all finished cells that were trained on all tasks.
 
     As many as the study's ``rows_shown``, or fewer, so that a task has at most ``ANSWERS_A_ROW`` answers for each of
-    those; at least one row is taken whatever it has. Rows that most cells answered come first, then those that most cells scored, then the order of the grid.
+    those; at least one row is taken whatever it has. Rows that most cells answered come first, then those that most
+    cells scored, then the order of the grid.
 
     Args:
         plan: the study.

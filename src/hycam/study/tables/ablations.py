@@ -9,6 +9,7 @@ from hycam.study.comparisons import Comparison
 from hycam.study.plan import Plan
 from hycam.study.tables.blocks import beginning, headed
 from hycam.study.tables.over_folds import BLANK, NONE, Line, is_hycam, lines, need, need_results, of_training, place
+from hycam.study.tables.over_rows import Scored, over_rows
 from hycam.study.tables.scores import PPL, comparable_backbones, notes, other_data
 from hycam.study.tables.table import Entry, Table, marked
 
@@ -18,16 +19,18 @@ def ablations(plan: Plan, comparisons: list[Comparison]) -> Table:
     need_results(plan)
     found = lines(plan, lambda method: is_hycam(plan, method))
     need(len(found) > 1, "This study has no two variants of HyCAM.")
-    references = [line for line in found if line.method == plan.study.reference]
-    reference = references[0] if len(references) == 1 else None
+    reference = next((line for line in found if line.method == plan.study.reference), None)
     begin = beginning(plan, "Variant")
     rows = []
     for backbone in plan.study.backbones:
         block = [_line(plan, line, reference, backbone) for line in found]
-        rows += marked(block, [*[None] * len(begin), None, True, None, None, None])
-    columns = [*begin, "Trainable parameters", "PPL", f"Against {plan.study.reference}, %", "Arithmetic mean", "Paper"]
+        rows += marked(block, [*[None] * len(begin), None, True, *[None] * 4])
+    against = "" if reference is None else f"Against {reference.label}, %"
+    columns = [*begin, "Trainable parameters", "PPL", against, "over rows", "Arithmetic mean", "Paper"]
     keep = [at for at in range(len(columns)) if any(row[at] is not BLANK for row in rows)]
     note = [*notes(plan, "over tasks (and folds)")]
+    if reference is not None:
+        note.append("Over rows: 95 % interval if other rows had been scored, with the same adapters.")
     if any(row[-1] is not BLANK for row in rows):
         note.append(
             'Beside "Paper", as published, stands our perplexity as the paper probably takes it, the arithmetic mean '
@@ -48,9 +51,33 @@ def _line(plan: Plan, line: Line, reference: Line | None, backbone: str) -> list
         own.entry(of_training("trainable_parameters"), form=",.0f", spread=False),
         PPL.entry(own),
         _difference(plan, line, reference, backbone),
+        _interval(plan, line, reference, backbone),
         mean,
         BLANK if published is None else Entry(f"{published:.3f}", published, muted=True),
     ]
+
+
+def _interval(plan: Plan, line: Line, reference: Line | None, backbone: str) -> Entry:
+    """Of the same, over the rows of the folds and seeds that both have; where both are whole."""
+    if reference is None:
+        return BLANK
+    ours, theirs = (place(plan, one, backbone) for one in (line, reference))
+    if line == reference or ours.mean(PPL.read) is None or theirs.mean(PPL.read) is None:
+        return NONE
+    beside = {(one.fold, one.seed): one for one in theirs.done}
+    scored: dict[str, list[Scored]] = {}
+    for one in ours.done:
+        for task in one.tasks:
+            mine, other = one.rows(task), beside[one.fold, one.seed].rows(task)
+            if mine.identities != other.identities:
+                return NONE
+            scored.setdefault(task, []).append((mine.identities, mine.nll - other.nll, mine.tokens))
+    found = over_rows(scored)
+    return NONE if found is None else Entry(f"[{_percent(found.low):+.2f}, {_percent(found.high):+.2f}]")
+
+
+def _percent(difference: float) -> float:
+    return 100 * math.expm1(difference)
 
 
 def _difference(plan: Plan, line: Line, reference: Line | None, backbone: str) -> Entry:
@@ -60,5 +87,5 @@ def _difference(plan: Plan, line: Line, reference: Line | None, backbone: str) -
     ours, theirs = (place(plan, one, backbone).mean(PPL.read) for one in (line, reference))
     if ours is None or theirs is None:
         return NONE
-    percent = 100 * math.expm1(ours - theirs)
+    percent = _percent(ours - theirs)
     return NONE if line == reference else Entry(f"{percent:+.2f}", percent)

@@ -10,6 +10,7 @@ from hycam.study.plan import Plan
 from hycam.study.results import Result
 from hycam.study.tables.blocks import beginning, headed
 from hycam.study.tables.over_folds import Line, is_trained, lines, need, need_results, place, spread_note
+from hycam.study.tables.over_rows import Scored, interval, over_rows
 from hycam.study.tables.scores import MARKS
 from hycam.study.tables.table import Entry, Table, marked
 
@@ -24,21 +25,22 @@ def interference(plan: Plan, comparisons: list[Comparison]) -> Table:
     for backbone in plan.study.backbones:
         found = lines(plan, lambda method: is_trained(plan, method))
         block = [[*headed(plan, backbone, line.label), *_line(plan, line, backbone, tasks)] for line in found]
-        rows += marked(block, [*[None] * len(begin), *[True] * (len(tasks) + 1)])
+        rows += marked(block, [*[None] * len(begin), *[True] * (len(tasks) + 1), None])
     note = (
         "NLL per response token after joint training minus that after training on the task alone, nats; above 0 the "
-        f"other tasks get in the way, below 0 they help. {spread_note(plan)} {MARKS}"
+        "other tasks get in the way, below 0 they help. Over rows: 95 % interval of the mean if other rows had been "
+        f"scored, with the same adapters. {spread_note(plan)} {MARKS}"
     )
-    return Table("interference", "Interference between tasks", note, [*begin, *tasks, "Mean"], rows)
+    return Table("interference", "Interference between tasks", note, [*begin, *tasks, "Mean", "Over rows"], rows)
 
 
 def _line(plan: Plan, line: Line, backbone: str, tasks: list[str]) -> list[Entry]:
     joint = {(one.fold, one.seed): one for one in place(plan, line, backbone).done}
-    alone = {(task, one.fold, one.seed): one for task in tasks for one in place(plan, line, backbone, task).done}
+    alone = {task: {(one.fold, one.seed): one for one in place(plan, line, backbone, task).done} for task in tasks}
 
     def lost(task: str) -> Callable[[Result], float | None]:
         def of(one: Result) -> float | None:
-            both = (joint.get((one.fold, one.seed)), alone.get((task, one.fold, one.seed)))
+            both = (joint.get((one.fold, one.seed)), alone[task].get((one.fold, one.seed)))
             together, single = (None if cell is None else cell.tasks[task]["nll"] for cell in both)
             return None if together is None or single is None else together - single
 
@@ -49,4 +51,11 @@ def _line(plan: Plan, line: Line, backbone: str, tasks: list[str]) -> list[Entry
         return fmean(value for value in known if value is not None) if None not in known else None
 
     entries = [place(plan, line, backbone, task).entry(lost(task), form="+.4f") for task in tasks]
-    return [*entries, place(plan, line, backbone).entry(mean, form="+.4f")]
+    whole = [at for at, one in joint.items() if mean(one) is not None]
+    scored = {task: [_of_rows(joint[at], alone[task][at], task) for at in whole] for task in tasks if whole}
+    return [*entries, place(plan, line, backbone).entry(mean, form="+.4f"), interval(over_rows(scored), "+.4f")]
+
+
+def _of_rows(together: Result, single: Result, task: str) -> Scored:
+    one, other = together.rows(task), single.rows(task)
+    return one.identities, one.nll - other.nll, one.tokens

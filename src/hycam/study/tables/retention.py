@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean
+from typing import Any
+
+import numpy as np
 
 from hycam.study.comparisons import Comparison
 from hycam.study.plan import Plan
 from hycam.study.results import Result
 from hycam.study.tables.blocks import beginning, headed
-from hycam.study.tables.over_folds import BLANK, is_trained, lines, need, place, spread_note
+from hycam.study.tables.over_folds import BLANK, NONE, Line, is_trained, lines, need, place, spread_note
+from hycam.study.tables.over_rows import Scored, interval, over_rows
 from hycam.study.tables.scores import MARKS, PPL
 from hycam.study.tables.table import Entry, Table, marked
 
+MEAN = "Mean Δ"
 _TEXTS = {"lambada": "KL, LAMBADA", "replies": "KL, replies"}
 
 _Read = Callable[[Result], float | None]
@@ -39,34 +44,88 @@ def retention(plan: Plan, comparisons: list[Comparison]) -> Table:
     """
     measured = [one for one in plan.results.done if one.content["retention"] and one.training]
     need(measured, "No finished cell has measured retention: name tasks in the study's retention part.")
-    columns, begin, rows = _columns(measured), beginning(plan), []
-    directions = [*[None] * len(begin), PPL.lower, *[column.lower for column in columns]]
+    columns, begin, rows, reference = _columns(measured), beginning(plan), [], plan.study.reference
+    # After the mean over tasks, where there are such.
+    of_rows = ["over rows", f"{reference} minus it"] if columns[0].heading == MEAN else []
+    directions = [PPL.lower, *_with([column.lower for column in columns], [None] * len(of_rows))]
     for backbone in plan.study.backbones:
         of_backbone = [one for one in measured if one.backbone == backbone]
         if of_backbone:
-            own = [_before(column, of_backbone[0]) for column in columns]
+            own = _with([_before(column, of_backbone[0]) for column in columns], [BLANK] * len(of_rows))
             rows.append([*headed(plan, backbone, "Backbone as it is"), BLANK, *own])
         block = []
         for line in lines(plan, lambda method: is_trained(plan, method)):
-            of_line = place(plan, line, backbone)
+            of_line, other = place(plan, line, backbone), place(plan, Line(reference, line.settings), backbone)
+            tested = [_interval(of_line.done), _against(other.done, of_line.done)] if of_rows else []
             entries = [of_line.entry(column.read, form=column.form) for column in columns]
-            block.append([*headed(plan, backbone, line.label), PPL.entry(of_line), *entries])
-        rows += marked(block, directions)
+            block.append([*headed(plan, backbone, line.label), PPL.entry(of_line), *_with(entries, tested)])
+        rows += marked(block, [*[None] * len(begin), *directions])
     note = (
         "Δ: bits per byte of the gold continuation minus the backbone's own, mean of the rows' differences; above 0 is "
-        "forgotten. The first line has the backbone's own bits per byte and accuracy. KL(base || adapted): nats per "
-        "token. PPL: of the tasks that were trained; the smallest step forgets least, so read both. "
+        "forgotten. The first line has the backbone's own bits per byte and accuracy. Over rows: 95 % interval of the "
+        f"mean Δ if other rows had been scored, with the same adapters. {reference} minus it: difference of the mean Δ "
+        f"on the same rows with its interval over rows, below 0 where {reference} forgets less. KL(base || adapted): "
+        "nats per token. PPL: of the tasks that were trained; the smallest step forgets least, so read both. "
         f"{spread_note(plan)} {MARKS}"
     )
-    headings = [*begin, PPL.heading, *[column.heading for column in columns]]
-    over = [(name, len(list(found))) for name, found in groupby(columns, key=lambda column: column.group)]
-    return Table("retention", "What is kept of earlier abilities", note, headings, rows, [("", len(begin) + 1), *over])
+    headings = [*begin, PPL.heading, *_with([column.heading for column in columns], of_rows)]
+    groups = _with([column.group for column in columns], [""] * len(of_rows))
+    over = [(name, len(list(found))) for name, found in groupby(["", *groups])]
+    over[0] = ("", len(begin) + over[0][1])
+    return Table("retention", "What is kept of earlier abilities", note, headings, rows, over)
+
+
+def _with(values: Sequence[Any], inserted: Sequence[Any]) -> list[Any]:
+    """With what stands after the first."""
+    return [*values[:1], *inserted, *values[1:]]
+
+
+def _interval(cells: Sequence[Result]) -> Entry:
+    """Of the mean over tasks of the rows' differences from the backbone, of all cells of a line."""
+    return interval(over_rows(_scored(map(_lost, cells))), "+.4f")
+
+
+def _against(reference: Sequence[Result], cells: Sequence[Result]) -> Entry:
+    """The same of the reference's differences minus these, fold by fold and seed by seed."""
+    theirs = {(one.fold, one.seed): _lost(one) for one in cells}
+    ours = {(one.fold, one.seed): _lost(one) for one in reference}
+    both = [
+        {task: {row: ours[at][task][row] - lost for row, lost in rows.items()} for task, rows in theirs[at].items()}
+        for at in theirs if at in ours and theirs[at].keys() == ours[at].keys()
+    ]  # fmt: skip
+    found = over_rows(_scored(both))
+    if found is None or reference == cells:
+        return NONE
+    return Entry(f"{found.mean:+.4f} {interval(found, '+.4f').text}")
+
+
+def _lost(one: Result) -> dict[str, dict[str, float]]:
+    """Bits per byte that each row costs more than before, by task and row."""
+    kept = one.content["retention"]
+    items = {task: figures["items"] for task, figures in kept["tasks"].items()} if kept else {}
+    return {
+        task: {
+            row: (ours - base) / size
+            for row, ours, base, size in zip(own["row"], own["bits"], own["base_bits"], own["bytes"], strict=True)
+        }
+        for task, own in items.items()
+    }
+
+
+def _scored(cells: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, list[Scored]]:
+    """By task what each cell has of it, every row of the same weight."""
+    found: dict[str, list[Scored]] = {}
+    for cell in cells:
+        for task, rows in cell.items():
+            own = np.fromiter(rows.values(), dtype=np.float64)
+            found.setdefault(task, []).append((list(rows), own, np.ones(len(own))))
+    return found
 
 
 def _columns(measured: Sequence[Result]) -> list[_Column]:
     """Those that some cell has figures for."""
     tasks = list(dict.fromkeys(name for one in measured for name in one.content["retention"]["tasks"]))
-    found = [_Column("", "Mean Δ", True, _mean(tasks), "+.4f")] if tasks else []
+    found = [_Column("", MEAN, True, _mean(tasks), "+.4f")] if tasks else []
     for name in tasks:
         bits = _of_task(name, "base_bits_per_byte")
         found.append(_Column(name, "Δ bits/byte", True, _of_task(name, "difference"), "+.4f", bits))
