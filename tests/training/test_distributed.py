@@ -139,6 +139,12 @@ def test_two_processes_under_fsdp_follow_one_process_and_save_a_whole_adapter(sh
         assert again == pytest.approx(summary["validation"][f"eval_loss_{name}"], rel=1e-6)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_processes_with_the_lean_backend_follow_one_with_the_eager_one(strategy: str, shared) -> None:
+    one = alone(shared(1, backend="eager"))
+    check_equal(one, together(2, shared(2, strategy, backend="lean")))
+
+
 def test_no_process_waits_for_another_where_only_one_has_rows_of_a_task(shared) -> None:
     one = shared(1, rows=2, data={"mixture": MixtureRecipe("weights", weights={"counting": 0.7, "mirror": 0.3})})
     two = replace(one, output=f"{one.output}-two", training=replace(one.training, batch_size=1))
