@@ -22,7 +22,7 @@ from hycam.evaluation.retention.recipe import RetentionRecipe
 from hycam.methods import method
 from hycam.study.identity import identity_of, resolved
 from hycam.study.recipe import StudyMethod, StudyRecipe
-from hycam.study.vary import checked, combinations, with_setting
+from hycam.study.vary import checked, combinations, told, with_setting
 from hycam.training.recipe import MethodRecipe, Recipe
 from hycam.training.run import BASE
 
@@ -94,10 +94,10 @@ class Cell:
     @property
     def parts(self) -> dict[str, str]:
         """What sets a cell apart, in words, by what they are about."""
-        told = {"backbone": self.backbone, "method": self.method, "fold": f"fold {self.fold}",
+        words = {"backbone": self.backbone, "method": self.method, "fold": f"fold {self.fold}",
                 "seed": f"seed {self.seed}"}  # fmt: skip
-        told |= {name: _told(name, value) for name, value in self.settings.items()}
-        return {**told, "task": f"{self.task} alone"} if self.task else told
+        words |= {name: told(name, value) for name, value in self.settings.items()}
+        return {**words, "task": f"{self.task} alone"} if self.task else words
 
     @property
     def name(self) -> str:
@@ -240,13 +240,6 @@ def _prepare(recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: S
         {name: count.kept for name, count in counts.items()},
         {name: count.tokens for name, count in counts.items()},
     )
-
-
-def _told(name: str, value: Any) -> str:
-    """A varied field in words: ``train_rows 32``, or ``routing hard, noise never`` where it is a dictionary."""
-    if isinstance(value, Mapping):
-        return ", ".join(_told(*entry) for entry in value.items())
-    return f"{name.rpartition('.')[2]} {value}"
 
 
 def _without_duplicates(cells: list[Cell]) -> list[Cell]:

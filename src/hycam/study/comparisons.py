@@ -27,6 +27,7 @@ from hycam.study.significance import (
     row_bootstrap,
     tost,
 )
+from hycam.study.vary import told
 
 SEEDS = "paired t of seeds"
 """As the kind of a t test: over the seeds of one fold, so that it is about the seed alone."""
@@ -189,7 +190,7 @@ def _sentence(one: Comparison, pair: Pair, margin: float) -> str:
 
 
 def _where(one: Comparison) -> str:
-    settings = [f"{name.rpartition('.')[2]} {value}" for name, value in one.settings.items()]
+    settings = [told(name, value) for name, value in one.settings.items()]
     return ", ".join([f"On {one.backbone}", *settings, "mean over tasks" if one.task == MACRO else one.task])
 
 

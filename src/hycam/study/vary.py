@@ -83,3 +83,10 @@ def _spelled_type(name: str) -> str:
     owner, _, last = name.rpartition(".")
     entries = fields(_hint(owner) if owner else Recipe)
     return next(str(entry.type) for entry in entries if entry.name == last)
+
+
+def told(name: str, value: Any) -> str:
+    """A varied field in words: ``train_rows 32``, or ``routing hard, noise never`` where it is a dictionary."""
+    if isinstance(value, Mapping):
+        return ", ".join(told(*entry) for entry in value.items())
+    return f"{name.rpartition('.')[2]} {value}"

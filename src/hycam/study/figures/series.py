@@ -15,6 +15,7 @@ from hycam.study.plan import Plan
 from hycam.study.results import Result
 from hycam.study.sweep import RATE
 from hycam.study.tables.table import NotRun
+from hycam.study.vary import told
 
 Settings = Mapping[str, Any]
 
@@ -82,7 +83,7 @@ def labels(found: Sequence[Series]) -> list[str]:
 
 def spelled(settings: Settings) -> list[str]:
     """``["train_rows 32", "r 8"]``: varied settings without the path to them."""
-    return [f"{name.rpartition('.')[2]} {value}" for name, value in settings.items()]
+    return [told(name, value) for name, value in settings.items()]
 
 
 def in_common(groups: Sequence[Sequence[Result]]) -> list[list[Result]]:

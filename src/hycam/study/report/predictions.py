@@ -12,6 +12,7 @@ from hycam.errors import HycamError
 from hycam.evaluation.result import PREDICTIONS_FILE, read_predictions
 from hycam.study.plan import Plan
 from hycam.study.results import Result
+from hycam.study.vary import told
 from hycam.training.run import Run
 
 ANSWERS_A_ROW = 12  # of a task in the mean over its rows, which keeps a page of many cells readable
@@ -154,7 +155,7 @@ def _labels(results: list[Result]) -> list[str]:
     """The method of each, with those of backbone, fold, seed and settings that are not the same for all of them."""
     named = [
         {"backbone": one.backbone, "fold": f"fold {one.fold}", "seed": f"seed {one.seed}"}
-        | {name: f"{name.rpartition('.')[2]} {value}" for name, value in one.settings.items()}
+        | {name: told(name, value) for name, value in one.settings.items()}
         for one in results
     ]
     names = list(dict.fromkeys(name for one in named for name in one))

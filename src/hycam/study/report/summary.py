@@ -9,6 +9,7 @@ from hycam.study.comparisons import Comparison
 from hycam.study.plan import Plan
 from hycam.study.report.provenance import cell_states, counted
 from hycam.study.significance import MACRO
+from hycam.study.vary import told
 
 _VERDICTS = {
     "lower": "lower than that of",
@@ -73,7 +74,7 @@ def _verdicts(plan: Plan, comparisons: Sequence[Comparison]) -> list[str]:
 
 def _sentence(group: Sequence[Comparison]) -> str:
     first = group[0]
-    settings = [f"{name.rpartition('.')[2]} {value}" for name, value in first.settings.items()]
+    settings = [told(name, value) for name, value in first.settings.items()]
     against: dict[str, list[str]] = {words: [] for words in (*_VERDICTS.values(), _UNTESTED)}
     for one in group:
         against[_UNTESTED if one.test is None else _VERDICTS[one.verdict]].append(one.against)

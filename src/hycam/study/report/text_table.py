@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from hycam.study.tables.table import Entry, NotRun, Table
 from hycam.study.text_tests import POOLED, TextTest
+from hycam.study.vary import told
 
 NAME = "text_tests"
 TITLE = "Answers compared: BLEU-4 and ROUGE-L"
@@ -24,7 +25,7 @@ def text_table(tests: Sequence[TextTest]) -> Table:
         raise NotRun(f"{why[0].upper()}{why[1:]}.")
     lines: dict[tuple[str, ...], dict[str, TextTest]] = {}
     for one in tests:
-        settings = [f"{name.rpartition('.')[2]} {value}" for name, value in one.settings.items()]
+        settings = [told(name, value) for name, value in one.settings.items()]
         task = "all rows" if one.task == POOLED else one.task
         words = (one.backbone, ", ".join([one.method, *settings]), one.against, task)
         lines.setdefault(words, {})[one.metric] = one

@@ -14,6 +14,7 @@ from hycam.study.cells import Cell
 from hycam.study.plan import Plan
 from hycam.study.results import Result
 from hycam.study.tables.table import Entry, NotRun
+from hycam.study.vary import told
 from hycam.training.run import BASE
 
 NONE = Entry("–", muted=True)
@@ -32,7 +33,7 @@ class Line:
 
     @property
     def label(self) -> str:
-        return ", ".join([self.method, *(f"{key.rpartition('.')[2]} {value}" for key, value in self.settings.items())])
+        return ", ".join([self.method, *(told(key, value) for key, value in self.settings.items())])
 
 
 @dataclass(frozen=True)
