@@ -219,6 +219,7 @@ def test_an_option_cannot_name_code_to_run_either(tmp_path: Path) -> None:
         (Recipe, {"data": {"tasks": [{"path": "a.jsonl", "columns": None}]}}, r"data\.tasks\[0\]\.columns is null"),
         (StudyRecipe, {"methods": None}, "methods is null"),
         (StudyRecipe, {"methods": {"a": "lora"}}, r"methods\.a has fields of its own"),
+        (StudyRecipe, {"executor": "ray"}, r"such as `executor: {name: \.\.\.}`"),
     ],
 )
 def test_a_value_where_a_group_or_a_list_was_expected_is_told_by_its_name(

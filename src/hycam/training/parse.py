@@ -123,8 +123,10 @@ def _fields_of(group: str, known: Iterable[str]) -> list[str]:
 
 
 def _is_group(name: str, fields: Sequence[str]) -> str:
+    # A word in place of a group is most often its name, as in `executor: ray`.
+    example = "name" if "name" in fields else fields[0]
     return (
-        f"{name} has fields of its own ({', '.join(fields)}): set one of them, such as `{name}: {{{fields[0]}: ...}}`."
+        f"{name} has fields of its own ({', '.join(fields)}): set one of them, such as `{name}: {{{example}: ...}}`."
     )
 
 
