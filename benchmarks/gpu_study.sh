@@ -46,11 +46,14 @@ for study in "${studies[@]}"; do
     timeout --signal=INT --kill-after=20 "$left" .gpu/bin/python -m hycam.cli.main study "$study" || status=$?
     case $status in
         0) ;;
-        124 | 130 | 137) is_over=yes && break ;;
+        124 | 130) is_over=yes && break ;;
+        137) # killed: by timeout when it did not stop, or for want of memory
+            if ((SECONDS >= limit)); then is_over=yes && break; fi
+            unfinished+=("$study") ;;
         *) unfinished+=("$study") ;;
     esac
 done
-if [[ -n ${OUT:-} ]]; then
+if [[ -n ${OUT:-} && -d docs/results ]]; then
     find docs/results -path '*/cells/*.json' -print0 | tar --null -czf "$OUT/results.tar.gz" --files-from -
 fi
 if [[ -n $is_over ]]; then echo "the time is up; the same command continues"; fi

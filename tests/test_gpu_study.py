@@ -28,7 +28,7 @@ def place(tmp_path: Path) -> Path:
 
 def run(place: Path, seconds: int, *studies: str) -> tuple[int, list[str]]:
     words = ["bash", "benchmarks/gpu_study.sh", ".", ".", str(seconds), *studies]
-    environment = {**os.environ, "HYCAM_DATA": "."}
+    environment = {**os.environ, "HYCAM_DATA": ".", "OUT": ""}
     ended = subprocess.run(words, cwd=place, env=environment, capture_output=True, text=True, timeout=60)
     return ended.returncode, [line for line in ended.stdout.splitlines() if not line.startswith("==")]
 

@@ -144,6 +144,8 @@ def test_the_backbone_as_it_is_runs_once_however_the_training_varies() -> None:
     vary = {"training.learning_rate": [1e-4, 1e-3], "method.config.r": [4, 8], "evaluation.batch_size": [1, 2]}
     found = [cell for cell in cells_of(study_of(methods=methods, vary=vary)) if cell.method == "Base"]
     assert [cell.settings for cell in found] == [{"evaluation.batch_size": 1}, {"evaluation.batch_size": 2}]
+    typed = cells_of(study_of(methods=methods, vary={"training.precision": ["float32", "bfloat16"]}))
+    assert [cell.recipe.training.precision for cell in typed if cell.method == "Base"] == ["float32", "bfloat16"]
     (alone, _) = cells_of(study_of(methods=methods))
     assert alone.identity == cells_of(study_of(methods=methods, vary={"training.learning_rate": [1e-3]}))[0].identity
 

@@ -89,6 +89,10 @@ def test_an_unfinished_sweep_is_refused_with_what_to_do(sweep: StudyRecipe, tiny
     assert "has 1 cells to go" in reported.waits_for
     assert reported.study == study
     assert (len(reported.cells), reported.results.done) == (2, [])
+    # What has results is not reported as if it had none.
+    keep(reported, lambda cell: 1.0)
+    with pytest.raises(HycamError, match="has 1 cells to go"):
+        plan(study, to_report=True)
 
 
 def test_a_sweep_with_a_file_that_cannot_be_used_is_refused_by_its_name(sweep, tiny_study, in_file) -> None:

@@ -38,9 +38,9 @@ def is_available() -> str | None:
         return "there is no CUDA device with a working driver"
     if not torch.version.cuda:
         return "this PyTorch is not built for CUDA"
-    from triton.runtime import driver
-
     try:
+        from triton.runtime import driver
+
         driver.active.get_current_target()
     # Of many kinds: it compiles C code, which takes a compiler, Python's headers and libcuda.
     except Exception as error:

@@ -26,7 +26,8 @@ from hycam.study.vary import checked, combinations, told, with_setting
 from hycam.training.recipe import MethodRecipe, Recipe
 from hycam.training.run import BASE
 
-_OF_TRAINING = ("training.", "method.")  # fields that mean nothing where nothing is trained
+# Fields that mean nothing where nothing is trained, and those among them that evaluation has too.
+_OF_TRAINING, _OF_BOTH = ("training.", "method."), ("training.precision", "training.device")
 _LONGEST_SLUG = 80  # of a label in the name of a file, which a file system limits
 
 
@@ -166,7 +167,9 @@ class Planner:
         """One cell, with every setting resolved. The backbone as it is has none of training and method."""
         study, entry = self.study, self.study.methods[label]
         if entry.name == BASE:
-            settings = {name: value for name, value in settings.items() if not name.startswith(_OF_TRAINING)}
+            settings = {
+                name: value for name, value in settings.items() if not name.startswith(_OF_TRAINING) or name in _OF_BOTH
+            }
         data = replace(study.data, fold=fold)
         recipe = Recipe(
             backbone=study.backbones[backbone],

@@ -53,6 +53,7 @@ def pairs(results: Results, reference: str) -> list[Pair]:
     for one in whole:
         group = groups.setdefault((one.backbone, json.dumps(one.settings, sort_keys=True)), {})
         group.setdefault(one.method, {})[one.fold, one.seed] = one
+    own = {place: set(group) for place, group in groups.items()}
     # The backbone as it is has no settings of training, and stands beside all those of the others.
     for one in whole:
         for (backbone, settings), group in groups.items():
@@ -63,9 +64,9 @@ def pairs(results: Results, reference: str) -> list[Pair]:
     backbones = list(dict.fromkeys(backbone for backbone, _ in groups))
     return [
         _pair(group[first], group[against])
-        for _, group in sorted(groups.items(), key=lambda item: backbones.index(item[0][0]))
+        for place, group in sorted(groups.items(), key=lambda item: backbones.index(item[0][0]))
         for against in methods
-        if against != first and {first, against} <= group.keys()
+        if against != first and {first, against} <= group.keys() and own[place] & {first, against}
     ]
 
 

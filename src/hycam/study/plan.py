@@ -8,7 +8,7 @@ from pathlib import Path
 from hycam.errors import HycamError
 from hycam.study.cells import Cell, Planner, Say
 from hycam.study.recipe import StudyRecipe
-from hycam.study.results import Results, load
+from hycam.study.results import Results, cells_folder, load
 from hycam.study.status import Status
 from hycam.study.sweep import RATE, Best, best, extensions, family_of, rates
 from hycam.training.parse import parse_recipe
@@ -49,8 +49,8 @@ def plan(study: StudyRecipe, progress: Say | None = None, to_report: bool = Fals
     Args:
         study: what to run.
         progress: told how far the data are prepared.
-        to_report: nothing is to be run, so the sweep that it takes its learning rates from may be unfinished; the plan
-            then says so, and has cells at other learning rates, which have no results.
+        to_report: nothing is to be run, so while there is no result the sweep that gives the learning rates may be
+            unfinished; the plan then says so, and its cells stand in for those at the rates that will be found.
 
     Raises:
         HycamError: a method, a setting, a fold or the data do not work, or the sweep that it takes its learning rates
@@ -59,7 +59,7 @@ def plan(study: StudyRecipe, progress: Say | None = None, to_report: bool = Fals
     try:
         return planned(planner_of(study, progress))
     except SweepUnfinished as error:
-        if not to_report:
+        if not to_report or any(cells_folder(study.output).glob("*.json")):
             raise
         rates_unknown = replace(study, learning_rates_from=None)
         return replace(planned(Planner(rates_unknown, progress=progress)), study=study, waits_for=str(error))

@@ -125,9 +125,7 @@ def _fields_of(group: str, known: Iterable[str]) -> list[str]:
 def _is_group(name: str, fields: Sequence[str]) -> str:
     # A word in place of a group is most often its name, as in `executor: ray`.
     example = "name" if "name" in fields else fields[0]
-    return (
-        f"{name} has fields of its own ({', '.join(fields)}): set one of them, such as `{name}: {{{example}: ...}}`."
-    )
+    return f"{name} has fields of its own ({', '.join(fields)}): set one of them, such as `{name}: {{{example}: ...}}`."
 
 
 def _check_values(kind: type, parsed: Any, prefix: str) -> None:

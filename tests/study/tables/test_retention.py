@@ -66,6 +66,18 @@ def test_intervals_are_over_rows_and_the_reference_is_compared_on_the_same_rows(
     assert rows["HyCAM"][4].text == "–"
 
 
+def test_without_the_reference_nothing_is_compared_with_it() -> None:
+    methods = {"Base": METHODS["Base"], "LoRA": METHODS["LoRA"]}
+    table = TABLES["retention"](plan_of(study_of(methods), steady(NLLS), retention=kept), [])
+    assert "HyCAM" not in " ".join([*table.headings, table.note])
+
+
+def test_a_line_that_is_not_whole_has_no_interval() -> None:
+    plan = plan_of(study_of(METHODS), steady(NLLS), retention=lambda cell: kept(cell) if cell.fold else None)
+    rows = {row[0].text: row for row in TABLES["retention"](plan, []).rows}
+    assert [entry.text for entry in rows["LoRA"][3:5]] == ["–", "–"]
+
+
 def test_a_task_of_few_rows_has_no_interval() -> None:
     few = retention_of({"piqa": 0.1}, rows=5)
     plan = plan_of(study_of(METHODS), steady(NLLS), retention=lambda cell: None if cell.method == "Base" else few)

@@ -10,7 +10,7 @@ from hycam.study.cells import Cell
 from hycam.study.recipe import StudyMethod
 from hycam.study.tables import TABLES
 from hycam.study.tables.table import NotRun
-from study.factory import DIVERGED, TASKS, plan_of, steady, study_of
+from study.factory import DIVERGED, TASKS, plan_of, steady, study_of, tasks_of
 
 VARIANTS = {
     "Shared-CAM-Only": StudyMethod("hycam-shared-only"),
@@ -58,6 +58,12 @@ def test_values_of_a_setting_are_variants_too_and_one_variant_is_none() -> None:
     assert [row[-2].text for row in table.rows] == ["–", "+0.00"]
     with pytest.raises(NotRun, match="no two variants"):
         TABLES["ablations"](plan_of(study_of(("LoRA", "HyCAM")), nlls), [])
+
+
+def test_settings_that_were_scored_on_other_tasks_have_no_interval() -> None:
+    study = study_of(("HyCAM",), vary={"data.tasks": [["dolly"], ["dolly", "webgpt"]]})
+    table = TABLES["ablations"](plan_of(study, lambda cell: dict.fromkeys(tasks_of(cell), 1.0)), [])
+    assert [row[-1].text for row in table.rows] == ["–", "–"]
 
 
 def test_a_budget_says_how_far_it_is_from_the_references() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from hycam.study import paper
 from hycam.study.comparisons import Comparison
 from hycam.study.plan import Plan
@@ -58,7 +60,7 @@ def _line(plan: Plan, line: Line, reference: Line | None, backbone: str) -> list
 
 
 def _interval(plan: Plan, line: Line, reference: Line | None, backbone: str) -> Entry:
-    """Of the same, over the rows of the folds and seeds that both have; where both are whole."""
+    """Of the same, over rows; where both are whole and were scored on the same rows."""
     if reference is None:
         return BLANK
     ours, theirs = (place(plan, one, backbone) for one in (line, reference))
@@ -67,9 +69,12 @@ def _interval(plan: Plan, line: Line, reference: Line | None, backbone: str) -> 
     beside = {(one.fold, one.seed): one for one in theirs.done}
     scored: dict[str, list[Scored]] = {}
     for one in ours.done:
+        against = beside[one.fold, one.seed]
+        if one.tasks.keys() != against.tasks.keys():
+            return NONE
         for task in one.tasks:
-            mine, other = one.rows(task), beside[one.fold, one.seed].rows(task)
-            if mine.identities != other.identities:
+            mine, other = one.rows(task), against.rows(task)
+            if mine.identities != other.identities or not np.array_equal(mine.tokens, other.tokens):
                 return NONE
             scored.setdefault(task, []).append((mine.identities, mine.nll - other.nll, mine.tokens))
     found = over_rows(scored)

@@ -26,8 +26,8 @@ def comparisons(plan: Plan, made: list[Comparison]) -> Table:
         "Perplexity of the method against the other, in percent of the other's: exp of the mean difference of the NLL "
         "per response token, minus 1; below 0 the method is the better one. Holm p: corrected over all comparisons of "
         "this table that have a test. Lower and higher: Holm p below 5 %; equivalent: a tie within 1 % is shown; "
-        "undecided: neither; not tested: one fold alone. The last column resamples the rows that were scored: it is "
-        "about these trained adapters, not about the method."
+        "undecided: neither; not tested: fewer than two folds (or seeds of one fold) in common. The last column "
+        "resamples the rows that were scored: it is about these trained adapters, not about the method."
     )
     beginning = ["Backbone"] if has_backbones else []
     return Table("comparisons", "Comparisons", note, [*beginning, *columns], rows)

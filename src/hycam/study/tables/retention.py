@@ -14,13 +14,21 @@ from hycam.study.comparisons import Comparison
 from hycam.study.plan import Plan
 from hycam.study.results import Result
 from hycam.study.tables.blocks import beginning, headed
-from hycam.study.tables.over_folds import BLANK, NONE, Line, is_trained, lines, need, place, spread_note
+from hycam.study.tables.over_folds import BLANK, NONE, Line, Place, is_trained, lines, need, place, spread_note
 from hycam.study.tables.over_rows import Scored, interval, over_rows
 from hycam.study.tables.scores import MARKS, PPL
 from hycam.study.tables.table import Entry, Table, marked
 
 MEAN = "Mean Δ"
 _TEXTS = {"lambada": "KL, LAMBADA", "replies": "KL, replies"}
+
+_EXPLAINED = (
+    "Over rows: 95 % interval of the mean Δ if other rows had been scored, with the same adapters.",
+    "{0} minus it: difference of the mean Δ on the same rows, with its interval; below 0 where {0} forgets less.",
+)
+
+Lost = dict[str, dict[str, float]]
+"""Bits per byte that each row costs more than before, by task and row."""
 
 _Read = Callable[[Result], float | None]
 
@@ -46,7 +54,8 @@ def retention(plan: Plan, comparisons: list[Comparison]) -> Table:
     need(measured, "No finished cell has measured retention: name tasks in the study's retention part.")
     columns, begin, rows, reference = _columns(measured), beginning(plan), [], plan.study.reference
     # After the mean over tasks, where there are such.
-    of_rows = ["over rows", f"{reference} minus it"] if columns[0].heading == MEAN else []
+    has_reference = reference in {one.method for one in measured}
+    of_rows = ["over rows", *([f"{reference} minus it"] if has_reference else [])] if columns[0].heading == MEAN else []
     directions = [PPL.lower, *_with([column.lower for column in columns], [None] * len(of_rows))]
     for backbone in plan.study.backbones:
         of_backbone = [one for one in measured if one.backbone == backbone]
@@ -56,16 +65,15 @@ def retention(plan: Plan, comparisons: list[Comparison]) -> Table:
         block = []
         for line in lines(plan, lambda method: is_trained(plan, method)):
             of_line, other = place(plan, line, backbone), place(plan, Line(reference, line.settings), backbone)
-            tested = [_interval(of_line.done), _against(other.done, of_line.done)] if of_rows else []
+            tested = [_interval(of_line), _against(other, of_line)][: len(of_rows)]
             entries = [of_line.entry(column.read, form=column.form) for column in columns]
             block.append([*headed(plan, backbone, line.label), PPL.entry(of_line), *_with(entries, tested)])
         rows += marked(block, [*[None] * len(begin), *directions])
     note = (
         "Δ: bits per byte of the gold continuation minus the backbone's own, mean of the rows' differences; above 0 is "
-        "forgotten. The first line has the backbone's own bits per byte and accuracy. Over rows: 95 % interval of the "
-        f"mean Δ if other rows had been scored, with the same adapters. {reference} minus it: difference of the mean Δ "
-        f"on the same rows with its interval over rows, below 0 where {reference} forgets less. KL(base || adapted): "
-        "nats per token. PPL: of the tasks that were trained; the smallest step forgets least, so read both. "
+        "forgotten. The first line has the backbone's own bits per byte and accuracy. "
+        f"{' '.join(_EXPLAINED[at].format(reference) for at in range(len(of_rows)))} KL(base || adapted): nats per "
+        "token. PPL: of the tasks that were trained; the smallest step forgets least, so read both. "
         f"{spread_note(plan)} {MARKS}"
     )
     headings = [*begin, PPL.heading, *_with([column.heading for column in columns], of_rows)]
@@ -80,27 +88,35 @@ def _with(values: Sequence[Any], inserted: Sequence[Any]) -> list[Any]:
     return [*values[:1], *inserted, *values[1:]]
 
 
-def _interval(cells: Sequence[Result]) -> Entry:
-    """Of the mean over tasks of the rows' differences from the backbone, of all cells of a line."""
-    return interval(over_rows(_scored(map(_lost, cells))), "+.4f")
+def _interval(line: Place) -> Entry:
+    """Of the mean over tasks of the rows' differences from the backbone; where the line is whole."""
+    lost = _lost_by_place(line)
+    return NONE if lost is None else interval(over_rows(_scored(lost.values())), "+.4f")
 
 
-def _against(reference: Sequence[Result], cells: Sequence[Result]) -> Entry:
-    """The same of the reference's differences minus these, fold by fold and seed by seed."""
-    theirs = {(one.fold, one.seed): _lost(one) for one in cells}
-    ours = {(one.fold, one.seed): _lost(one) for one in reference}
-    both = [
-        {task: {row: ours[at][task][row] - lost for row, lost in rows.items()} for task, rows in theirs[at].items()}
-        for at in theirs if at in ours and theirs[at].keys() == ours[at].keys()
-    ]  # fmt: skip
-    found = over_rows(_scored(both))
-    if found is None or reference == cells:
+def _against(reference: Place, line: Place) -> Entry:
+    """The same of the reference's differences minus these, on the same rows; where both are whole."""
+    ours, theirs = _lost_by_place(reference), _lost_by_place(line)
+    if ours is None or theirs is None or reference == line or _rows_of(ours) != _rows_of(theirs):
         return NONE
-    return Entry(f"{found.mean:+.4f} {interval(found, '+.4f').text}")
+    found = over_rows(_scored(
+        {task: {row: ours[at][task][row] - lost for row, lost in rows.items()} for task, rows in cell.items()}
+        for at, cell in theirs.items()
+    ))  # fmt: skip
+    return NONE if found is None else Entry(f"{found.mean:+.4f} {interval(found, '+.4f').text}")
 
 
-def _lost(one: Result) -> dict[str, dict[str, float]]:
-    """Bits per byte that each row costs more than before, by task and row."""
+def _rows_of(cells: Mapping[tuple[int, int], Lost]) -> dict[tuple[int, int], dict[str, set[str]]]:
+    return {at: {task: set(rows) for task, rows in cell.items()} for at, cell in cells.items()}
+
+
+def _lost_by_place(line: Place) -> dict[tuple[int, int], Lost] | None:
+    """By fold and seed; None where a cell is not there or was not measured."""
+    found = {(one.fold, one.seed): _lost(one) for one in line.done}
+    return found if line.is_whole and all(found.values()) else None
+
+
+def _lost(one: Result) -> Lost:
     kept = one.content["retention"]
     items = {task: figures["items"] for task, figures in kept["tasks"].items()} if kept else {}
     return {
@@ -112,7 +128,7 @@ def _lost(one: Result) -> dict[str, dict[str, float]]:
     }
 
 
-def _scored(cells: Iterable[Mapping[str, Mapping[str, float]]]) -> dict[str, list[Scored]]:
+def _scored(cells: Iterable[Lost]) -> dict[str, list[Scored]]:
     """By task what each cell has of it, every row of the same weight."""
     found: dict[str, list[Scored]] = {}
     for cell in cells:
