@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +20,7 @@ def has_peft() -> bool:
     Where it does not, ``hycam`` becomes a bare package, so that its ``ops`` import.
     """
     try:
-        import hycam  # noqa: F401
+        import_module("hycam")
     except ImportError as error:
         print(f"HyCAM as a whole cannot be imported ({error}): it stands on the backbone without PEFT.")
     else:

@@ -77,8 +77,7 @@ class _Kept:
     def __init__(self, layer: HyCAMLayer, adapter: str, config: HyCAMConfig, weights: Modulation) -> None:
         sources = tensors(weights)
         self.weights, self.packed = weights, pack(weights)
-        self._steps = _optimizer_steps()
-        self._steps_before = self._steps.taken
+        self._steps = _optimizer_steps().taken
         self._adapter, self._config, self._settings = adapter, config, _settings(config)
         self._places = list(_places(layer, adapter))
         self._state = [(source, source.data_ptr(), source._version) for source in sources]
@@ -94,7 +93,7 @@ class _Kept:
     def holds(self, adapter: str, config: HyCAMConfig, begins: bool) -> bool:
         if adapter != self._adapter or config is not self._config or _settings(config) != self._settings:
             return False
-        if self._steps.taken != self._steps_before:
+        if _optimizer_steps().taken != self._steps:
             return False
         for holder, key, value in self._places:
             if holder.get(key) is not value:
