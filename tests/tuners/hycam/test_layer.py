@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -122,14 +123,25 @@ def test_attributes_of_the_attention_module_stay_reachable() -> None:
         layer.no_such  # noqa: B018
 
 
-def test_noise_is_drawn_in_training_by_default_and_always_or_never_when_asked() -> None:
-    for noise, in_training, in_evaluation in (("train", True, False), ("always", True, True), ("never", False, False)):
+def test_noise_is_drawn_by_default_where_the_model_learns_and_always_or_never_when_asked() -> None:
+    for noise in ("train", "always", "never"):
         model = attach(init_weights=False, noise=noise)
-        for training, random in ((True, in_training), (False, in_evaluation)):
+        for training, gradients in product((True, False), repeat=2):
             model.train(training)
-            with torch.no_grad():
+            with torch.set_grad_enabled(gradients):
                 first, second = (model(input_ids=tokens()).logits for _ in range(2))
-            assert torch.equal(first, second) != random
+            learns = training and gradients
+            assert torch.equal(first, second) != {"train": learns, "always": True, "never": False}[noise]
+
+
+def test_an_answer_generated_in_training_mode_is_that_of_evaluation_mode() -> None:
+    # Trainers that learn from a model's own answers (GRPO, RLOO) generate them in training mode.
+    model = attach(init_weights=False)
+    in_evaluation, in_training = (
+        model.train(training).generate(input_ids=tokens(), max_new_tokens=24, do_sample=False, pad_token_id=0)
+        for training in (False, True)
+    )
+    assert torch.equal(in_training, in_evaluation)
 
 
 def test_the_noise_of_a_step_is_what_the_global_generator_gives() -> None:

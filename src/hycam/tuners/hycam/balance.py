@@ -1,7 +1,8 @@
-"""The load-balancing term of the objective: Eq. 10 over one micro-batch, put where a trainer will find it."""
+"""The load-balancing term of the objective: Eq. 10 over one micro-batch, and the loss that it belongs to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,13 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from hycam.ops import balance_loss, routing_sums
-
-NO_LABELS = (
-    "HyCAM's balance loss (Eq. 10) is not added on this path: the training forward got no `labels`, so the model "
-    "computes no loss to add it to. Label smoothing and `compute_loss_func` take the labels away; leave the loss to "
-    "the model, or set `balance_weight=0` if that is what you want."
-)
-
+from hycam.tuners.hycam.carrier import carry
 
 @dataclass(frozen=True)
 class TrainingStats:
@@ -83,40 +78,50 @@ def _token_mask(attention_mask: Tensor | None, like: Tensor) -> Tensor | None:
 
 
 def add_balance_term(
-    outputs: Any, term: Tensor, labels: Tensor | None, shift_labels: Tensor | None, items: Tensor | int | None
+    outputs: Any, term: Tensor | None, scored: Tensor | None, items: Tensor | int | None, warn: Callable[[str], None]
 ) -> tuple[Any, Tensor | None]:
-    """Adds ``term`` (Eq. 10 times its weight) to a model's output; returns the output and the mean task loss.
+    """Puts ``term`` (Eq. 10 times its weight) on a model's output; returns the output and the mean task loss.
 
-    ``transformers.Trainer`` reads ``outputs.loss``. TRL's ``SFTTrainer`` ignores it and sums ``outputs.log_probs`` over
-    the labelled positions, so there the term is spread over them: subtracted from each, it comes out once per token
-    and is divided by the number of tokens with the rest.
+    Of the outputs ``loss`` alone contains the term; see :mod:`hycam.tuners.hycam.carrier` for the others.
 
     With gradient accumulation the trainers divide a micro-batch's summed loss by ``items``
     (``num_items_in_batch``, the labelled tokens of the whole batch). The term is weighted likewise by the share of them
     that this micro-batch holds, so that the terms of a batch add up to their average.
+
+    Args:
+        outputs: what the model returned, a tuple or with names.
+        term: None where there is no router, or where it has no weight.
+        scored: the labels that the loss is over, -100 where there is none; None without labels.
+        items: see above; None where the loss is the micro-batch's mean.
+        warn: is given what to tell the user where the term cannot act.
     """
-    scored = shift_labels if shift_labels is not None else None if labels is None else labels[..., 1:]
     is_tuple = isinstance(outputs, tuple)
-    loss = (outputs[0] if labels is not None else None) if is_tuple else outputs.get("loss")
-    if loss is None or scored is None:
-        return outputs, None
-    task_loss = loss.detach()
-    term = term.to(loss.device)
-    if items is None:
-        total = loss + term
-    else:
-        labelled = (scored != -100).sum().to(loss.device)
-        total = loss + term * (labelled / items)
-        task_loss = task_loss * items / labelled.clamp(min=1)
+    named = dict(enumerate(outputs)) if is_tuple else outputs
+    loss = None if scored is None else named.get(0 if is_tuple else "loss")
+    if loss is not None and loss.dim():  # a tuple without a loss begins with the logits
+        loss = None
+    task_loss, share = None, None
+    if loss is not None:
+        task_loss = loss.detach()
+        if items is not None:
+            labelled = (scored != -100).sum().to(loss.device)
+            share = labelled / items
+            task_loss = task_loss * items / labelled.clamp(min=1)
+    if term is None:
+        return outputs, task_loss
+    carried = carry(term, share, loss, scored, named, warn)
     if is_tuple:
-        return (total, *outputs[1:]), task_loss
-    outputs["loss"] = total
-    log_probs = outputs.get("log_probs")
-    if log_probs is not None:
-        positions = outputs.get("label_mask")
-        positions = scored != -100 if positions is None else positions
-        outputs["log_probs"] = log_probs - positions.to(log_probs) * term.to(log_probs)
+        return tuple(carried.get(place, value) for place, value in named.items()), task_loss
+    for name, tensor in carried.items():
+        outputs[name] = tensor
     return outputs, task_loss
+
+
+def scored_labels(labels: Tensor | None, shift_labels: Tensor | None, task_type: str | None) -> Tensor | None:
+    """The labels that a model's loss is over: those of the next tokens, or, for a classifier, all of them."""
+    if shift_labels is not None or labels is None:
+        return shift_labels
+    return labels if task_type in ("SEQ_CLS", "TOKEN_CLS") else labels[..., 1:]
 
 
 def last_stats(model: nn.Module) -> TrainingStats:

@@ -185,7 +185,9 @@ class HyCAMLayer(AdapterLayer):
                 'block or the model, or use modulation_target="attention_output".'
             )
         noise = None
-        if config.specialized != "none" and (config.noise == "always" or (config.noise == "train" and self.training)):
+        # Not in training mode alone: trainers that learn from a model's own answers generate them in that mode too.
+        learns = self.training and torch.is_grad_enabled()
+        if config.specialized != "none" and (config.noise == "always" or (config.noise == "train" and learns)):
             noise = gumbel_noise(torch.Size((*h.shape[:-1], config.num_specialized)), h.device)
         if self.training or torch.compiler.is_compiling():  # a compiled graph cannot look whether they still hold
             weights, packed = self.modulation(adapter, config), None

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from hycam.attention import find_attention_modules, find_block_norms
 from hycam.errors import HycamError
 from hycam.tuners.base import Tuner
-from hycam.tuners.hycam.balance import NO_LABELS, TrainingStats, add_balance_term, routing_statistics
+from hycam.tuners.hycam.balance import TrainingStats, add_balance_term, routing_statistics, scored_labels
 from hycam.tuners.hycam.config import HyCAMConfig
 from hycam.tuners.hycam.layer import NOT_MERGEABLE, HyCAMLayer
 from hycam.tuners.hycam.norms import TrainedNorm
@@ -174,17 +174,17 @@ class HyCAMModel(Tuner):
         finally:
             records = self.recorder.close(self._layers())
         config = cast(HyCAMConfig, self.peft_config[self.active_adapters[0]])
-        term = torch.zeros(())
+        term: Tensor | None = None
         balance: Tensor | None = None
         routing: dict[str, Tensor] = {}
         if records:
             mask = kwargs.get("attention_mask")
             balance, routing = routing_statistics(records, mask, config.balance_scope, self.counts_tokens)
-            term = config.balance_weight * balance
-        labels, shift_labels = kwargs.get("labels"), kwargs.get("shift_labels")
-        outputs, task_loss = add_balance_term(outputs, term, labels, shift_labels, kwargs.get("num_items_in_batch"))
-        if task_loss is None and records and config.balance_weight:
-            self.recorder.warn_once(NO_LABELS)
+            if config.balance_weight:
+                term = config.balance_weight * balance
+        scored = scored_labels(kwargs.get("labels"), kwargs.get("shift_labels"), config.task_type)
+        items = kwargs.get("num_items_in_batch")
+        outputs, task_loss = add_balance_term(outputs, term, scored, items, self.recorder.warn_once)
         self.last_stats = TrainingStats(task_loss, None if balance is None else balance.detach(), routing)
         return outputs
 
