@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +14,8 @@ import torch
 from datasets import Dataset
 from peft import LoraConfig
 from torch import Tensor
+from torch import multiprocessing as mp
+from torch.nn import functional as F
 from transformers import AutoModelForSequenceClassification, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from architectures import VOCABULARY, tiny
@@ -91,7 +95,7 @@ def built(kind: str, method: Any, folder: Path, **arguments: Any) -> Trainer:
         rows = [{"chosen": f"{asked} {good}", "rejected": f"{asked} {bad}"} for asked, good, bad in PAIRS]
     else:
         rows = [dict(zip(columns[kind], row, strict=False)) for row in PAIRS]
-    further: dict[str, Any] = {"gradient_checkpointing": False}
+    further: dict[str, Any] = {"gradient_checkpointing": False}  # which TRL turns on
     if kind in ("GRPO", "RLOO"):
         further |= {"num_generations": 2, "max_completion_length": 4, "beta": 0.1}
     return getattr(trl, f"{kind}Trainer")(
@@ -185,19 +189,17 @@ def shares(kind: str, inputs: list[dict[str, Tensor]]) -> list[float]:
     return [number / sum(labelled) for number in labelled]
 
 
-@pytest.mark.parametrize(("accumulation", "scale"), [(1, None), (2, None), (2, 1024.0)])
-@pytest.mark.parametrize("kind", TRAINERS)
-def test_the_weighted_gradient_of_eq_10_is_what_the_weight_adds(
-    kind: str, accumulation: int, scale: float | None, tmp_path: Path
-) -> None:
+def steps(kind: str, folder: Path, **common: Any) -> tuple[Step, Step]:
+    """The same step with the term and without it."""
     settings = {"init_weights": False, "task_type": "SEQ_CLS" if kind == "Reward" else "CAUSAL_LM"}
-    common = {"scale": scale, "gradient_accumulation_steps": accumulation}
-    with_term = step(kind, hycam(**settings), tmp_path / "with", **common)
-    without = step(kind, hycam(**settings, balance_weight=0.0), tmp_path / "without", **common)
-    assert len(with_term.inputs) == accumulation
+    with_term = step(kind, hycam(**settings), folder / "with", **common)
+    return with_term, step(kind, hycam(**settings, balance_weight=0.0), folder / "without", **common)
+
+
+def check_what_the_weight_adds(kind: str, with_term: Step, without: Step, inputs: list[dict[str, Tensor]]) -> None:
     expected: dict[str, Tensor] = {}
-    for share, inputs in zip(shares(kind, with_term.inputs), with_term.inputs, strict=True):
-        for name, gradient in gradient_of_eq_10(with_term.model, inputs).items():
+    for share, one in zip(shares(kind, inputs), inputs, strict=True):
+        for name, gradient in gradient_of_eq_10(with_term.model, one).items():
             expected[name] = expected.get(name, 0.0) + WEIGHT * share * gradient
     assert with_term.gradients.keys() == without.gradients.keys()
     for name, gradient in with_term.gradients.items():
@@ -209,6 +211,58 @@ def test_the_weighted_gradient_of_eq_10_is_what_the_weight_adds(
         )
     routers = [name for name in expected if "hycam_router" in name]
     assert routers and all(float(expected[name].abs().max()) > 1e-4 for name in routers)
+
+
+@pytest.mark.parametrize(
+    ("accumulation", "scale", "checkpointing"), [(1, None, False), (2, None, False), (2, 1024.0, True)]
+)
+@pytest.mark.parametrize("kind", TRAINERS)
+def test_the_weighted_gradient_of_eq_10_is_what_the_weight_adds(
+    kind: str, accumulation: int, scale: float | None, checkpointing: bool, tmp_path: Path
+) -> None:
+    common = {"scale": scale, "gradient_accumulation_steps": accumulation, "gradient_checkpointing": checkpointing}
+    with_term, without = steps(kind, tmp_path, **common)
+    assert len(with_term.inputs) == accumulation
+    check_what_the_weight_adds(kind, with_term, without, with_term.inputs)
+
+
+def _one_rank(rank: int, port: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
+                   "MASTER_PORT": str(port)}  # fmt: skip
+    for kind in ("SFT", "DPO"):
+        both = steps(kind, folder / f"{kind}{rank}", ddp_backend="gloo", per_device_train_batch_size=2)
+        found = [{name.removeprefix("module."): value for name, value in one.gradients.items()} for one in both]
+        torch.save((found, both[0].inputs), folder / f"{kind}{rank}.pt")
+
+
+@pytest.mark.soak
+def test_two_processes_add_the_gradient_of_eq_10_of_their_common_micro_batch(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = mp.get_context("spawn")
+    workers = [context.Process(target=_one_rank, args=(rank, port, tmp_path), daemon=True) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(timeout=300)
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    for kind in ("SFT", "DPO"):
+        (with_term, without), first = torch.load(tmp_path / f"{kind}0.pt")
+        _, second = torch.load(tmp_path / f"{kind}1.pt")
+        model = step(kind, hycam(init_weights=False, task_type="CAUSAL_LM"), tmp_path / f"alone{kind}").model
+        together = [
+            {name: joined(one[name], two[name], name) for name in one} for one, two in zip(first, second, strict=True)
+        ]
+        made = [Step(model, gradients, {}, []) for gradients in (with_term, without)]
+        check_what_the_weight_adds(kind, *made, together)
+
+
+def joined(one: Tensor, two: Tensor, name: str) -> Tensor:
+    """The rows of two processes as one batch, padded on the right."""
+    width, filler = max(one.shape[1], two.shape[1]), -100 if name == "labels" else 0
+    return torch.cat([F.pad(rows, (0, width - rows.shape[1]), value=filler) for rows in (one, two)])
 
 
 FIGURES = {

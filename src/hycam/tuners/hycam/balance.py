@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from hycam.ops import balance_loss, routing_sums
 from hycam.tuners.hycam.carrier import carry
 
+
 @dataclass(frozen=True)
 class TrainingStats:
     """What the last training forward did, detached from the graph.

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 NO_LABELS = (
     "HyCAM's balance loss (Eq. 10) does not act on this path: the training forward got no `labels`, so the model "
-    "computes no loss, and nothing tells how a loss of your own is scaled. Label smoothing and `compute_loss_func` take "
-    "the labels away; leave the loss to the model, or set `balance_weight=0` if that is what you want."
+    "computes no loss, and nothing tells how a loss of your own is scaled. Label smoothing and `compute_loss_func` "
+    "take the labels away; leave the loss to the model, or set `balance_weight=0` if that is what you want."
 )
 NOT_THE_LOSS = (
     "HyCAM's balance loss (Eq. 10) did not act: the backward pass went through other outputs of the model than `loss`, "
