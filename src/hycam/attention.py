@@ -1,61 +1,78 @@
-"""Where the attention modules of a backbone and the norms around them are, found by structure and not by a list.
+"""Where the attention modules of a backbone and the norms around them are, found by what they are and not by a list.
 
-An attention module is a module inside a block of the backbone whose ``forward`` takes ``hidden_states``, a mask and a
-key-value cache. The cache is what tells it from a feed-forward network, from a vision or audio tower and from a
-state-space mixer (those take ``cache_params``), and it holds for every causal language model in ``transformers``.
+An attention module lies in a block of the language model, outside its vision and audio towers. It holds linear maps of
+its own, from the backbone's width and back to it, and at least two of three things speak for it:
+
+- its class or its name says so;
+- it makes queries, keys and values, by the names of its projections: checkpoints keep those from version to version;
+- its ``forward`` takes a mask.
+
+A module that mixes tokens by a convolution or a recurrent state (a state-space mixer) is none, nor is one that reads
+another sequence (cross-attention), nor one that attends in both directions and keeps no cache (an encoder).
 """
 
 from __future__ import annotations
 
 import inspect
+import re
 
 from torch import nn
 
 from hycam.errors import HycamError
 
-_CACHE = {"past_key_values", "past_key_value", "layer_past"}
-_CROSS = ("cross", "encoder_attn")
-# A module that receives one of these adds the residual stream itself, so its output is not the attention output.
-_RESIDUAL = {"residual", "input_tensor"}
+_ATTENTION = re.compile("att(n|en)", re.IGNORECASE)
+_CROSS = re.compile("cross|encoder_attn", re.IGNORECASE)
+# q_proj, project_q, Wq, q_lin, q_a_proj, query; those of all three in one map: qkv_proj, query_key_value, c_attn.
+_QUERIES = re.compile("(^|_)w?q(kv)?(_|$)|query|c_attn", re.IGNORECASE)
+_KEYS_VALUES = re.compile("(^|_)w?(q?kv|k|v)(_|$)|key|value|c_attn", re.IGNORECASE)
+_CACHE = re.compile("(?<!use_)cache|past", re.IGNORECASE)
 
 
 def find_attention_modules(model: nn.Module) -> list[str]:
     """Names of the self-attention modules of a causal language model, in the order of the layers.
 
     Args:
-        model: a ``transformers`` model, possibly with HyCAM adapters attached already.
+        model: a ``transformers`` model with any head, possibly with HyCAM adapters attached already. No forward is run.
 
     Raises:
-        HycamError: no attention module is found, or the ones there are add the residual stream inside themselves
-            (Bloom, BERT), so that their output cannot be scaled apart from it.
+        HycamError: the model is an encoder-decoder; or no attention module is found (the message names each kind of
+            module that was looked at, and why it was passed over); or the ones there are add the residual stream before
+            their output can be scaled (Bloom, BERT).
     """
+    kind = type(model).__name__
+    config = getattr(model, "config", None)
+    if getattr(config, "is_encoder_decoder", False):
+        raise HycamError(
+            f"{kind} is an encoder-decoder. HyCAM adapts decoder-only language models (such as Llama, Qwen or GPT-2), "
+            "with any head on them, and the language model inside a vision-language model."
+        )
+    width = None if config is None else getattr(config.get_text_config(), "hidden_size", None)
     modules = dict(model.named_modules())
     blocks = _blocks(modules)
-    takes_cache = {
-        name.removesuffix(".base_layer")
-        for name, module in modules.items()
-        if name not in blocks and _looks_like_attention(module) and not any(word in name for word in _CROSS)
-    }
-    # Where one such module holds another (a wrapper around the real one), the inner one is the attention.
-    outer = {name.rpartition(".")[0] for name in takes_cache}
-    outer |= {prefix for name in outer for prefix in _prefixes(name)}
-    found = [name for name in modules if name in takes_cache and name not in outer]
-    kind = type(model).__name__
+    found: list[str] = []
+    passed_over: dict[str, str] = {}  # one of each class
+    for name, module in _language_model(model, modules).items():
+        own_name = name.removesuffix(".base_layer")
+        if (
+            own_name in blocks
+            or not any(prefix in blocks for prefix in _prefixes(own_name))
+            or not _projections(module)
+        ):
+            continue
+        if any(own_name.startswith(f"{outer}.") for outer in found):
+            continue
+        reason = _why_not(own_name, module, width)
+        if reason is None:
+            _check_residual(kind, own_name, modules, blocks)
+            found.append(own_name)
+        else:
+            passed_over.setdefault(type(module).__name__, f"{own_name} ({type(module).__name__}) {reason}")
     if not found:
+        looked_at = "; ".join(passed_over.values()) or "nothing, since no list of blocks holds linear maps"
         raise HycamError(
-            f"{kind} has no module that takes hidden_states, a mask and a key-value cache, so HyCAM finds no attention "
-            "output to modulate. It adapts causal language models with attention."
+            f"{kind} has no attention that HyCAM could modulate. Looked at: {looked_at}. HyCAM adapts causal language "
+            "models with attention."
         )
-    for name in found:
-        enclosing = [name, *(prefix for prefix in _prefixes(name) if prefix in takes_cache)]
-        for outermost in enclosing:
-            for part_name, part in modules[outermost].named_modules():
-                if _RESIDUAL & set(_parameters(part)):
-                    where = f"{outermost}.{part_name}".rstrip(".")
-                    raise HycamError(
-                        f"{kind} cannot be adapted: {where} ({type(part).__name__}) adds the residual stream inside "
-                        "the attention module, so the attention output cannot be scaled apart from it."
-                    )
     return found
 
 
@@ -76,9 +93,74 @@ def find_block_norms(model: nn.Module, attention: list[str]) -> list[str]:
     ]
 
 
-def hidden_states_position(module: nn.Module) -> int:
-    """At which position ``module.forward`` takes ``hidden_states`` when it is passed without its name."""
-    return list(_parameters(module)).index("hidden_states")
+def hidden_states_argument(module: nn.Module) -> tuple[str, int]:
+    """Under which name and at which position ``module.forward`` takes the hidden states: of that name, or the first."""
+    names = _parameters(module)
+    name = "hidden_states" if "hidden_states" in names or not names else names[0]
+    return name, names.index(name) if names else 0
+
+
+def _language_model(model: nn.Module, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
+    """Its modules by their names in the whole model: all of them where ``transformers`` knows of no part."""
+    part = model.get_decoder() if hasattr(model, "get_decoder") else model
+    inside = set(part.modules())
+    if not any(isinstance(module, nn.ModuleList) for module in inside):  # what is called the decoder may be the head
+        return modules
+    return {name: module for name, module in modules.items() if module in inside}
+
+
+def _why_not(name: str, module: nn.Module, width: int | None) -> str | None:
+    """Why a module is not the self-attention of a block; None where it is."""
+    called, parameters = _called(name, module), _parameters(module)
+    if _CROSS.search(called) or getattr(module, "is_cross_attention", False):
+        return "reads another sequence (cross-attention)"
+    if any(isinstance(child, nn.Conv1d) for child in module.children()):
+        return "mixes the tokens by a convolution or a recurrent state and keeps no key-value cache"
+    missing = []
+    if not _ATTENTION.search(called):
+        missing.append("is not called attention")
+    projections = _projections(module)
+    if not (any(map(_QUERIES.search, projections)) and any(map(_KEYS_VALUES.search, projections))):
+        missing.append(f"makes no queries, keys and values ({', '.join(projections)})")
+    if not any("mask" in parameter for parameter in parameters):
+        missing.append("takes no mask")
+    if len(missing) > 1:
+        return " and ".join(missing)
+    if getattr(module, "is_causal", None) is False and not any(map(_CACHE.search, parameters)):
+        return "attends in both directions and keeps no cache, as encoders do"
+    reads = {_width_read(part) for part in module.modules() if _is_linear(part)}
+    if width is not None and width not in reads:
+        return f"reads states of width {max(reads)}, and the backbone's are {width} wide"
+    return None
+
+
+def _check_residual(kind: str, name: str, modules: dict[str, nn.Module], blocks: set[str]) -> None:
+    """Refuses attention to whose output the residual stream is added in the module itself or in a wrapper around it.
+
+    A module that adds it takes it as ``residual``; a wrapper that adds it has a map of its own, the output projection.
+    """
+    prefixes = _prefixes(name)
+    block = max((prefix for prefix in prefixes if prefix in blocks), key=len)
+    wrappers = [
+        prefix
+        for prefix in prefixes
+        if len(prefix) > len(block) and _ATTENTION.search(_called(prefix, modules[prefix]))
+    ]
+    for outer in [name, *wrappers]:
+        for part, module in modules[outer].named_modules():
+            where = f"{outer}.{part}".rstrip(".")
+            if _is_linear(module) and not where.startswith(f"{name}."):
+                where = where.rpartition(".")[0]
+            elif "residual" not in _parameters(module):
+                continue
+            raise HycamError(
+                f"{kind} cannot be adapted: {where} ({type(modules[where]).__name__}) adds the residual stream inside "
+                "the attention module, so the attention output cannot be scaled apart from it."
+            )
+
+
+def _called(name: str, module: nn.Module) -> str:
+    return f"{name.rpartition('.')[2]} {type(module).__name__}"
 
 
 def _blocks(modules: dict[str, nn.Module]) -> set[str]:
@@ -92,13 +174,27 @@ def _is_norm(module: nn.Module) -> bool:
     return is_leaf and "norm" in type(module).__name__.lower() and next(module.parameters(), None) is not None
 
 
-def _looks_like_attention(module: nn.Module) -> bool:
-    names = set(_parameters(module))
-    return "hidden_states" in names and bool(_CACHE & names) and any("mask" in name for name in names)
+def _projections(module: nn.Module) -> list[str]:
+    """The names of the linear maps that a module holds itself, plain ones or wrapped."""
+    return [
+        name
+        for name, child in module.named_children()
+        if _is_linear(child) or ((_QUERIES.search(name) or _KEYS_VALUES.search(name)) and not _is_norm(child))
+    ]
+
+
+def _is_linear(module: nn.Module) -> bool:
+    return hasattr(module, "in_features") or hasattr(module, "nx")  # Linear, packed ones, LoRA's; GPT-2's Conv1D
+
+
+def _width_read(linear: nn.Module) -> int:
+    return int(linear.in_features if hasattr(linear, "in_features") else linear.nx)
 
 
 def _parameters(module: nn.Module) -> list[str]:
-    return list(inspect.signature(module.forward).parameters)
+    """The names of the arguments of ``module.forward``, without what stands for any."""
+    any_number = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return [name for name, one in inspect.signature(module.forward).parameters.items() if one.kind not in any_number]
 
 
 def _prefixes(name: str) -> list[str]:

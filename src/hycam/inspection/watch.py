@@ -51,7 +51,7 @@ def watching_inputs(layers: Sequence[HyCAMLayer], keep: Callable[[int, Tensor], 
 
     def note(place: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert isinstance(layer, HyCAMLayer)
-        keep(place, kwargs["hidden_states"] if "hidden_states" in kwargs else args[layer.hycam_position])
+        keep(place, layer.hidden_states(args, kwargs))
 
     hooks = [
         layer.register_forward_pre_hook(partial(note, place), with_kwargs=True) for place, layer in enumerate(layers)

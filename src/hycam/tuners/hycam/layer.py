@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from hycam.attention import hidden_states_position
+from hycam.attention import hidden_states_argument
 from hycam.errors import HycamError
 from hycam.ops import Dense, LowRank, Modulation, Router, current_backend, gumbel_noise, modulate
 from hycam.tuners.base import AdapterLayer
@@ -33,7 +33,7 @@ class HyCAMLayer(AdapterLayer):
         h_\text{out} = h_\text{att} \odot
             \Bigl(1 + \text{SiLU}(h W_\text{shared}) + \sum_k p_k\,\text{SiLU}(h A_k N_k B_k)\Bigr)
 
-    HyCAM, Eq. 4 to 12, with ``h = hidden_states`` as the attention module receives it and ``h_att`` the first element
+    HyCAM, Eq. 4 to 12, with ``h`` the hidden states that the attention module receives and ``h_att`` the first element
     of what it returns, both ``(batch, seq, d)``. All else passes through: arguments, further outputs, attributes.
 
     With ``modulation_target="residual_stream"`` the factor ``1 + m`` scales the residual stream and ``h_att`` together.
@@ -66,7 +66,7 @@ class HyCAMLayer(AdapterLayer):
         self.hycam_initializer_range = initializer_range
         self.hycam_name = name
         self.hycam_recorder = recorder
-        self.hycam_position = hidden_states_position(base_layer)
+        self.hycam_argument = hidden_states_argument(base_layer)
         self.hycam_config: dict[str, HyCAMConfig] = {}
         self.hycam_routing: tuple[Tensor, Tensor] | None = None  # the recorder's
         self.hycam_residual: Tensor | None = None
@@ -168,7 +168,7 @@ class HyCAMLayer(AdapterLayer):
         adapter = self.active_adapters[0]
         if adapter not in self.hycam_config:
             return result
-        h = kwargs["hidden_states"] if "hidden_states" in kwargs else args[self.hycam_position]
+        h = self.hidden_states(args, kwargs)
         a, *rest = result if isinstance(result, tuple) else (result,)
         config = self.hycam_config[adapter]
         d = self.hycam_hidden_size
@@ -199,6 +199,11 @@ class HyCAMLayer(AdapterLayer):
         if self.training or output.requires_grad:
             self.hycam_packed.drop()  # a step will follow
         return (output, *rest) if isinstance(result, tuple) else output
+
+    def hidden_states(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+        """``h`` out of what the attention module is called with."""
+        name, position = self.hycam_argument
+        return kwargs[name] if name in kwargs else args[position]
 
     def modulation(self, adapter: str, config: HyCAMConfig) -> Modulation:
         """The weights of an adapter as the arithmetic takes them."""
