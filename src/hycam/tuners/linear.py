@@ -16,8 +16,8 @@ from transformers.pytorch_utils import Conv1D
 
 from hycam.errors import HycamError
 from hycam.tuners.base import AdapterLayer, Tuner
-from hycam.tuners.weights import Weight
 from hycam.tuners.targets import ALL_LINEAR, check_targets, last_parts, linear_layers, shortest_suffixes
+from hycam.tuners.weights import Weight
 
 
 @dataclass
