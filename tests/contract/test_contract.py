@@ -83,20 +83,15 @@ def test_a_copy_by_parameter_names_as_trl_makes_it_is_whole(adapter_case: Case) 
     """TRL's trainers make their frozen reference of a trained adapter so, by names that contain `.default.`."""
     model = adapter_case.attach(adapter_case.base(), trained_seed=3)
     expected = logits(model)
-    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    adapter = set(get_peft_model_state_dict(model))
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    saved = len(get_peft_model_state_dict(model))
     model.add_adapter("ref", model.peft_config["default"])
-    copied = set()
-    for name, parameter in model.named_parameters():
-        if ".default." in name:
-            model.get_parameter(name.replace(".default.", ".ref.")).data.copy_(parameter.data)
-            copied.add(name)
+    weights = dict(model.named_parameters())
+    copied = {name for name in weights if ".default." in name}
     assert copied.issuperset(trained)
-    reference = get_peft_model_state_dict(model, adapter_name="ref")
-    assert len(copied) == len(reference)
-    assert reference.keys() == adapter
-    for name, weight in get_peft_model_state_dict(model).items():
-        assert torch.equal(reference[name], weight), name
+    assert len(copied) == saved  # what is not trained, such as a frozen router, included
+    for name in copied:
+        weights[name.replace(".default.", ".ref.")].data.copy_(weights[name].data)
     model.set_adapter("ref")
     assert torch.equal(logits(model), expected)
 
