@@ -112,7 +112,7 @@ def test_hycam_without_peft_takes_the_same_training_step_as_with_it() -> None:
             layer.hycam_shared["default"].weight.copy_(attention.shared)
             layer.hycam_router["default"].weight.copy_(attention.router)
             for letter in "ANB":
-                getattr(layer, f"hycam_{letter}")["default"].copy_(getattr(attention, letter))
+                getattr(layer, f"hycam_{letter}")["default"].weight.copy_(getattr(attention, letter))
     for model in (hycam, plain):
         torch.manual_seed(0)  # the noise
         losses.append(model(input_ids=ids, labels=ids).loss)
@@ -120,4 +120,4 @@ def test_hycam_without_peft_takes_the_same_training_step_as_with_it() -> None:
     torch.testing.assert_close(losses[1], losses[0])
     for layer, attention in zip(layers, attentions, strict=True):
         torch.testing.assert_close(attention.router.grad, layer.hycam_router["default"].weight.grad)
-        torch.testing.assert_close(attention.A.grad, layer.hycam_A["default"].grad)
+        torch.testing.assert_close(attention.A.grad, layer.hycam_A["default"].weight.grad)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file
 
 import hycam
@@ -77,6 +77,23 @@ def test_a_saved_adapter_loads_into_a_fresh_backbone_with_the_same_logits(adapte
         loaded = PeftModel.from_pretrained(adapter_case.base(), tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
         # Loaded into empty weights they lie where the file has them, and a product may round by the alignment.
         torch.testing.assert_close(logits(loaded), logits(model), rtol=0, atol=1e-6 if low_cpu_mem_usage else 0)
+
+
+def test_a_copy_by_parameter_names_as_trl_makes_it_is_whole(adapter_case: Case) -> None:
+    """TRL's trainers make their frozen reference of a trained adapter so, by names that contain `.default.`."""
+    model = adapter_case.attach(adapter_case.base(), trained_seed=3)
+    expected = logits(model)
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    saved = len(get_peft_model_state_dict(model))
+    model.add_adapter("ref", model.peft_config["default"])
+    weights = dict(model.named_parameters())
+    copied = {name for name in weights if ".default." in name}
+    assert copied.issuperset(trained)
+    assert len(copied) == saved  # what is not trained, such as a frozen router, included
+    for name in copied:
+        weights[name.replace(".default.", ".ref.")].data.copy_(weights[name].data)
+    model.set_adapter("ref")
+    assert torch.equal(logits(model), expected)
 
 
 def test_two_adapters_can_be_switched_and_deleted_the_last_one_included(adapter_case: Case) -> None:

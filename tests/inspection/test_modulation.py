@@ -38,8 +38,7 @@ def watched(model, layer: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, HyCA
 
 
 def weight(module: HyCAMLayer, name: str) -> np.ndarray:
-    entry = getattr(module, name)["default"]
-    return (entry.weight if isinstance(entry, torch.nn.Module) else entry).detach().numpy()
+    return getattr(module, name)["default"].weight.detach().numpy()
 
 
 @pytest.mark.parametrize("layer", [0, 2])

@@ -333,7 +333,7 @@ SIZES = {"q_proj": (32, 32), "k_proj": (32, 16), "v_proj": (32, 16), "o_proj": (
 @pytest.mark.parametrize(
     ("config", "stack", "name"),
     [(LoraConfig(r=2, target_modules="all-linear"), (), "lora_{}.default.weight"),
-     (MoeLoraConfig(r=2, num_experts=3), (3,), "moelora_{}.default")],
+     (MoeLoraConfig(r=2, num_experts=3), (3,), "moelora_{}.default.weight")],
     ids=["lora", "moelora"],
 )  # fmt: skip
 def test_every_adapted_layer_gives_its_own_a_with_its_own_b(config, stack: tuple[int, ...], name: str) -> None:

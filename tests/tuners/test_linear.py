@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -74,8 +74,8 @@ def test_the_factor_is_one_without_alpha_and_alpha_over_r_with_it(method: str) -
 def test_the_factors_are_drawn_as_a_linear_layer_is(method: str, kind: str) -> None:
     made = LAYERS[method](linear(kind, 48, 40))
     made.update_layer("default", config(method, r=16, init_weights=False))
-    for holder, shape in ((made.factor("A"), (3, 16, 48)), (made.factor("B"), (3, 40, 16))):
-        values, fan_in = holder["default"], shape[-1]
+    for letter, shape in (("A", (3, 16, 48)), ("B", (3, 40, 16))):
+        values, fan_in = made.weight(letter, "default"), shape[-1]
         assert values.shape == shape
         assert values.abs().max() <= 1 / math.sqrt(fan_in)
         # A uniform distribution's deviation, within 5 % over 1,900 draws and more (where it scatters by 1 to 2 %).
@@ -127,7 +127,7 @@ def test_dropout_acts_in_training_only(method: str) -> None:
     assert not torch.equal(first, second)
     # What the layer itself gives is not dropped: with nothing to add the result is the same in training.
     with torch.no_grad():
-        made.factor("B")["default"].zero_()
+        made.weight("B", "default").zero_()
     assert torch.equal(made(x), made.base_layer(x))
 
 
@@ -279,7 +279,8 @@ def test_a_second_adapter_takes_the_same_layers_as_the_first(method: str) -> Non
         assert adapted(model) == first
         for name in first:
             made = model.base_model.model.get_submodule(name)
-            assert set(made.factor("A")) == set(made.factor("B")) == {"default", "other"}
+            for weights in made.adapter_layer_names:
+                assert set(getattr(made, weights)) == {"default", "other"}
 
 
 @both
@@ -303,11 +304,10 @@ def test_two_adapters_of_different_settings_can_be_switched_and_deleted_the_last
     model.set_adapter("other")
     second = logits(model)
     alone = attach(method, copy.deepcopy(base), **other)
-    trained = get_peft_model_state_dict(model, adapter_name="other")
     with torch.no_grad():
         for name, parameter in alone.named_parameters():
             if parameter.requires_grad:
-                parameter.copy_(trained[name.replace(".default", "")])
+                parameter.copy_(model.get_parameter(name.replace(".default.", ".other.")))
     assert torch.equal(logits(alone), second)
     assert {p.requires_grad for name, p in model.named_parameters() if ".default" in name} == {False}
     model.set_adapter("default")
@@ -441,5 +441,5 @@ def test_a_layer_of_another_width_is_adapted_at_its_own(method: str) -> None:
     model = attach(method, tiny("gpt2"))
     made = model.base_model.model.transformer.h[0].attn.c_attn
     assert (made.in_features, made.out_features) == (WIDTH, 3 * WIDTH)
-    assert made.factor("A")["default"].shape == (3, 2, WIDTH)
-    assert made.factor("B")["default"].shape == (3, 3 * WIDTH, 2)
+    assert made.weight("A", "default").shape == (3, 2, WIDTH)
+    assert made.weight("B", "default").shape == (3, 3 * WIDTH, 2)

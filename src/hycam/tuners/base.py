@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from hycam.quantization import keep_weights
 from hycam.tuners.fit import Spec, check_fit
+from hycam.tuners.weights import Weights
 
 ONE_AT_A_TIME = "One adapter of this kind is active at a time, not {}."
 
@@ -28,18 +29,22 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         base_layer: the module of the backbone.
     """
 
+    linear_names: tuple[str, ...] = ()  # those of `adapter_layer_names` that are linear maps, and saved as such
+
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.merged_adapters = []
+        for name in self.adapter_layer_names:
+            setattr(self, name, nn.ModuleDict() if name in self.linear_names else Weights())
 
     def adapter_parameters(self, adapter: str) -> dict[str, nn.Parameter]:
-        """The weights of one adapter by their name in this module, such as ``hycam_A.default``."""
+        """The weights of one adapter by their name in this module, such as ``hycam_A.default.weight``."""
         return {
             f"{attribute}.{name}": parameter
             for attribute in self.adapter_layer_names
             for name, parameter in getattr(self, attribute).named_parameters()
-            if name == adapter or name.startswith(f"{adapter}.")
+            if name.startswith(f"{adapter}.")
         }
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
@@ -87,6 +92,14 @@ class Tuner(BaseTuner):
         if kwargs.get("adapter_names") is not None:
             raise ValueError(ONE_AT_A_TIME.format(kwargs["adapter_names"]) + " `adapter_names` is not supported.")
         yield
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """The name in a saved adapter: ``hycam_A`` for ``hycam_A.default.weight``. PEFT asks for it to load, too."""
+        saved = super()._remove_adapter_name_from_key(key, adapter_name)
+        layer, bare = cls.tuner_layer_cls, saved.removesuffix(".weight")
+        is_weight = bare.rpartition(".")[2] in set(layer.adapter_layer_names) - set(layer.linear_names)
+        return bare if is_weight else saved
 
     @classmethod
     def _remap_adapter_state_dict_for_load(

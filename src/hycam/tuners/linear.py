@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from hycam.errors import HycamError
 from hycam.tuners.base import AdapterLayer, Tuner
 from hycam.tuners.targets import ALL_LINEAR, check_targets, last_parts, linear_layers, shortest_suffixes
+from hycam.tuners.weights import Weight
 
 
 @dataclass
@@ -91,8 +92,6 @@ class StackedLayer(AdapterLayer):
         else:
             self.in_features, self.out_features = cast(int, linear.in_features), cast(int, linear.out_features)
         self.configs: dict[str, Any] = {}
-        setattr(self, f"{self.prefix}A", nn.ParameterDict())
-        setattr(self, f"{self.prefix}B", nn.ParameterDict())
 
     def update_layer(self, adapter_name: str, config: Any) -> None:
         """Adds the weights of one adapter."""
@@ -107,11 +106,12 @@ class StackedLayer(AdapterLayer):
         raise NotImplementedError
 
     def add_factors(self, adapter: str, maps: int, r: int) -> None:
-        self.factor("A")[adapter] = nn.Parameter(torch.empty(maps, r, self.in_features))
-        self.factor("B")[adapter] = nn.Parameter(torch.empty(maps, self.out_features, r))
+        A, B = torch.empty(maps, r, self.in_features), torch.empty(maps, self.out_features, r)
+        getattr(self, f"{self.prefix}A")[adapter], getattr(self, f"{self.prefix}B")[adapter] = Weight(A), Weight(B)
 
-    def factor(self, letter: str) -> nn.ParameterDict:
-        return getattr(self, f"{self.prefix}{letter}")
+    def weight(self, name: str, adapter: str) -> Tensor:
+        """The weight of this name, without the method's prefix, of one adapter."""
+        return getattr(self, self.prefix + name)[adapter].weight
 
     @torch.no_grad()
     def reset_adapter_parameters(self, adapter_name: str, identity: bool) -> None:
@@ -133,7 +133,7 @@ class StackedLayer(AdapterLayer):
         adapter = self.active_adapters[0]
         if adapter not in self.configs:
             return result
-        x = self._cast_input_dtype(x, self.factor("A")[adapter].dtype)
+        x = self._cast_input_dtype(x, self.weight("A", adapter).dtype)
         return (result + self.delta(x, adapter, self.configs[adapter])).to(result.dtype)
 
     def delta(self, x: Tensor, adapter: str, config: Any) -> Tensor:

@@ -20,7 +20,7 @@ def test_the_factor_is_that_of_plain_low_rank_products() -> None:
     layer = first_layer(get_peft_model(tiny(), config))
     h = torch.randn(2, 5, layer.hycam_hidden_size, dtype=torch.float64)
     with torch.no_grad():
-        A, B = layer.hycam_A["default"].double(), layer.hycam_B["default"].double()
+        A, B = layer.hycam_A["default"].weight.double(), layer.hycam_B["default"].weight.double()
         p = torch.softmax(h @ layer.hycam_router["default"].weight.double().T / config.temperature, dim=-1)
         each = torch.stack([F.silu(h @ A[k].T @ B[k].T) for k in range(config.num_specialized)], dim=-1)
         expected = 1 + F.silu(h @ layer.hycam_shared["default"].weight.double().T) + (each * p.unsqueeze(-2)).sum(-1)
@@ -36,10 +36,10 @@ def test_training_leaves_the_identity_alone() -> None:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(input_ids=tokens(), labels=tokens()).loss.backward()
     optimizer.step()
-    inner = first_layer(model).hycam_N["default"]
+    inner = first_layer(model).hycam_N["default"].weight
     assert inner.grad is None
     assert torch.equal(inner, torch.eye(4).expand(5, 4, 4))
-    assert first_layer(model).hycam_A["default"].grad.abs().sum() > 0
+    assert first_layer(model).hycam_A["default"].weight.grad.abs().sum() > 0
 
 
 class Ones(torch.nn.Module):

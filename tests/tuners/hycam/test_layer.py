@@ -59,9 +59,9 @@ def test_the_saved_keys_and_shapes_are_those_of_the_contract(settings: dict, exp
 def test_it_starts_with_random_a_and_n_and_zero_b_and_shared() -> None:
     layer = first_layer(attach(r=16))
     assert not layer.hycam_shared["default"].weight.any()
-    assert not layer.hycam_B["default"].any()
+    assert not layer.hycam_B["default"].weight.any()
     for holder, fan_in in ((layer.hycam_A, WIDTH), (layer.hycam_N, 16)):
-        values = holder["default"]
+        values = holder["default"].weight
         assert values.abs().max() <= 1 / math.sqrt(fan_in)
         assert abs(values.std().item() - 1 / math.sqrt(3 * fan_in)) < 0.1 / math.sqrt(fan_in)
         assert not torch.equal(values[0], values[1])  # drawn for each module apart
@@ -73,9 +73,9 @@ def test_at_the_first_step_shared_and_b_get_a_gradient_and_a_and_n_get_none() ->
     model(input_ids=tokens(), labels=tokens()).loss.backward()
     layer = first_layer(model)
     assert layer.hycam_shared["default"].weight.grad.abs().sum() > 0
-    assert layer.hycam_B["default"].grad.abs().sum() > 0
-    assert not layer.hycam_A["default"].grad.any()
-    assert not layer.hycam_N["default"].grad.any()
+    assert layer.hycam_B["default"].weight.grad.abs().sum() > 0
+    assert not layer.hycam_A["default"].weight.grad.any()
+    assert not layer.hycam_N["default"].weight.grad.any()
     assert not layer.hycam_router["default"].weight.grad.any()
 
 

@@ -174,18 +174,18 @@ def test_after_any_change_of_any_weight_the_next_forward_is_of_the_new_weights(c
 def test_another_parameter_over_the_same_memory_with_as_many_writes_is_not_taken_for_the_first() -> None:
     layer, h = one_layer(), torch.randn(1, 1, 12, dtype=torch.float64)
     with torch.no_grad():
-        layer.hycam_A["default"].add_(1)
+        layer.hycam_A["default"].weight.add_(1)
         before, _ = layer(h)
-        layer.hycam_A["default"] = nn.Parameter(layer.hycam_A["default"].data)
-        layer.hycam_A["default"].add_(1)
+        layer.hycam_A["default"].weight = nn.Parameter(layer.hycam_A["default"].weight.data)
+        layer.hycam_A["default"].weight.add_(1)
         assert not torch.equal(layer(h)[0], before)
 
 
 def test_only_whole_parameters_are_packed() -> None:
     # FSDP gathers views that are no parameters, ZeRO marks what it gathers.
     for change in (
-        lambda layer: setattr(layer.hycam_B["default"], "ds_id", 3),
-        lambda layer: _as_plain_tensor(layer.hycam_B, "default"),
+        lambda layer: setattr(layer.hycam_B["default"].weight, "ds_id", 3),
+        lambda layer: _as_plain_tensor(layer.hycam_B["default"], "weight"),
     ):
         layer, h = one_layer(), torch.randn(1, 3, 12, dtype=torch.float64)
         change(layer)
@@ -196,7 +196,7 @@ def test_only_whole_parameters_are_packed() -> None:
                 torch.testing.assert_close(found, layer(h)[0])
 
 
-def _as_plain_tensor(holder: nn.ParameterDict, key: str) -> None:
+def _as_plain_tensor(holder: nn.Module, key: str) -> None:
     tensor = holder._parameters.pop(key).detach().clone()
     object.__setattr__(holder, key, tensor)
 
@@ -335,7 +335,7 @@ def test_copied_and_pickled_models_pack_their_own_weights() -> None:
         assert kept(twin) == 0
         with torch.no_grad():
             for layer in layers(twin):
-                layer.hycam_B["default"].mul_(2)
+                layer.hycam_B["default"].weight.mul_(2)
         assert not torch.equal(logits(twin), expected)
         assert_current(twin)
     assert kept(model) == 2
@@ -374,7 +374,7 @@ def test_a_model_made_in_inference_mode_has_no_versions_and_is_not_packed() -> N
         logits(model)
         assert kept(model) == 0
         for layer in layers(model):
-            layer.hycam_B["default"].mul_(2)
+            layer.hycam_B["default"].weight.mul_(2)
         assert_current(model)
 
 

@@ -49,9 +49,9 @@ def modulation_by_hand(h: Tensor, layer: HyCAMLayer, alpha: float) -> Tensor:
     """m of one layer with all biases and hard routing without noise, straight from the equations."""
 
     def weight(name: str) -> Tensor:
-        return getattr(layer, name)["default"]
+        return getattr(layer, name)["default"].weight
 
-    shared, router = weight("hycam_shared"), weight("hycam_router")
+    shared, router = layer.hycam_shared["default"], layer.hycam_router["default"]
     m = F.silu(h @ shared.weight.T + shared.bias)
     chosen = (h @ router.weight.T + router.bias).argmax(-1)
     for k in range(3):

@@ -184,8 +184,8 @@ def test_no_tensor_of_experts_times_the_output_is_kept_for_the_backward_pass(res
 def test_it_starts_at_the_layer_itself_with_b_at_zero() -> None:
     made = MoeLoraLayer(linear("Linear", IN, OUT))
     made.update_layer("default", config("moelora", num_experts=40))
-    assert not made.moelora_B["default"].any()
-    assert made.moelora_A["default"].all()
+    assert not made.moelora_B["default"].weight.any()
+    assert made.moelora_A["default"].weight.all()
     gate = made.moelora_gate["default"].weight
     assert made.moelora_gate["default"].bias is None
     assert gate.shape == (40, IN)
@@ -194,7 +194,7 @@ def test_it_starts_at_the_layer_itself_with_b_at_zero() -> None:
     x = torch.randn(4, IN)
     assert torch.equal(made(x), made.base_layer(x))
     made.reset_adapter_parameters("default", identity=False)
-    assert made.moelora_B["default"].all()
+    assert made.moelora_B["default"].weight.all()
     assert not torch.equal(made(x), made.base_layer(x))
 
 
@@ -214,8 +214,8 @@ def channels(dropout: float, experts: int, top_k: int) -> MoeLoraLayer:
     with torch.no_grad():
         made.base_layer.weight.zero_()
         made.base_layer.bias.zero_()
-        made.moelora_A["default"].fill_(1)
-        made.moelora_B["default"].copy_(torch.eye(experts).unsqueeze(-1))
+        made.moelora_A["default"].weight.fill_(1)
+        made.moelora_B["default"].weight.copy_(torch.eye(experts).unsqueeze(-1))
     return made
 
 
@@ -270,7 +270,7 @@ def test_router_logits_are_float32_under_bfloat16_weights() -> None:
     with torch.no_grad():
         made.moelora_gate["default"].weight.zero_()
         made.moelora_gate["default"].weight[:, :2] = torch.tensor([[64.0, 0.0], [64.0, 0.125]])
-        made.moelora_A["default"].copy_(torch.eye(16)[:1].expand(2, 1, 16))
+        made.moelora_A["default"].weight.copy_(torch.eye(16)[:1].expand(2, 1, 16))
         x[0, 1] = 1  # the logits are 64 and 64.125; bfloat16 has nothing between 64 and 64.5
     y = made(x)
     assert y.dtype == torch.bfloat16
@@ -286,7 +286,7 @@ def test_router_logits_are_float32_under_autocast_too() -> None:
     with torch.no_grad():
         made.moelora_gate["default"].weight.zero_()
         made.moelora_gate["default"].weight[:, :2] = torch.tensor([[64.0, 0.0], [64.0, 0.125]])
-        made.moelora_A["default"].copy_(torch.eye(16)[:1].expand(2, 1, 16))
+        made.moelora_A["default"].weight.copy_(torch.eye(16)[:1].expand(2, 1, 16))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         y = made(x)
     expected = torch.softmax(torch.tensor([[0.0, 0.125]], dtype=torch.float64), -1)

@@ -18,7 +18,7 @@ IN, OUT = 12, 10
 def by_hand(made: MultiLoraLayer, x: Tensor, adapter: str = "default") -> Tensor:
     """``W x + alpha/r * sum_i s_i * (B_i A_i x)``, a branch and a channel at a time."""
     settings = made.configs[adapter]
-    A, B, s = (getattr(made, f"multilora_{name}")[adapter] for name in ("A", "B", "scaling"))
+    A, B, s = (getattr(made, f"multilora_{name}")[adapter].weight for name in ("A", "B", "scaling"))
     y = made.base_layer(x)
     for i in range(settings.num_branches):
         branch = x @ A[i].T @ B[i].T
@@ -54,13 +54,13 @@ def test_output_and_gradients_equal_the_sum_over_branches(
 def test_it_starts_at_the_layer_itself_with_random_factors_and_zero_scaling() -> None:
     made = MultiLoraLayer(linear("Linear", IN, OUT))
     made.update_layer("default", config("multilora"))
-    assert not made.multilora_scaling["default"].any()
-    assert made.multilora_A["default"].all()
-    assert made.multilora_B["default"].all()
+    assert not made.multilora_scaling["default"].weight.any()
+    assert made.multilora_A["default"].weight.all()
+    assert made.multilora_B["default"].weight.all()
     x = torch.randn(4, IN)
     assert torch.equal(made(x), made.base_layer(x))
     made.reset_adapter_parameters("default", identity=False)
-    assert made.multilora_scaling["default"].all()
+    assert made.multilora_scaling["default"].weight.all()
     assert not torch.equal(made(x), made.base_layer(x))
 
 
@@ -68,9 +68,9 @@ def test_at_the_first_step_only_the_scaling_gets_a_gradient() -> None:
     made = MultiLoraLayer(linear("Linear", IN, OUT))
     made.update_layer("default", config("multilora"))
     made(torch.randn(4, IN)).square().sum().backward()
-    assert made.multilora_scaling["default"].grad.all()
-    assert not made.multilora_A["default"].grad.any()
-    assert not made.multilora_B["default"].grad.any()
+    assert made.multilora_scaling["default"].weight.grad.all()
+    assert not made.multilora_A["default"].weight.grad.any()
+    assert not made.multilora_B["default"].weight.grad.any()
     torch.optim.SGD(weights(made), lr=0.1).step()
     made.zero_grad()
     made(torch.randn(4, IN)).square().sum().backward()
@@ -83,9 +83,9 @@ def test_all_branches_read_the_same_dropout_mask() -> None:
     with torch.no_grad():
         made.base_layer.weight.zero_()
         made.base_layer.bias.zero_()
-        made.multilora_A["default"].fill_(1)
-        made.multilora_B["default"].fill_(1)
-        made.multilora_scaling["default"].copy_(torch.eye(3))
+        made.multilora_A["default"].weight.fill_(1)
+        made.multilora_B["default"].weight.fill_(1)
+        made.multilora_scaling["default"].weight.copy_(torch.eye(3))
     y = made(torch.randn(20, 32, dtype=torch.float64))
     assert y.std() > 0
     torch.testing.assert_close(y, y[:, :1].expand(-1, 3))
@@ -121,7 +121,7 @@ def test_a_merged_layer_gives_the_same_output_from_its_weight_alone(kind: str, a
 @both_kinds
 def test_the_delta_weight_is_the_explicit_sum_in_the_weights_own_layout(kind: str) -> None:
     made = layer("multilora", linear(kind, IN, OUT), alpha=5.0)
-    A, B, s = (getattr(made, f"multilora_{name}")["default"] for name in ("A", "B", "scaling"))
+    A, B, s = (getattr(made, f"multilora_{name}")["default"].weight for name in ("A", "B", "scaling"))
     expected = sum(5.0 / 2 * torch.diag(s[i]) @ B[i] @ A[i] for i in range(3))
     got = made.get_delta_weight("default")
     assert got.shape == made.base_layer.weight.shape
@@ -195,8 +195,8 @@ def test_a_merge_in_bfloat16_rounds_once() -> None:
 def test_a_delta_weight_of_bfloat16_factors_is_summed_in_float32() -> None:
     made = layer("multilora", linear("Linear", 64, 48), torch.bfloat16, r=8)
     with torch.no_grad():
-        made.multilora_scaling["default"].fill_(1)
-    A, B = (made.factor(letter)["default"].double() for letter in "AB")
+        made.multilora_scaling["default"].weight.fill_(1)
+    A, B = (made.weight(letter, "default").double() for letter in "AB")
     delta = made.get_delta_weight("default")
     assert delta.dtype == torch.float32
     torch.testing.assert_close(delta.double(), (B @ A).sum(dim=0), rtol=1e-5, atol=1e-5)
@@ -230,7 +230,7 @@ def test_a_safe_merge_refuses_a_broken_adapter_and_leaves_the_weight_alone(value
     made = layer("multilora", linear("Linear", IN, OUT))
     before = made.base_layer.weight.detach().clone()
     with torch.no_grad():
-        made.multilora_A["default"][1, 0, 3] = value
+        made.multilora_A["default"].weight[1, 0, 3] = value
     with pytest.raises(ValueError, match="Merging default would give weights that are not finite"):
         made.merge(safe_merge=True)
     assert torch.equal(made.base_layer.weight, before)
@@ -242,7 +242,7 @@ def test_merging_into_quantised_weights_is_refused() -> None:
     base.weight = nn.Parameter(torch.ones(OUT, IN, dtype=torch.int8), requires_grad=False)
     made = MultiLoraLayer(base)
     made.update_layer("default", config("multilora"))
-    assert made.multilora_A["default"].dtype == torch.float32  # the weight's type is not one to train in
+    assert made.multilora_A["default"].weight.dtype == torch.float32  # the weight's type is not one to train in
     with pytest.raises(ValueError, match=r"quantised weights \(torch\.int8\)"):
         made.merge()
     assert not made.merged

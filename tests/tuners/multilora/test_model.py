@@ -81,7 +81,7 @@ def test_a_merge_that_one_layer_refuses_changes_no_layer(merge: str) -> None:
     model = get_peft_model(tiny(), MultiLoraConfig(r=2, init_weights=False, task_type="CAUSAL_LM"))
     layers = [module for module in model.modules() if isinstance(module, MultiLoraLayer)]
     with torch.no_grad():
-        layers[5].multilora_scaling["default"][0, 0] = torch.nan
+        layers[5].multilora_scaling["default"].weight[0, 0] = torch.nan
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match="not finite"):
         getattr(model, merge)(safe_merge=True)

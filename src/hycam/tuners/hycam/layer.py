@@ -17,6 +17,7 @@ from hycam.tuners.base import AdapterLayer
 from hycam.tuners.hycam.config import HyCAMConfig
 from hycam.tuners.hycam.packed_weights import PackedWeights
 from hycam.tuners.hycam.recorder import RoutingRecorder
+from hycam.tuners.weights import Weight
 
 NOT_MERGEABLE = (
     "A HyCAM adapter cannot be merged: its modulation depends on the input, so it cannot be folded into the backbone's "
@@ -56,6 +57,7 @@ class HyCAMLayer(AdapterLayer):
         "hycam_specialized",
         "hycam_router",
     )  # fmt: skip
+    linear_names = ("hycam_shared", "hycam_router")
     other_param_names = ("hycam_config",)
 
     def __init__(
@@ -73,9 +75,6 @@ class HyCAMLayer(AdapterLayer):
         self.hycam_residual_hook: RemovableHandle | None = None
         self.hycam_packed = PackedWeights()
         self.frozen_peft_weight_names = {}
-        for attribute in self.adapter_layer_names:
-            is_module = attribute in ("hycam_shared", "hycam_router")
-            setattr(self, attribute, nn.ModuleDict() if is_module else nn.ParameterDict())
 
     def update_layer(self, adapter_name: str, config: HyCAMConfig) -> None:
         """Adds the weights of one adapter. Shapes are those of the saved keys; ``d`` is the hidden size."""
@@ -87,7 +86,7 @@ class HyCAMLayer(AdapterLayer):
         if config.specialized == "low_rank":
             self._add_low_rank("hycam_", adapter_name, (experts,), d, r, config.use_bias)
         elif config.specialized == "full":
-            self.hycam_specialized[adapter_name] = nn.Parameter(torch.empty(experts, d, d))
+            self.hycam_specialized[adapter_name] = Weight(torch.empty(experts, d, d))
         if config.specialized != "none":
             self.hycam_router[adapter_name] = nn.Linear(d, experts, bias=config.router_bias)
         frozen = (() if config.train_router else ("hycam_router",)) + (() if config.train_inner else _INNER)
@@ -99,9 +98,9 @@ class HyCAMLayer(AdapterLayer):
 
     def _add_low_rank(self, prefix: str, adapter: str, stack: tuple[int, ...], d: int, r: int, bias: bool) -> None:
         for letter, rows, columns in (("A", r, d), ("N", r, r), ("B", d, r)):
-            getattr(self, f"{prefix}{letter}")[adapter] = nn.Parameter(torch.empty(*stack, rows, columns))
+            getattr(self, f"{prefix}{letter}")[adapter] = Weight(torch.empty(*stack, rows, columns))
             if bias:
-                getattr(self, f"{prefix}{letter}_bias")[adapter] = nn.Parameter(torch.empty(*stack, rows))
+                getattr(self, f"{prefix}{letter}_bias")[adapter] = Weight(torch.empty(*stack, rows))
 
     @torch.no_grad()
     def reset_adapter_parameters(self, adapter_name: str, identity: bool) -> None:
@@ -118,11 +117,10 @@ class HyCAMLayer(AdapterLayer):
             holder = getattr(self, attribute)
             if adapter_name not in holder:
                 continue
-            entry = holder[adapter_name]
             starts_at_zero = (
                 attribute in ("hycam_shared", "hycam_specialized") or "B" in attribute or "bias" in attribute
             )
-            for parameter in entry.parameters() if isinstance(entry, nn.Module) else (entry,):
+            for parameter in holder[adapter_name].parameters():
                 if identity and (starts_at_zero or parameter.dim() == 1):
                     parameter.zero_()
                 else:
@@ -134,7 +132,7 @@ class HyCAMLayer(AdapterLayer):
             self.hycam_router[adapter_name].weight.normal_(std=self.hycam_initializer_range)
         for attribute in set(_INNER) & set(frozen):
             if adapter_name in getattr(self, attribute):
-                inner = getattr(self, attribute)[adapter_name]  # [r, r] or [K, r, r]; its bias [r] or [K, r]
+                inner = getattr(self, attribute)[adapter_name].weight  # [r, r] or [K, r, r]; its bias [r] or [K, r]
                 inner.copy_(torch.zeros_like(inner) if "bias" in attribute else torch.eye(inner.shape[-1]))
 
     @property
@@ -216,7 +214,7 @@ class HyCAMLayer(AdapterLayer):
         if config.specialized == "low_rank":
             specialized = self._low_rank("hycam_", adapter, config)
         elif config.specialized == "full":
-            specialized = Dense(self.hycam_specialized[adapter])
+            specialized = Dense(self.hycam_specialized[adapter].weight)
         router = None
         if specialized is not None:
             linear = self.hycam_router[adapter]
@@ -225,7 +223,7 @@ class HyCAMLayer(AdapterLayer):
 
     def _low_rank(self, prefix: str, adapter: str, config: HyCAMConfig) -> LowRank:
         def of(suffix: str) -> list[Tensor]:
-            return [getattr(self, f"{prefix}{letter}{suffix}")[adapter] for letter in "ANB"]
+            return [getattr(self, f"{prefix}{letter}{suffix}")[adapter].weight for letter in "ANB"]
 
         scale = 1.0 if config.alpha is None else config.alpha / config.r
         A, N, B = of("")

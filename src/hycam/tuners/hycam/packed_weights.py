@@ -133,15 +133,11 @@ def _places(layer: HyCAMLayer, adapter: str) -> Iterator[tuple[dict[str, Any], s
     """
     for attribute in layer.adapter_layer_names:
         holder = layer._modules[attribute]
-        if isinstance(holder, nn.ParameterDict) and adapter in holder:
+        if isinstance(holder, nn.ModuleDict) and adapter in holder:
             yield layer._modules, attribute, holder
-            yield holder._parameters, adapter, holder[adapter]
-        elif isinstance(holder, nn.ModuleDict) and adapter in holder:
-            linear = holder[adapter]
-            yield layer._modules, attribute, holder
-            yield holder._modules, adapter, linear
-            for name, parameter in linear._parameters.items():
-                yield linear._parameters, name, parameter
+            yield holder._modules, adapter, holder[adapter]
+            for name, parameter in holder[adapter]._parameters.items():
+                yield holder[adapter]._parameters, name, parameter
 
 
 def _can_be_watched(source: Tensor) -> bool:

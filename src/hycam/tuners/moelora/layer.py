@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,25 +32,19 @@ class MoeLoraLayer(StackedLayer):
     its N r outputs, and all B are one product.
     """
 
-    moelora_A: nn.ParameterDict
-    moelora_B: nn.ParameterDict
-    moelora_gate: nn.ModuleDict
     prefix = "moelora_"
     adapter_layer_names = ("moelora_A", "moelora_B", "moelora_gate")
+    linear_names = ("moelora_gate",)
     other_param_names = ("configs",)
     starts_at_zero = "moelora_B"
-
-    def __init__(self, base_layer: nn.Module) -> None:
-        super().__init__(base_layer)
-        self.moelora_gate = nn.ModuleDict()
 
     def add_weights(self, adapter: str, config: MoeLoraConfig) -> None:
         self.add_factors(adapter, config.num_experts, config.r)
         self.moelora_gate[adapter] = nn.Linear(self.in_features, config.num_experts, bias=False)
 
     def delta(self, x: Tensor, adapter: str, config: MoeLoraConfig) -> Tensor:
-        A, B = self.moelora_A[adapter], self.moelora_B[adapter]
-        g = gates(router_logits(x, Router(cast(nn.Linear, self.moelora_gate[adapter]).weight)), config.top_k)
+        A, B = self.weight("A", adapter), self.weight("B", adapter)
+        g = gates(router_logits(x, Router(self.weight("gate", adapter))), config.top_k)
         flat = x.reshape(-1, self.in_features)
         if config.dropout and self.training:
             # A mask for each expert: N different inputs, so N products, batched.

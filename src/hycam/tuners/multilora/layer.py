@@ -12,6 +12,7 @@ from transformers.pytorch_utils import Conv1D
 
 from hycam.tuners.linear import StackedLayer
 from hycam.tuners.multilora.config import MultiLoraConfig
+from hycam.tuners.weights import Weight
 
 
 class MultiLoraLayer(StackedLayer):
@@ -24,9 +25,6 @@ class MultiLoraLayer(StackedLayer):
     one map of rank n r: ``[s_1 * B_1 ... s_n * B_n] [A_1; ...; A_n]``, so there are two products whatever n is.
     """
 
-    multilora_A: nn.ParameterDict
-    multilora_B: nn.ParameterDict
-    multilora_scaling: nn.ParameterDict
     prefix = "multilora_"
     adapter_layer_names = ("multilora_A", "multilora_B", "multilora_scaling")
     other_param_names = ("configs",)
@@ -34,27 +32,26 @@ class MultiLoraLayer(StackedLayer):
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__(base_layer)
-        self.multilora_scaling = nn.ParameterDict()
         self._weight_before_merge: Tensor | None = None
 
     def add_weights(self, adapter: str, config: MultiLoraConfig) -> None:
         self.add_factors(adapter, config.num_branches, config.r)
-        self.multilora_scaling[adapter] = nn.Parameter(torch.empty(config.num_branches, self.out_features))
+        self.multilora_scaling[adapter] = Weight(torch.empty(config.num_branches, self.out_features))
 
     def delta(self, x: Tensor, adapter: str, config: MultiLoraConfig) -> Tensor:
         x = F.dropout(x, config.dropout, self.training)
-        u = F.linear(x, self.multilora_A[adapter].flatten(0, 1))  # [..., n*r]
+        u = F.linear(x, self.weight("A", adapter).flatten(0, 1))  # [..., n*r]
         return F.linear(u, self._scaled_B(adapter, config))
 
     def _scaled_B(self, adapter: str, config: MultiLoraConfig) -> Tensor:
         """``alpha/r * [s_1 * B_1 ... s_n * B_n]``, ``[out, n*r]``."""
-        scaled = (config.scale * self.multilora_scaling[adapter]).unsqueeze(-1) * self.multilora_B[adapter]
+        scaled = (config.scale * self.weight("scaling", adapter)).unsqueeze(-1) * self.weight("B", adapter)
         return scaled.transpose(0, 1).flatten(1)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """What the adapter adds to the layer's weight, in the weight's own layout and at least float32."""
         config = self.configs[adapter]
-        A, B = self.multilora_A[adapter].flatten(0, 1), self._scaled_B(adapter, config)
+        A, B = self.weight("A", adapter).flatten(0, 1), self._scaled_B(adapter, config)
         wide = torch.promote_types(A.dtype, torch.float32)
         product = B.to(wide) @ A.to(wide)
         return product.T if isinstance(self.get_base_layer(), Conv1D) else product

@@ -1,0 +1,47 @@
+"""The weights of a layer's adapters that belong to no linear map, under the names that PEFT gives to its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTuner
+from torch import Tensor, nn
+
+
+class Weight(nn.Module):
+    """One tensor of one adapter. A module of its own, so that its name ends in ``hycam_A.default.weight``.
+
+    Libraries go by such names: TRL, for one, copies an adapter to its reference by every name that has ``.default.``.
+
+    Args:
+        weight: the tensor.
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+
+class Weights(nn.ModuleDict):
+    """One :class:`Weight` for each adapter.
+
+    The parameter itself once lay here, as ``hycam_A.default``: checkpoints with such names still load.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_load_state_dict_pre_hook(_take_older_names)
+        if not hasattr(BaseTuner, "_remove_adapter_name_from_key"):  # before PEFT 0.21 a tuner has no say in its keys
+            self.register_state_dict_post_hook(_give_older_names)
+
+
+def _take_older_names(weights: Weights, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    for adapter in weights:
+        if f"{prefix}{adapter}" in state:
+            state[f"{prefix}{adapter}.weight"] = state.pop(f"{prefix}{adapter}")
+
+
+def _give_older_names(weights: Weights, state: dict[str, Any], prefix: str, _: Any) -> None:
+    for adapter in weights:
+        if f"{prefix}{adapter}.weight" in state:
+            state[f"{prefix}{adapter}"] = state.pop(f"{prefix}{adapter}.weight")
