@@ -110,8 +110,10 @@ def check_adapter(
                 )
 
 
-def check_embeddings(folder: Path, base: PreTrainedModel) -> None:
+def check_embeddings(folder: Path, base: PreTrainedModel, config: PeftConfig) -> None:
     """Checks that the embeddings that PEFT saves with an adapter on them are those of the backbone.
+
+    Those that ``modules_to_save`` of the configuration names are the adapter's own, beside the backbone's.
 
     Raises:
         HycamError: they differ, and to load the adapter would change the backbone.
@@ -126,7 +128,12 @@ def check_embeddings(folder: Path, base: PreTrainedModel) -> None:
     with _opened(folder / _WEIGHTS) as weights:
         for name in weights.keys():  # noqa: SIM118
             place = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-            if place in own and not torch.equal(weights.get_tensor(name).to(own[place]), own[place]):
+            trained = (f".{one}." in f".{place}" for one in getattr(config, "modules_to_save", None) or ())
+            if (
+                place in own
+                and not any(trained)
+                and not torch.equal(weights.get_tensor(name).to(own[place]), own[place])
+            ):
                 raise HycamError(f"{folder / _WEIGHTS}: {name} would change the backbone's own {place}.")
 
 

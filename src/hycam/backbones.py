@@ -19,6 +19,7 @@ from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -63,6 +64,26 @@ def config(name_or_path: str | os.PathLike[str], trust_remote_code: bool = False
         if not trust_remote_code:
             _check_kernels(name, PreTrainedConfig.get_config_dict(source)[0])
         return AutoConfig.from_pretrained(source, trust_remote_code=trust_remote_code)
+
+
+def generation_settings(name_or_path: str | os.PathLike[str]) -> GenerationConfig | None:
+    """The backbone's own generation settings (``generation_config.json``); None where it has no such file.
+
+    Raises:
+        HycamError: they contradict each other, so that the backbone cannot be loaded with them.
+    """
+    name = os.fspath(name_or_path)
+    if name in SHORT_NAMES:
+        return None
+    try:
+        return GenerationConfig.from_pretrained(_source(name))
+    except OSError:
+        return None
+    except (ValueError, TypeError) as error:
+        raise HycamError(
+            f"The generation_config.json of {name} does not work: {str(error).strip().splitlines()[0].rstrip('.')}. "
+            "Correct it in a copy of the backbone, or leave that file out of it."
+        ) from error
 
 
 def load_tokenizer(name_or_path: str | os.PathLike[str], trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

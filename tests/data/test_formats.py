@@ -320,6 +320,26 @@ def test_malformed_rows_are_handed_over_and_the_others_read(
     assert [error.removeprefix(f"{path}:").split(": ")[0] for error in bad] == places
 
 
+TWICE = b'[{"a": "1"},\n{"a": "x", "a": "y"},\n{"a": "z", "b": [{"c": 1, "d": 2, "c": 3}]},\n{"a": "2"}]'
+
+
+@pytest.mark.parametrize(
+    ("name", "content"), [("a.json", TWICE), ("a.jsonl", TWICE.replace(b"},\n", b"}\n").strip(b"[]"))]
+)
+@pytest.mark.parametrize("size", [1, 5, 1 << 20])
+def test_a_row_with_a_key_twice_is_malformed_and_the_others_are_read(
+    tmp_path: Path, name: str, content: bytes, size: int
+) -> None:
+    path, bad = write(tmp_path, content, name), []
+    with chunks_of(size):
+        assert [row.fields for row in read_rows(path, lambda error: bad.append(str(error)))] == [{"a": "1"}, {"a": "2"}]
+    assert bad == [
+        f'{path}:{line}: an object has the key "{key}" twice, of which only the last would be read.'
+        for line, key in ((2, "a"), (3, "c"))
+    ]
+    assert failure(path) == bad[0]
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

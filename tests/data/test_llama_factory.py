@@ -268,7 +268,7 @@ def test_a_fault_in_the_json_has_its_line_and_column(tmp_path: Path) -> None:
     ],
 )
 def test_a_name_given_twice_is_an_error(tmp_path: Path, text: str) -> None:
-    assert 'the name "a" twice' in not_read(tmp_path, text)
+    assert 'the key "a" twice' in not_read(tmp_path, text)
 
 
 def test_a_file_of_rows_is_told_apart(tmp_path: Path) -> None:

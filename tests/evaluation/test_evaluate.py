@@ -15,7 +15,8 @@ from hycam.evaluation.evaluate import evaluate
 from hycam.evaluation.generation import generate
 from hycam.evaluation.perplexity import response_nll
 from hycam.evaluation.result import METRICS_FILE
-from hycam.evaluation.text_metrics import bleu4, rouge_l
+from hycam.evaluation.text_metrics import bleu4, bleu_signature, rouge_l
+from hycam.evaluation.tokens import Tokens
 
 from .conftest import make_rows
 
@@ -58,6 +59,8 @@ def test_every_figure_is_the_one_of_its_rows(
             "bleu4": pytest.approx(bleu4(answers[name], rows["response"][:])),
             "rougeL": pytest.approx(rouge_l(answers[name], rows["response"][:]).mean()),
             "generated_rows": len(rows),
+            "bleu_signature": bleu_signature(),
+            "rouge_tokens": "a-z0-9",
         }
         assert 0 < found.tasks[name]["bleu4"] < 1
     tasks = found.tasks.values()
@@ -169,3 +172,69 @@ def test_a_diverged_model_is_written_as_null(
     found.write(tmp_path)
     written = json.loads((tmp_path / METRICS_FILE).read_text(), parse_constant=pytest.fail)
     assert written["macro"]["perplexity"] is None and written["tasks"]["one"]["tokens"] > 0
+
+
+def told(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> Dataset:
+    """Rows with these references."""
+    rows = make_rows(tokenizer, count=len(texts), seed=5).remove_columns("response")
+    return rows.add_column("response", texts)
+
+
+CHINESE = ["猫整天都睡在垫子上。", "我们用 PyTorch 训练语言模型。"]
+RUSSIAN = ["Кошка спала на коврике весь день.", "Мы обучаем языковые модели вместе."]
+
+
+def test_word_for_word_answers_are_right_in_every_task_whatever_its_script(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch, caplog
+) -> None:
+    texts = {
+        "zh": CHINESE,
+        "ru": RUSSIAN,
+        "en": ["the cat sat on the mat", "we train models"],
+        "numbers": ["42", "7"],
+        "marks": ["...", "!?"],
+    }
+    parts = {name: told(said, tokenizer) for name, said in texts.items()}
+    answers = iter(texts.values())
+    monkeypatch.setattr("hycam.evaluation.evaluate.generate", lambda *_: next(answers))
+    found = evaluate(model, tokenizer, parts, NEW, batch_size=4)
+    one = pytest.approx(1)
+    assert [found.tasks[name]["bleu4"] for name in texts] == [one, one, one, None, None]
+    assert [found.tasks[name]["rougeL"] for name in texts] == [1, 1, 1, 1, None]
+    assert [found.tasks[name]["rouge_tokens"] for name in texts] == ["unicode", "unicode", *["a-z0-9"] * 3]
+    assert "tok:zh" in found.tasks["zh"]["bleu_signature"]
+    assert (found.macro["bleu4"], found.macro["rougeL"], found.pooled["rougeL"]) == (one, 1, 1)
+    assert (found.pooled["bleu4"], found.bleu_signature) == (None, None)  # words and characters are no one corpus
+    assert "numbers has no BLEU-4: no reference has four words" in caplog.text
+    assert "marks: 2 of 2 references have no word (a-z0-9), so it has no ROUGE-L" in caplog.text
+
+
+def test_tasks_with_the_same_words_are_pooled(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {"zh": CHINESE, "also zh": CHINESE[:1]}
+    answers = {"zh": ["猫整天都睡在床上。", "我们训练语言模型。"], "also zh": ["猫睡在垫子上。"]}
+    replies = iter(answers.values())
+    monkeypatch.setattr("hycam.evaluation.evaluate.generate", lambda *_: next(replies))
+    parts = {name: told(said, tokenizer) for name, said in texts.items()}
+    found = evaluate(model, tokenizer, parts, NEW, batch_size=4)
+    every = [[text for texts_ in of.values() for text in texts_] for of in (answers, texts)]
+    assert found.pooled["bleu4"] == bleu4(*every, Tokens("zh", "unicode"))
+    assert found.bleu_signature == bleu_signature(Tokens("zh", "unicode"))
+    assert 0 < found.pooled["bleu4"] < 1
+
+
+def test_the_tokens_do_not_depend_on_how_many_rows_are_answered(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
+) -> None:
+    parts = {"mixed": told(["the cat sat on the mat", *CHINESE], tokenizer)}
+    found = [evaluate(model, tokenizer, parts, NEW, 4, generate_rows=rows).tasks["mixed"] for rows in (1, 3)]
+    assert found[0]["bleu_signature"] == found[1]["bleu_signature"] == bleu_signature(Tokens("zh", "unicode"))
+
+
+def test_a_row_without_a_word_among_others_scores_0_and_is_told(
+    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, caplog
+) -> None:
+    found = evaluate(model, tokenizer, {"one": told(["🐱", *["plain words " * 60] * 3], tokenizer)}, NEW, batch_size=4)
+    assert found.predictions[0]["rougeL"] == 0
+    assert "one: 1 of 4 references have no word (a-z0-9), so these rows score 0 in ROUGE-L" in caplog.text

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hycam.evaluation.text_metrics import bleu4, rouge_l
+from hycam.evaluation.text_metrics import bleu4, bleu_signature, rouge_l
+from hycam.evaluation.tokens import ENGLISH, Tokens
 from hycam.study.cells import Cell
 from hycam.study.plan import Plan
 from hycam.study.results import Result, Results
@@ -16,6 +17,7 @@ from hycam.study.text_tests import POOLED, TextTest, text_tests
 from hycam.training.run import Run
 from study.factory import DIVERGED, plan_of, study_of
 
+CHINESE = "猫狗坐在垫子上然后它走出去看那只鸟"
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "went", "out", "to", "see", "the", "dog"]
 TASKS = ("auto_cot", "dolly")
 
@@ -40,6 +42,7 @@ def _answer(one: Result, cells: dict[str, Cell], kept: dict[str, float], generat
     lines = []
     content = json.loads(json.dumps(one.content))
     for task, scored in content["evaluation"]["rows"].items():
+        content["evaluation"]["tasks"][task]["rougeL"] = 0.5 if generated else None
         for at, row in enumerate(scored["row"]):
             answer, reference = answered(f"{one.method} {one.seed}", task, row, kept[one.method])
             if at < generated:
@@ -157,3 +160,59 @@ def test_too_few_answers_are_said_to_be(tmp_path: Path, generated: int, reason: 
 def test_methods_without_a_fold_in_common_have_no_test() -> None:
     plan = plan_of(study_of(["LoRA", "HyCAM"]), lambda cell: DIVERGED if cell.method == "LoRA" else {"dolly": 1.0})
     assert text_tests(plan, "HyCAM") == []
+
+
+def in_chinese(plan: Plan, tasks: tuple[str, ...], old: tuple[str, ...] = ()) -> Plan:
+    """The same plan with Chinese answers in these tasks, scored as older versions did for the methods in ``old``."""
+    cells = {cell.identity: cell for cell in plan.cells}
+    done = []
+    for one in plan.results.done:
+        path = Run(Path(cells[one.identity].recipe.output)).evaluation("test") / "predictions.jsonl"
+        content = json.loads(json.dumps(one.content))
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for name, figures in content["evaluation"]["tasks"].items():
+            tokens = Tokens("zh", "unicode") if name in tasks and one.method not in old else ENGLISH
+            if one.method not in old:
+                figures |= {"bleu_signature": bleu_signature(tokens), "rouge_tokens": tokens.rouge}
+            own = [line for line in lines if line["task"] == name]
+            for at, line in enumerate(own):
+                if name in tasks:
+                    for key in ("prediction", "reference"):
+                        line[key] = None if line[key] is None else "".join(map(_character, line[key].split()))
+                if line["prediction"] is not None:
+                    line["rougeL"] = rouge_l([line["prediction"]], [line["reference"]], tokens).item()
+                    content["evaluation"]["rows"][name]["rougeL"][at] = line["rougeL"]
+        path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+        done.append(Result(content))
+    return Plan(plan.study, plan.cells, Results(done))
+
+
+def _character(word: str) -> str:
+    return CHINESE[WORDS.index(word)] if word in WORDS else "不"
+
+
+def test_answers_in_chinese_are_compared_by_their_characters(tmp_path: Path) -> None:
+    words = made(tmp_path / "words", {"LoRA": 0.7, "HyCAM": 0.9})
+    plan = in_chinese(made(tmp_path / "zh", {"LoRA": 0.7, "HyCAM": 0.9}), TASKS)
+    for metric in ("bleu4", "rougeL"):
+        for task in (*TASKS, POOLED):  # a character for each word: the same figures
+            one, two = (found(text_tests(of, "HyCAM"), metric, task) for of in (plan, words))
+            assert (one.value, one.against_value, one.p) == (
+                pytest.approx(two.value, rel=0.05),
+                pytest.approx(two.against_value, rel=0.05),
+                pytest.approx(two.p, abs=0.05),
+            )
+
+
+def test_tasks_whose_words_are_told_in_several_ways_are_no_one_corpus_of_bleu(tmp_path: Path) -> None:
+    tests = text_tests(in_chinese(made(tmp_path, {"LoRA": 0.7, "HyCAM": 0.9}), ("dolly",)), "HyCAM")
+    assert found(tests, "bleu4", POOLED).reason == "words are told in several ways (13a, zh)"
+    assert found(tests, "bleu4", "dolly").p < 0.05 and found(tests, "bleu4", "auto_cot").p < 0.05
+    assert found(tests, "rougeL", POOLED).p < 0.05
+
+
+def test_results_of_an_older_version_are_not_compared_with_those_that_tell_words_in_another_way(tmp_path: Path) -> None:
+    plan = in_chinese(made(tmp_path, {"LoRA": 0.7, "HyCAM": 0.9}), ("dolly",), old=("LoRA",))
+    tests = text_tests(plan, "HyCAM")
+    assert found(tests, "rougeL", "dolly").reason == "the two tell words in different ways (unicode and a-z0-9)"
+    assert found(tests, "rougeL", "auto_cot").p < 0.05

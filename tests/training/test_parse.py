@@ -288,3 +288,69 @@ def test_a_number_beyond_any_reckoning_is_told(tmp_path: Path) -> None:
             parse_recipe(Recipe, [write(tmp_path, text % ("0" * 400))])
     with pytest.raises(HycamError, match="too large"):
         parse_recipe(Recipe, ["--training.epochs", "1" + "0" * 400])
+
+
+TWICE = "training: {learning_rate: 1e-3}\ndata: {fold: 1}\ntraining:\n  batch_size: 7\n"
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "said"),
+    [
+        (Recipe, TWICE, r'a\.yaml has the key "training" twice, on lines 1 and 3'),
+        (StudyRecipe, TWICE, r'a\.yaml has the key "training" twice, on lines 1 and 3'),
+        (Recipe, 'data: {}\n"data": {fold: 1}\n', '"data" twice, on lines 1 and 2'),
+        (Recipe, "training:\n  batch_size: 2\n  epochs: 1\n  batch_size: 3\n", '"batch_size" twice, on lines 2 and 4'),
+        (Recipe, "data:\n  tasks:\n  - path: a\n    rows: 1\n    path: b\n", '"path" twice, on lines 3 and 5'),
+        (Recipe, "method: {config: {r: 8, r: 16}}", '"r" twice, on line 1'),
+        (StudyRecipe, "vary:\n  training.seed: [1]\n  training.seed: [2]\n", '"training.seed" twice, on lines 2 and 3'),
+        (StudyRecipe, "methods:\n  a: {name: lora}\n  a: {name: hycam}\n", '"a" twice, on lines 2 and 3'),
+        (Recipe, "training:\n  extra: {1: a, 0x1: b}\n", '"0x1" twice, on line 2'),
+        (Recipe, "a: &a {x: 1}\nb: &b {x: 2}\ntraining:\n  <<: *a\n  <<: *b\n", '"<<" twice, on lines 4 and 5'),
+    ],
+)
+def test_a_key_that_a_file_has_twice_is_named_with_both_lines(kind, text: str, said: str, tmp_path: Path) -> None:
+    with pytest.raises(HycamError, match=said):
+        parse_recipe(kind, [write(tmp_path, text)])
+
+
+def test_every_recipe_on_the_command_line_is_checked(tmp_path: Path) -> None:
+    (tmp_path / "b.yaml").write_text(TWICE)
+    first = write(tmp_path, "data: {fold: 1}\n")
+    for further in (["--recipe", f"{tmp_path}/b.yaml"], [f"--recipe={tmp_path}/b.yaml"]):
+        with pytest.raises(HycamError, match=r'b\.yaml has the key "training" twice, on lines 1 and 3'):
+            parse_recipe(Recipe, [first, *further])
+
+
+@pytest.mark.parametrize(
+    ("kind", "option", "value"),
+    [
+        (Recipe, "--method.config", "{r: 8, r: 16}"),
+        (Recipe, "--method.config", '{"r": 8, "r": 16}'),
+        (Recipe, "--training", "{batch_size: 2, batch_size: 3}"),
+        (Recipe, "--data.split", "{by: folds, by: count}"),
+        (Recipe, "--data.tasks", "[{path: a, path: b}]"),
+        (StudyRecipe, "--methods", "{a: {name: lora}, a: {name: hycam}}"),
+        (StudyRecipe, "--methods.a.config", "{r: 8, r: 16}"),
+        (StudyRecipe, "--vary", "{training.seed: [1], training.seed: [2]}"),
+    ],
+)
+def test_a_key_that_an_option_has_twice_is_named(kind: type, option: str, value: str) -> None:
+    with pytest.raises(HycamError, match=r'has the key "[\w.]+" twice, on line 1, and only the last would count'):
+        parse_recipe(kind, [option, value])
+
+
+def test_a_key_that_a_merge_brings_may_be_overridden(tmp_path: Path) -> None:
+    shared = "mine: &mine {name: lora, learning_rate: 1e-3}\n  other: {<<: *mine, learning_rate: 3e-3}\n"
+    path = write(tmp_path, f"methods:\n  {shared}  third: {{<<: [*mine, *mine], name: hycam}}\n")
+    methods = parse_recipe(StudyRecipe, [path]).methods
+    assert [methods[name].learning_rate for name in ("mine", "other", "third")] == [1e-3, 3e-3, 1e-3]
+    assert [methods[name].name for name in ("mine", "other", "third")] == ["lora", "lora", "hycam"]
+
+
+@pytest.mark.parametrize(
+    "text", ["Q: {instruction}\nQ: why?", "{a: 1, a: 2} {instruction}", "{a: {instruction}, a: 1}"]
+)
+def test_text_that_looks_like_a_key_twice_stays_text(text: str, tmp_path: Path) -> None:
+    assert parse_recipe(Recipe, ["--data.prompt", text]).data.prompt == text
+    path = write(tmp_path, yaml.safe_dump({"data": {"prompt": text}}))
+    assert parse_recipe(Recipe, [path]).data.prompt == text

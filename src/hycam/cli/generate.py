@@ -6,19 +6,24 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
+from hycam.adapt import empty_backbone
+from hycam.backbones import config, load_tokenizer
 from hycam.cli.arguments import parse
 from hycam.console import Reporter, quiet_libraries
-from hycam.data.encode import encode_prompts
-from hycam.data.formats import read_rows
-from hycam.data.prompts import end_token, render
+from hycam.data.asked import asked_ids, asked_rows
+from hycam.data.prompts import end_token
+from hycam.data.recipe import DataRecipe, TaskRecipe
 from hycam.errors import HycamError
 from hycam.evaluation.generation import generate
+from hycam.tables import Tables
 from hycam.training.run import Run
+
+_ALWAYS = ("instruction", "input")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -29,39 +34,43 @@ def main(arguments: Sequence[str]) -> None:
     )  # fmt: skip
     parser.add_argument("run", type=str, help="the run folder")
     parser.add_argument("prompts", type=str, nargs="*", help="instructions")
-    parser.add_argument("--file", type=str, default=None, help="a data file with instruction and, if any, input")
+    parser.add_argument("--file", type=str | TaskRecipe | None, default=None,
+                        help="a data file, or what else data.tasks may have; answers may be missing")  # fmt: skip
     parser.add_argument("--max_new_tokens", type=PositiveInt, default=256, help="most tokens in an answer")
     parser.add_argument("--batch_size", type=PositiveInt, default=8, help="prompts answered at once")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of plain text")
     chosen = parse(parser, arguments)
     run = Run(Path(chosen.run))
     recipe = run.recipe()
-    asked = _asked(chosen.prompts, chosen.file)
+    asked = _asked(chosen.prompts, parser.instantiate(chosen).file, recipe.data)
     quiet_libraries()
-    model, tokenizer = run.load()
-    prompts = [render(row, recipe.data.prompt, tokenizer) for row in asked]
-    ids = encode_prompts(prompts, tokenizer, recipe.data.prompt)
+    tokenizer = load_tokenizer(recipe.backbone, recipe.trust_remote_code)
+    ids = asked_ids(asked, tokenizer, recipe.data.prompt)
+    # Before the weights are loaded; a GPU would tell an index beyond a table by ending the process.
+    empty = empty_backbone(config(recipe.backbone, recipe.trust_remote_code), recipe.trust_remote_code)
+    Tables.of(empty).check(ids, chosen.max_new_tokens)
+    model, _ = run.load()
     with Reporter() as reporter:
         done = 0
 
         def count(rows: int) -> None:
             nonlocal done
             done += rows
-            reporter.update("generation", done, len(prompts))
+            reporter.update("generation", done, len(ids))
 
         end = cast(int, tokenizer.convert_tokens_to_ids(end_token(tokenizer, recipe.data.prompt)))
         answers = generate(model, tokenizer, ids, chosen.max_new_tokens, chosen.batch_size, count, end)
     for row, answer in zip(asked, answers, strict=True):
-        print(json.dumps({**row, "response": answer}, ensure_ascii=False) if chosen.json else answer)
+        shown = {
+            name: row[name] for name in ("system", "history", "instruction", "input") if row[name] or name in _ALWAYS
+        }
+        print(json.dumps({**shown, "response": answer}, ensure_ascii=False) if chosen.json else answer)
 
 
-def _asked(prompts: list[str], file: str | None) -> list[dict[str, str]]:
+def _asked(prompts: list[str], file: str | TaskRecipe | None, recipe: DataRecipe) -> list[dict[str, Any]]:
     if file is not None:
-        return [
-            {"instruction": row.text("instruction"), "input": row.text("input") if "input" in row.fields else ""}
-            for row in read_rows(Path(file))
-        ]
+        return asked_rows(file, recipe)
     lines = prompts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not lines:
         raise HycamError("There is nothing to answer: give instructions as arguments, with --file, or by line.")
-    return [{"instruction": line, "input": ""} for line in lines]
+    return [{"instruction": line, "input": "", "system": "", "history": []} for line in lines]

@@ -23,6 +23,7 @@ from hycam.inspection.modulation import modulation_map
 from hycam.inspection.representations import NEIGHBOURS, project, representations
 from hycam.inspection.routing import routing_by_task, routing_of_text
 from hycam.inspection.tokens import token_texts
+from hycam.tables import Tables
 from hycam.training.run import Run
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def _routing(
 
 def _routing_of_text(chosen: Namespace, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Shown:
     ids = _ids(tokenizer, chosen.text)
+    Tables.of(model).check([ids])
     weights = routing_of_text(model, ids)
     if weights is None:
         raise HycamError(_NO_ROUTER)
@@ -108,6 +110,7 @@ def _routing_of_text(chosen: Namespace, model: PreTrainedModel, tokenizer: PreTr
 
 def _modulation(chosen: Namespace, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Shown:
     ids = _ids(tokenizer, chosen.text)
+    Tables.of(model).check([ids])
     found = modulation_map(model, ids, chosen.layer)
     tokens = token_texts(tokenizer, ids)
     table = _table(f"token (layer {found.layer})", "mean size", "smallest", "largest", "suppressed")

@@ -25,7 +25,7 @@ import pyarrow
 import pyarrow.parquet
 
 from hycam.data.folders import unreadable
-from hycam.data.json_list import TOO_DEEP, TOO_LONG, OpenList
+from hycam.data.json_list import TOO_DEEP, TOO_LONG, OpenList, key_twice, keys_once
 from hycam.data.source_row import Bad, SourceRow, kind_of, label_of, refuse
 from hycam.errors import HycamError
 
@@ -174,7 +174,9 @@ def _json_lines(path: Path, lines: Iterator[tuple[int, bytes]], bad: Bad) -> Ite
 def _json(path: Path, number: int, raw: bytes) -> Any:
     text = _text(path, number, raw)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=keys_once)
+    except HycamError as error:
+        raise HycamError(f"{path}:{number}: {error}.") from None
     except json.JSONDecodeError as error:
         column = min(error.pos, len(text.rstrip())) + 1  # not behind the line's end, where white space was skipped
         raise HycamError(
@@ -195,6 +197,8 @@ def _json_list(path: Path, pieces: Iterator[str], bad: Bad) -> Iterator[SourceRo
         number = number + 1 if line == before else 1
         before = line
         try:
+            if list_.twice is not None:
+                raise HycamError(f"{path}:{line}: {key_twice(list_.twice)}.")
             row = SourceRow(str(path), line, _object(f"{path}:{line}", value), number=number)
         except HycamError as error:
             bad(error)

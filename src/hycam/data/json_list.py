@@ -1,10 +1,11 @@
-"""A list of JSON objects, read piece by piece."""
+"""JSON with no key twice in an object, and a list of JSON objects read piece by piece."""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,35 @@ _SPACE = re.compile(r"\s*")
 _CUT = 16  # more characters than a number, a word or an escape of JSON may lack at the end of what was read
 
 
+def repeated(pairs: Sequence[tuple[str, Any]]) -> str:
+    """The key that an object has twice, of which the library json keeps the last and says nothing."""
+    return Counter(key for key, _ in pairs).most_common(1)[0][0]
+
+
+def key_twice(key: str) -> str:
+    """What is wrong with an object that has ``key`` twice, as a part of a sentence."""
+    return f'an object has the key "{key}" twice, of which only the last would be read'
+
+
+def keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, as the library json is to make it; raises HycamError where a key is there twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise HycamError(key_twice(repeated(pairs)))
+    return found
+
+
 class OpenList:
-    """A JSON list that is read piece by piece: ``text`` is what of the file is at hand, ``at`` the place in it."""
+    """A JSON list that is read piece by piece: ``text`` is what of the file is at hand, ``at`` the place in it.
+
+    ``twice`` is a key that an object in the last item has twice, or None.
+    """
 
     def __init__(self, path: Path, pieces: Iterator[str]) -> None:
         self.path = path
         self.pieces = pieces
-        self.decoder = json.JSONDecoder()
+        self.decoder = json.JSONDecoder(object_pairs_hook=self._object)
+        self.twice: str | None = None
         self.line, self.text = 1, ""
         self.counted = 0  # ``line`` is that of this place in ``text``, so that counting line ends stays linear
         self.column = 0  # characters before ``text`` on its first line
@@ -48,6 +71,7 @@ class OpenList:
             return None
         self.is_first = False
         while True:
+            self.twice = None
             try:
                 value, end = self.decoder.raw_decode(self.text, self.at)
             except json.JSONDecodeError as error:
@@ -65,6 +89,12 @@ class OpenList:
                 line = self._line_at(self.at)
                 self.at = end
                 return line, value
+
+    def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) < len(pairs):  # not raised: where the item ends is still to be found
+            self.twice = repeated(pairs)
+        return found
 
     def _peek(self) -> str:
         """The next character that is no white space, or nothing at the end of the file."""

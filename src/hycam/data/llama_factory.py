@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hycam.data.json_list import keys_once
 from hycam.data.recipe import TaskRecipe
 from hycam.data.tasks.conversations import TAGS
 from hycam.data.tasks.sources import expanded
@@ -136,21 +137,12 @@ def dataset_info(path: str | Path) -> DatasetInfo:
     except UnicodeDecodeError as error:
         raise HycamError(f"{file} is not UTF-8 (byte {error.start + 1}): convert it and try again.") from None
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        # Of two entries with one name, the library json would keep the last and say nothing.
-        found: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in found:
-                raise HycamError(f'{file}: one object has the name "{key}" twice: rename or remove one of the two.')
-            found[key] = value
-        return found
-
     try:
-        entries = json.loads(text, object_pairs_hook=once)
+        entries = json.loads(text, object_pairs_hook=keys_once)
     except RecursionError:
         raise HycamError(f"{file} is nested too deeply to be a list of datasets.") from None
-    except HycamError:
-        raise
+    except HycamError as error:
+        raise HycamError(f"{file}: {error}. Rename or remove one of the two.") from None
     except json.JSONDecodeError as error:
         raise HycamError(
             f"{file}:{error.lineno}:{error.colno}: one JSON object with an entry for each dataset was expected "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain, zip_longest
 from typing import Any
@@ -15,6 +16,9 @@ from hycam.evaluation.generation import generate
 from hycam.evaluation.perplexity import NLL, across_tasks, response_nll
 from hycam.evaluation.result import Evaluation
 from hycam.evaluation.text_metrics import bleu4, bleu_signature, rouge_l
+from hycam.evaluation.tokens import Tokens, tokens_of
+
+_log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done ("perplexity" or "generation"), rows done and rows in all."""
@@ -88,10 +92,13 @@ def _assemble(
     parts: Mapping[str, Dataset], nlls: Mapping[str, NLL], answers: Mapping[str, list[str]], max_new_tokens: int
 ) -> Evaluation:
     references = {name: list(rows["response"])[: len(answers[name])] for name, rows in parts.items()}
-    bleu = {name: _bleu4(answers[name], references[name]) for name in parts}
-    rouge = {name: rouge_l(answers[name], references[name]) for name in parts}
-    all_answers = list(chain.from_iterable(answers.values()))
-    all_references = list(chain.from_iterable(references.values()))
+    tokens = {name: tokens_of(rows["response"]) for name, rows in parts.items()}
+    bleu = {name: _bleu4(name, answers[name], references[name], tokens[name]) for name in parts}
+    rouge = {name: rouge_l(answers[name], references[name], tokens[name]) for name in parts}
+    rouge_of = {name: _rouge_l(name, rouge[name], references[name], tokens[name]) for name in parts}
+    answered = [name for name in parts if answers[name]]
+    shared = {bleu_signature(tokens[name]) for name in answered}
+    is_one_corpus = len(shared) == 1  # n-grams of words and of characters are not counted together
     together = across_tasks(nlls)
     return Evaluation(
         tasks={
@@ -101,8 +108,10 @@ def _assemble(
                 "tokens": int(nlls[name].tokens.sum()),
                 "rows": len(rows),
                 "bleu4": bleu[name],
-                "rougeL": _mean(rouge[name]),
+                "rougeL": rouge_of[name],
                 "generated_rows": len(answers[name]),
+                "bleu_signature": bleu_signature(tokens[name]) if answers[name] else None,
+                "rouge_tokens": tokens[name].rouge if answers[name] else None,
             }
             for name, rows in parts.items()
         },
@@ -111,15 +120,15 @@ def _assemble(
             "perplexity_mean": together.perplexity_mean,
             "nll": together.nll,
             "bleu4": _mean(bleu.values()),
-            "rougeL": _mean(map(_mean, rouge.values())),
+            "rougeL": _mean(rouge_of.values()),
         },
         pooled={
             "perplexity": together.perplexity_pooled,
             "nll": together.nll_pooled,
-            "bleu4": _bleu4(all_answers, all_references),
-            "rougeL": _mean(chain.from_iterable(rouge.values())),
+            "bleu4": _pooled(answers, references, tokens[answered[0]]) if is_one_corpus else None,
+            "rougeL": _mean(chain.from_iterable(rouge[name] for name in answered if rouge_of[name] is not None)),
         },
-        bleu_signature=bleu_signature() if all_answers else None,
+        bleu_signature=shared.pop() if is_one_corpus else None,
         max_new_tokens=max_new_tokens,
         predictions=[
             entry
@@ -129,8 +138,36 @@ def _assemble(
     )
 
 
-def _bleu4(answers: Sequence[str], references: Sequence[str]) -> float | None:
-    return bleu4(answers, references) if answers else None
+def _bleu4(name: str, answers: Sequence[str], references: Sequence[str], tokens: Tokens) -> float | None:
+    """BLEU-4 of a task; None where nothing was answered, or no answer could have any."""
+    if not answers:
+        return None
+    if bleu4(references, references, tokens) == 0:
+        _log.warning("%s has no BLEU-4: no reference has four words, so that no answer could score.", name)
+        return None
+    return bleu4(answers, references, tokens)
+
+
+def _rouge_l(name: str, scores: np.ndarray, references: Sequence[str], tokens: Tokens) -> float | None:
+    """ROUGE-L of a task; None where nothing was answered, or no reference has a word."""
+    without = sum(not tokens.rouge_tokenizer.tokenize(text) for text in references)
+    if without:
+        what = (
+            "it has no ROUGE-L" if without == len(references) else "these rows score 0 in ROUGE-L, whatever is answered"
+        )
+        _log.warning(
+            "%s: %d of %d references have no word (%s), so %s.", name, without, len(references), tokens.rouge, what
+        )
+    return _mean(scores) if without < len(references) else None
+
+
+def _pooled(
+    answers: Mapping[str, Sequence[str]], references: Mapping[str, Sequence[str]], tokens: Tokens
+) -> float | None:
+    every_answer, every_reference = (list(chain.from_iterable(texts.values())) for texts in (answers, references))
+    if bleu4(every_reference, every_reference, tokens) == 0:
+        return None
+    return bleu4(every_answer, every_reference, tokens)
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

@@ -12,6 +12,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from hycam.errors import HycamError
 from hycam.evaluation.batching import batches_by_length, pad, padding_id, padding_mask
 from hycam.evaluation.mode import evaluating
+from hycam.tables import Tables
 
 
 def generate(
@@ -43,11 +44,12 @@ def generate(
         One text for each prompt, in the order of ``prompts``, without special tokens.
 
     Raises:
-        HycamError: a prompt has no token.
+        HycamError: a prompt has no token, one that the model has not, or no room for the answer behind it.
     """
     empty = [number for number, prompt in enumerate(prompts, 1) if len(prompt) == 0]
     if empty:
         raise HycamError(f"Prompt {empty[0]} of {len(prompts)} is empty. Give at least one word to continue.")
+    Tables.of(model).check(prompts, max_new_tokens)
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     ends = _end_tokens(base, tokenizer, end)
     greedy = GenerationConfig(

@@ -16,6 +16,7 @@ from hycam.errors import HycamError
 from hycam.evaluation.batching import batches_by_length, pad, padding_id, padding_mask
 from hycam.evaluation.mode import evaluating
 from hycam.labelled import IGNORED, head_at, labelled_positions
+from hycam.tables import Tables
 
 
 @dataclass(frozen=True)
@@ -98,9 +99,12 @@ def response_nll(
             whole result. A process without a batch repeats one, since a sharded model runs on all of them or on none.
 
     Raises:
-        HycamError: no token is labelled, or the model makes its logits without its output embedding.
+        HycamError: no token is labelled, a row is beyond the model's tables, or the model makes its
+            logits without its output embedding.
     """
-    lengths = [len(ids) for ids in rows["input_ids"]]
+    input_ids = rows["input_ids"][:]
+    Tables.of(model).check(input_ids)
+    lengths = list(map(len, input_ids))
     nll = torch.zeros(len(lengths), dtype=torch.float64)
     tokens = torch.zeros(len(lengths), dtype=torch.int64)
     with evaluating(model):

@@ -20,10 +20,13 @@ PREDICTIONS_FILE = "predictions.jsonl"
 class Evaluation:
     """What one model is worth on several tasks.
 
-    ``tasks[name]`` has ``perplexity``, ``nll`` (nats per token), ``tokens``, ``rows``, ``bleu4``, ``rougeL`` and
-    ``generated_rows``. ``macro`` weighs every task the same: ``perplexity`` is ``exp`` of the mean ``nll``,
-    ``perplexity_mean`` the arithmetic mean of perplexities. ``pooled`` takes all rows as one corpus. Where nothing was
-    generated, ``bleu4``, ``rougeL`` and ``bleu_signature`` are None. ``predictions`` has one entry for each row that
+    ``tasks[name]`` has ``perplexity``, ``nll`` (nats per token), ``tokens``, ``rows``, ``bleu4``, ``rougeL``,
+    ``generated_rows``, ``bleu_signature`` and ``rouge_tokens`` (what the words are, see
+    :class:`hycam.evaluation.tokens.Tokens`). ``macro`` weighs every task the same: ``perplexity`` is ``exp`` of the
+    mean ``nll``, ``perplexity_mean`` the arithmetic mean of perplexities. ``pooled`` takes all rows as one corpus.
+    Where nothing was generated, or no reference has what is counted (four words for ``bleu4``), ``bleu4`` and
+    ``rougeL`` are None; ``bleu_signature`` and the pooled ``bleu4`` are also where the tasks have words of several
+    kinds. ``predictions`` has one entry for each row that
     was scored: ``task``, ``row``, ``prompt``, ``prediction`` (None where not generated), ``reference``, ``rougeL``,
     ``nll`` (summed over the row's tokens) and ``tokens``.
     """

@@ -8,43 +8,45 @@ import numpy as np
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics.bleu import BLEU
 
+from hycam.evaluation.tokens import ENGLISH, Tokens
 
-def bleu4(predictions: Sequence[str], references: Sequence[str]) -> float:
+
+def bleu4(predictions: Sequence[str], references: Sequence[str], tokens: Tokens = ENGLISH) -> float:
     """Corpus BLEU-4 (Papineni et al. 2002) by sacrebleu.
 
-    No smoothing, tokenizer 13a, case-sensitive, one reference for each prediction: 0 unless n-grams of all four
-    lengths match somewhere in the corpus. An empty prediction adds its reference's length and no match.
+    No smoothing, case-sensitive, one reference for each prediction: 0 unless n-grams of all four lengths match
+    somewhere in the corpus. An empty prediction adds its reference's length and no match.
 
     Raises:
         ValueError: no prediction, or not as many as references.
     """
     if len(predictions) != len(references) or not predictions:
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
-    return bleu_metric().corpus_score(list(predictions), [list(references)]).score / 100
+    return bleu_metric(tokens).corpus_score(list(predictions), [list(references)]).score / 100
 
 
-def bleu_signature() -> str:
+def bleu_signature(tokens: Tokens = ENGLISH) -> str:
     """How ``bleu4`` is taken, in sacrebleu's own notation, its version included."""
-    metric = bleu_metric()
+    metric = bleu_metric(tokens)
     metric.corpus_score(["a"], [["a"]])  # the signature counts the references of the last score
     return str(metric.get_signature())
 
 
-def bleu_metric() -> BLEU:
+def bleu_metric(tokens: Tokens = ENGLISH) -> BLEU:
     """sacrebleu's BLEU as :func:`bleu4` takes it, on its scale from 0 to 100."""
     # `force` only silences a hint about predictions that look tokenised already.
-    return BLEU(smooth_method="none", tokenize="13a", max_ngram_order=4, force=True)
+    return BLEU(smooth_method="none", tokenize=tokens.bleu, max_ngram_order=4, force=True)
 
 
-def rouge_l(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
+def rouge_l(predictions: Sequence[str], references: Sequence[str], tokens: Tokens = ENGLISH) -> np.ndarray:
     """ROUGE-L F1 (Lin 2004) of each prediction by rouge-score, without stemming: float64 ``[rows]``.
 
-    The figure for a corpus is the mean over rows (not the library's bootstrap, which moves with a global seed).
-    Lower-cased runs of ``[a-z0-9]`` are the words, so other scripts and most symbols of code do not count.
+    The figure for a corpus is the mean over rows (not the library's bootstrap, which moves with a global seed). A
+    reference without any of ``tokens`` gives 0.
 
     Raises:
         ValueError: not as many predictions as references.
     """
-    scorer = RougeScorer(["rougeL"], use_stemmer=False)
+    scorer = RougeScorer(["rougeL"], tokenizer=tokens.rouge_tokenizer)
     pairs = zip(predictions, references, strict=True)
     return np.array([scorer.score(target=reference, prediction=text)["rougeL"].fmeasure for text, reference in pairs])

@@ -203,7 +203,8 @@ _DONE = _fields(
         "evaluation": _fields(
             {
                 "part": _one_of("test", "validation"),
-                "tasks": _by_name(_fields({**_SCORES, "tokens": _some, "rows": _some, "generated_rows": _count})),
+                "tasks": _by_name(_fields({**_SCORES, "tokens": _some, "rows": _some, "generated_rows": _count},
+                                           dict.fromkeys(("bleu_signature", "rouge_tokens"), _maybe(_text)))),
                 "macro": _fields({**_SCORES, "perplexity_mean": _maybe(_number)}),
                 "pooled": _fields(_SCORES),
                 "bleu_signature": _maybe(_text),

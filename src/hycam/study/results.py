@@ -95,7 +95,8 @@ class Result:
 
     @property
     def tasks(self) -> Mapping[str, Mapping[str, Any]]:
-        """By task: ``perplexity``, ``nll``, ``tokens``, ``rows``, ``bleu4``, ``rougeL``, ``generated_rows``."""
+        """By task: ``perplexity``, ``nll``, ``tokens``, ``rows``, ``bleu4``, ``rougeL``, ``generated_rows``, and, but
+        in results of older versions, ``bleu_signature`` and ``rouge_tokens``."""
         return self.content["evaluation"]["tasks"]
 
     @property

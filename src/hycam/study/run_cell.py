@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock
 
 from hycam import backbones
+from hycam.adapt import empty_backbone
 from hycam.console import Reports
 from hycam.data.prepare import Prepared, prepare
 from hycam.errors import Diverged, HycamError
@@ -20,6 +21,8 @@ from hycam.inspection.routing import routing_by_task
 from hycam.machine import describe, peak_memory_bytes
 from hycam.study.cells import Cell
 from hycam.training.evaluate import evaluate_rows
+from hycam.training.preflight import stop_at_errors
+from hycam.training.preflight.tables import check_tables
 from hycam.training.retention import measure_retention, retention_while_training
 from hycam.training.run import BASE, Run
 from hycam.training.train import train
@@ -64,6 +67,9 @@ def _prepared(cell: Cell, progress: Reports) -> Prepared:
             "The data are not those that the study was planned with: a file has changed since, or is another one on "
             "this machine. Bring it back, or run the study again with the new data."
         )
+    trusted = cell.recipe.trust_remote_code
+    backbone = empty_backbone(backbones.config(cell.recipe.backbone, trusted), trusted)
+    stop_at_errors(check_tables(cell.recipe, data, tokenizer, backbone))
     return data
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +14,8 @@ from sacrebleu.significance import Result as SacrebleuResult
 
 from hycam.errors import HycamError
 from hycam.evaluation.result import PREDICTIONS_FILE, read_predictions
-from hycam.evaluation.text_metrics import bleu_metric
+from hycam.evaluation.text_metrics import bleu4, bleu_metric
+from hycam.evaluation.tokens import Tokens
 from hycam.study.cells import Cell
 from hycam.study.pairs import Pair, pairs
 from hycam.study.plan import Plan
@@ -91,7 +93,7 @@ def _of_pair(pair: Pair, cells: Mapping[str, Cell]) -> list[TextTest]:
         blank = TextTest(
             pair.backbone, pair.method, pair.against, pair.settings, task, "bleu4", None, None, None, 0, lack
         )
-        found.append(blank if lack else _bleu(blank, answers, tasks))
+        found.append(blank if lack else _bleu(blank, answers, tasks, _tokenizers(chosen, tasks)))
         found.append(_rouge(replace(blank, metric="rougeL", reason=None), chosen, tasks))
     return found
 
@@ -121,7 +123,16 @@ def _answers(one: Result, cells: Mapping[str, Cell]) -> Answers:
     return {(entry["task"], entry["row"]): entry for entry in entries if entry["prediction"] is not None}
 
 
-def _bleu(blank: TextTest, answers: Sequence[tuple[Answers, Answers]], tasks: Sequence[str]) -> TextTest:
+def _tokenizers(chosen: Iterable[tuple[Result, Result]], tasks: Sequence[str]) -> set[str]:
+    """Those of sacrebleu by which these tasks were scored; what an older version wrote is of the only one it had."""
+    scored = [one.tasks[task].get("bleu_signature") for pair in chosen for one in pair for task in tasks]
+    named = [re.search(r"tok:([^|]+)", signature) for signature in scored if signature]
+    return {found[1] for found in named if found} | ({Tokens.bleu} if None in scored else set())
+
+
+def _bleu(
+    blank: TextTest, answers: Sequence[tuple[Answers, Answers]], tasks: Sequence[str], tokenizers: set[str]
+) -> TextTest:
     rows = [
         (of_one["prediction"], other[place]["prediction"], of_one["reference"])
         for one, other in answers
@@ -130,9 +141,16 @@ def _bleu(blank: TextTest, answers: Sequence[tuple[Answers, Answers]], tasks: Se
     ]
     if len(rows) < FEWEST_ROWS:
         return _few(blank, len(rows))
+    if len(tokenizers) > 1:
+        return replace(
+            blank, rows=len(rows), reason=f"words are told in several ways ({', '.join(sorted(tokenizers))})"
+        )
+    tokens = Tokens(bleu=cast(Any, next(iter(tokenizers))))
     mine, others, references = (list(texts) for texts in zip(*rows, strict=True))
+    if bleu4(references, references, tokens) == 0:
+        return replace(blank, rows=len(rows), reason="no reference has four words")
     named: list[tuple[str, Sequence[str]]] = [(blank.against, others), (blank.method, mine)]
-    _, scores = PairedTest(named, {"BLEU": bleu_metric()}, [references], "bs", BLEU_RESAMPLES)()
+    _, scores = PairedTest(named, {"BLEU": bleu_metric(tokens)}, [references], "bs", BLEU_RESAMPLES)()
     against, method = (cast(SacrebleuResult, score) for score in scores["BLEU"])
     # Of two equal scores sacrebleu calls the difference significant: none of its resamples exceeds it.
     p = 1.0 if method.score == against.score else cast(float, method.p_value)
@@ -140,6 +158,13 @@ def _bleu(blank: TextTest, answers: Sequence[tuple[Answers, Answers]], tasks: Se
 
 
 def _rouge(blank: TextTest, chosen: Sequence[tuple[Result, Result]], tasks: Sequence[str]) -> TextTest:
+    told = {
+        tuple(result.tasks[task].get("rouge_tokens") or Tokens.rouge for result in pair)
+        for pair in chosen
+        for task in tasks
+    }
+    if differing := [pair for pair in told if len(set(pair)) > 1]:
+        return replace(blank, reason=f"the two tell words in different ways ({' and '.join(differing[0])})")
     rows = [
         (value, other[row])
         for task in tasks
@@ -155,7 +180,9 @@ def _rouge(blank: TextTest, chosen: Sequence[tuple[Result, Result]], tasks: Sequ
 
 
 def _rouge_of(one: Result, task: str) -> dict[str, float]:
-    """ROUGE-L of the rows that were generated."""
+    """ROUGE-L of the rows that were generated, where the task has any."""
+    if one.tasks[task]["rougeL"] is None:
+        return {}
     rows = one.content["evaluation"]["rows"][task]
     return {row: value for row, value in zip(rows["row"], rows["rougeL"], strict=True) if value is not None}
 

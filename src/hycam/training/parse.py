@@ -6,14 +6,24 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
-from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser, Namespace, set_parsing_settings
+import yaml
+from jsonargparse import (
+    ActionConfigFile,
+    ArgumentError,
+    ArgumentParser,
+    Namespace,
+    get_loader,
+    set_loader,
+    set_parsing_settings,
+)
 
 from hycam.errors import HycamError, UsageError, nearest
-from hycam.training.yaml_file import read_yaml
+from hycam.training.yaml_file import check_keys, read_yaml
 
 T = TypeVar("T")
 
@@ -22,6 +32,17 @@ T = TypeVar("T")
 set_parsing_settings(
     instantiate_subclass_spec_in_any=False, import_path_denylist=["*"], import_path_allowlist=["hycam"]
 )
+
+_load_yaml = get_loader("yaml")
+
+
+def _load_once(text: str) -> Any:
+    """As jsonargparse reads the value of an option, with no key in it twice."""
+    check_keys(text)
+    return _load_yaml(text)
+
+
+set_loader("yaml", _load_once, (yaml.YAMLError,))
 
 
 @cache
@@ -48,8 +69,9 @@ def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
     words = list(arguments)
     if words and not words[0].startswith("-"):
         words = ["--recipe", *words]
-    path = words[words.index("--recipe") + 1] if "--recipe" in words[:-1] else None
-    if path is not None:
+    paths = [after for word, after in pairwise(words) if word == "--recipe"]
+    paths += [word.partition("=")[2] for word in words if word.startswith("--recipe=")]
+    for path in paths:
         _check_file(kind, Path(path))
     parser = recipe_parser(kind, **kwargs)  # type: ignore[arg-type]  # a class is hashable
     try:
@@ -61,7 +83,9 @@ def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
     except HycamError:
         raise
     except OverflowError as error:
-        raise HycamError(f"{path or 'An option'} has a number that is too large to reckon with ({error}).") from error
+        raise HycamError(
+            f"{' or '.join(paths) or 'An option'} has a number that is too large to reckon with ({error})."
+        ) from error
     except ValueError as error:
         raise _refused(str(error)) from error
     return kind(**{entry.name: filled[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]
@@ -169,7 +193,7 @@ def _explained(kind: type, message: str) -> HycamError:
             return HycamError(_is_group(key, group))
         expected = re.search(r"Expected an? (?:<class ')?(?:typing\.)?(.+?)(?:'>)?(?:\. Got|\n|$)", rest)
         got = re.search(r"(?:Got value|Given value): (.*)", rest)
-        what = f"expected {expected.group(1)}" if expected else rest.splitlines()[0]
+        what = f"expected {expected.group(1)}" if expected else rest.splitlines()[0].rstrip(".")
         return HycamError(f"{key} has a wrong value: {what}{f', got {got.group(1)}' if got else ''}.")
     return HycamError(message)
 

@@ -23,7 +23,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_callback import ProgressCallback as TqdmCallback
 
 from hycam import backbones, processes
-from hycam.adapt import adapt, trainable_parameters
+from hycam.adapt import adapt, empty_backbone, trainable_parameters
 from hycam.console import Reports, Silence
 from hycam.data.batches import Batches
 from hycam.data.mixture import Mixture
@@ -45,10 +45,12 @@ from hycam.training.preflight.data import check_lengths
 from hycam.training.preflight.output import room_needed, trained_kind
 from hycam.training.preflight.settings import check_schedule
 from hycam.training.preflight.shapes import steps_of
+from hycam.training.preflight.tables import check_tables
 from hycam.training.preflight.without_data import check_without_data
 from hycam.training.recipe import Recipe
 from hycam.training.rows import MixedRows
 from hycam.training.run import Run
+from hycam.training.saving import check_saves, mended
 from hycam.training.savings import OPTIMIZERS, compile_blocks, use_liger
 from hycam.training.state_files import check_state
 from hycam.training.stopping import Stop
@@ -116,7 +118,12 @@ def _train(
         reporter = Silence()
     tokenizer = backbones.load_tokenizer(recipe.backbone, recipe.trust_remote_code)
     tokenizer.padding_side = "right"
+    check_saves(recipe.backbone, tokenizer)
     data = prepare(recipe.data, tokenizer, reporter.update)
+    empty = empty_backbone(backbones.config(recipe.backbone, recipe.trust_remote_code), recipe.trust_remote_code)
+    of_tables = check_tables(recipe, data, tokenizer, empty)
+    stop_at_errors(one for one in of_tables if one.about != "settings")
+    log_all(one for one in of_tables if one.about == "settings")
     goes_back = settings.early_stopping_patience is not None
     checkpoints = Checkpoints(run.checkpoints, beside=[run.metrics], goes_back=goes_back)
 
@@ -160,6 +167,8 @@ def _train(
     with distributed.partitioned_as(weights, arguments):
         model = backbones.load(recipe.backbone, weights, place, recipe.trust_remote_code, recipe.quantization)
     total = distributed.parameters(model)
+    if entry.trains_backbone:
+        model.generation_config, _ = mended(model.generation_config)
     if settings.use_liger_kernel:
         use_liger(model, undo)
     adapted = adapt(model, entry.name, recipe.method.config)

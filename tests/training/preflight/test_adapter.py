@@ -10,10 +10,10 @@ from transformers import AutoConfig, PreTrainedConfig, T5Config
 
 from architectures import ARCHITECTURES, tiny
 from hycam import backbones
-from hycam.adapt import adapt, empty_backbone, trainable_parameters
+from hycam.adapt import adapt, trainable_parameters
 from hycam.methods import METHODS
 from hycam.training import savings
-from hycam.training.preflight.adapter import check_adapter, positions
+from hycam.training.preflight.adapter import check_adapter
 from hycam.training.recipe import MethodRecipe, OptimizerRecipe, Recipe, TrainingRecipe
 
 
@@ -62,12 +62,3 @@ def test_compiling_without_blocks_is_said(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(savings, "GradientCheckpointingLayer", type("Another", (), {}))
     (error,) = check_adapter(recipe, config())[0].errors
     assert "LlamaForCausalLM has no blocks" in error.text
-
-
-def test_rows_longer_than_the_backbone_are_an_error_where_positions_have_weights() -> None:
-    for architecture, severity in (("gpt2", "error"), ("opt", "error"), ("llama", "warning")):
-        of_it = config(architecture)
-        assert positions(of_it, 128, empty_backbone(of_it)) == []
-        (found,) = positions(of_it, 129, empty_backbone(of_it))
-        assert found.severity == severity
-        assert "Lower data.max_length to 128" in found.text

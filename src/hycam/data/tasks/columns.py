@@ -13,14 +13,14 @@ from hycam.data.tasks.conversations import conversation
 COLUMNS = ("instruction", "input", "response", "system", "history", "messages", "group", "part")
 """What a column may hold, as a recipe names it. ``part`` is set by a split by column."""
 
-_PAIRS = (  # instruction, response, input; a file need not have an input
+PAIRS = (  # instruction, response, input; a file need not have an input
     ("instruction", "output", "input"),
     ("instruction", "response", "input"),
     ("instruction", "response", "context"),
     ("prompt", "completion", "input"),
     ("question", "answer", "context"),
 )
-_CONVERSATIONS = ("messages", "conversations", "conversation")
+CONVERSATIONS = ("messages", "conversations", "conversation")
 
 
 @dataclass(frozen=True)
@@ -82,19 +82,19 @@ class ByColumns:
         """Where everything is, for this row."""
         if {"instruction", "response"} <= self.columns.keys() or "messages" in self.columns:
             return self.columns
-        for column in _CONVERSATIONS:
+        for column in CONVERSATIONS:
             if isinstance(row.fields.get(column), list):
                 return {"messages": column, "system": "system", **self.columns}
-        possible = [names for names in _PAIRS if names[0] in row.fields and names[1] in row.fields]
+        possible = [names for names in PAIRS if names[0] in row.fields and names[1] in row.fields]
         if not possible:
-            for column in _CONVERSATIONS:
+            for column in CONVERSATIONS:
                 if column in row.fields:
                     return {"messages": column}  # which is no list, as will be said
-            pairs = ", ".join(f"{asked} and {answered}" for asked, answered in dict.fromkeys(n[:2] for n in _PAIRS))
+            pairs = ", ".join(f"{asked} and {answered}" for asked, answered in dict.fromkeys(n[:2] for n in PAIRS))
             known = ", ".join(map(str, row.fields)) or "none"
             raise row.error(
-                f"one of these pairs of columns was expected: {pairs}; or a list of messages in {_CONVERSATIONS[0]} or "
-                f"{_CONVERSATIONS[1]}. The columns are: {known}. A recipe names others under columns"
+                f"one of these pairs of columns was expected: {pairs}; or a list of messages in {CONVERSATIONS[0]} or "
+                f"{CONVERSATIONS[1]}. The columns are: {known}. A recipe names others under columns"
             )
         asked, answered, given = next((names for names in possible if names[2] in row.fields), possible[0])
         usual = {"instruction": asked, "input": given, "response": answered, "system": "system", "history": "history"}

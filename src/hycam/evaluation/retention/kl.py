@@ -14,6 +14,7 @@ from hycam.evaluation.mode import evaluating
 from hycam.evaluation.perplexity import logits_at
 from hycam.evaluation.retention.base import Base
 from hycam.evaluation.retention.continued import Continued
+from hycam.tables import Tables
 
 # Every position has its logits, of two models: with a vocabulary of 49,152 some 0.1 GB each, and as much for the terms.
 _BATCH_TOKENS = 512
@@ -49,6 +50,7 @@ def divergence(
         batch_size: most rows in a batch; a batch has at most 512 tokens, or one row.
         progress: called after each batch with the number of rows in it.
     """
+    Tables.of(model).check([row.ids for row in rows])
     total, tokens = 0.0, 0
     for indices in batches_by_length([len(row.ids) for row in rows], batch_size, _BATCH_TOKENS):
         batch = [rows[index] for index in indices]

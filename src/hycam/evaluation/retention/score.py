@@ -18,6 +18,7 @@ from hycam.evaluation.perplexity import logits_at
 from hycam.evaluation.retention.continued import Continued, joined
 from hycam.evaluation.retention.tasks import Item, RetentionTask
 from hycam.labelled import IGNORED, labelled_positions
+from hycam.tables import Tables
 
 _BATCH_TOKENS = 2048
 
@@ -50,6 +51,7 @@ def likelihoods(
         batch_size: most rows in a batch; a batch has at most 2,048 tokens.
         progress: called after each batch with the number of rows in it.
     """
+    Tables.of(model).check([row.ids for row in rows])
     nll = torch.zeros(len(rows), dtype=torch.float64)
     misses = torch.zeros(len(rows), dtype=torch.int64)
     with evaluating(model):

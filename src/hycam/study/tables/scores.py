@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from hycam.evaluation.tokens import Tokens
 from hycam.study import paper
 from hycam.study.plan import Plan
 from hycam.study.results import Result
@@ -78,4 +79,16 @@ def notes(plan: Plan, over: str) -> list[str]:
             f"BLEU-4 and ROUGE-L: of {number} greedy answers a task, of at most {plan.study.evaluation.max_new_tokens} "
             "new tokens; secondary on small backbones."
         )
+        found += other_words(plan)
     return [*found, spread_note(plan), MARKS]
+
+
+def other_words(plan: Plan) -> list[str]:
+    """How answers were scored where their words are not those of English, by task."""
+    ways = {
+        f"{name}: BLEU-4 {task['bleu_signature']}, ROUGE-L of {task['rouge_tokens']} words."
+        for one in plan.results.done
+        for name, task in one.tasks.items()
+        if task.get("rouge_tokens") not in (None, Tokens.rouge)
+    }
+    return sorted(ways)

@@ -11,6 +11,7 @@ from hycam.methods import method
 from hycam.optim import factor_pairs, parameter_groups
 from hycam.training.preflight.finding import Findings
 from hycam.training.recipe import Recipe
+from hycam.training.saving import check_saves, check_shared
 from hycam.training.savings import blocks_to_compile
 
 _ABOUT = "method"
@@ -28,6 +29,9 @@ def check_adapter(recipe: Recipe, config: PreTrainedConfig) -> tuple[Findings, i
     if backbone is None:
         return found, None
     _switches(recipe, backbone, found)
+    if entry.trains_backbone:
+        found.attempt("backbone", check_saves, recipe.backbone, backbone)
+        found.attempt("backbone", check_shared, recipe.backbone, backbone)
     adapted = found.attempt(_ABOUT, lambda: adapt(backbone, entry.name, recipe.method.config, empty=True))
     if adapted is None:
         return found, None
@@ -60,18 +64,3 @@ def _switches(recipe: Recipe, backbone: nn.Module, found: Findings) -> None:
             "settings",
             f"{type(backbone).__name__} has no gradient checkpointing. Leave training.gradient_checkpointing off.",
         )
-
-
-def positions(backbone: PreTrainedConfig, longest: int, model: nn.Module) -> Findings:
-    """Whether rows are longer than what the backbone was made for."""
-    found = Findings()
-    most = getattr(backbone, "max_position_embeddings", None)
-    if not isinstance(most, int) or longest <= most:
-        return found
-    tables = [m for m in model.modules() if isinstance(m, nn.Embedding) and most <= m.num_embeddings <= most + 2]
-    text = f"The longest row has {longest:,} tokens and the backbone {most:,} positions"
-    if tables:
-        found.error("data", f"{text}, each with an embedding of its own. Lower data.max_length to {most}.")
-    else:
-        found.warn("data", f"{text}: what lies beyond, it has never seen. Lower data.max_length to {most}.")
-    return found

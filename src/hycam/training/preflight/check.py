@@ -15,7 +15,6 @@ from hycam.data.partition import partition
 from hycam.data.prepare import Prepared
 from hycam.methods import method
 from hycam.training.device import torch_device, torch_dtype
-from hycam.training.preflight.adapter import positions
 from hycam.training.preflight.backbone import Weights
 from hycam.training.preflight.data import check_duplicates, check_lengths, check_responses, prepared
 from hycam.training.preflight.finding import Findings
@@ -24,10 +23,12 @@ from hycam.training.preflight.output import check_output, check_room, room_neede
 from hycam.training.preflight.room import resident
 from hycam.training.preflight.settings import check_schedule
 from hycam.training.preflight.shapes import batches_of, steps_of
+from hycam.training.preflight.tables import check_tables
 from hycam.training.preflight.without_data import WithoutData, check_without_data
 from hycam.training.recipe import Recipe
 from hycam.training.rows import MixedRows
 from hycam.training.run import Run
+from hycam.training.saving import check_saves
 from hycam.training.train import training_arguments
 
 _DEVIATION = 0.15  # an estimate may be so far from what is measured (docs/preflight.md)
@@ -87,6 +88,8 @@ def _tokenizer(recipe: Recipe, known: WithoutData, found: Findings) -> PreTraine
             return None
     tokenizer = found.attempt("backbone", backbones.load_tokenizer, recipe.backbone, recipe.trust_remote_code)
     if tokenizer is not None:
+        if not found.attempt("backbone", check_saves, recipe.backbone, tokenizer):
+            return None
         size = _megabytes(known.weights.size)
         found.ok("backbone", f"{recipe.backbone} can be read: {known.config.model_type}, {size}.")
     return tokenizer
@@ -119,7 +122,7 @@ def _rows(
     found += check_responses(recipe.data, data, tokenizer)
     found += check_duplicates(data)
     rows = MixedRows(data.train)
-    found += positions(config, int(rows.lengths.max()), empty_backbone(config, recipe.trust_remote_code))
+    found += check_tables(recipe, data, tokenizer, empty_backbone(config, recipe.trust_remote_code))
     steps = found.attempt("data", lambda: steps_of(recipe, batches_of(recipe, rows, processes)))
     if steps is not None:
         found += check_schedule(recipe, steps, len(rows))

@@ -1,0 +1,108 @@
+"""Rows that are to be answered: read and laid out as in training, whether or not they have an answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import PreTrainedTokenizerBase
+
+from hycam.data.chosen import chosen_tasks
+from hycam.data.encode import Form, encode
+from hycam.data.partition import rows_of
+from hycam.data.recipe import DataRecipe, MixtureRecipe, SplitRecipe, TaskRecipe
+from hycam.data.source_row import SourceRow
+from hycam.data.tasks.base import Example
+from hycam.data.tasks.columns import CONVERSATIONS, PAIRS, ByColumns
+
+_ANSWER = "answer"  # in the place of one: whatever it is, the same stands before it
+_NO_LIMIT = 1 << 24
+
+
+def asked_rows(wanted: str | TaskRecipe, recipe: DataRecipe) -> list[dict[str, Any]]:
+    """The rows of a file or of anything else that a recipe may have under ``tasks``.
+
+    Args:
+        wanted: as in a recipe. The path of a task of ``recipe`` is read as that task is.
+        recipe: of the run; its ``skip_bad_rows`` and ``dataset_info`` count.
+
+    Returns:
+        ``row``, ``instruction``, ``input``, ``system``, ``history``, and a ``response`` that need not mean anything.
+
+    Raises:
+        HycamError: as :func:`hycam.data.load.load_task`.
+    """
+    if isinstance(wanted, str):
+        wanted = next((one for one in recipe.tasks if _is_at(one, wanted)), wanted)
+    if isinstance(wanted, TaskRecipe):
+        wanted = replace(wanted, split=None)
+        if "instruction" in wanted.columns:
+            wanted = replace(wanted, columns={"response": "response", **wanted.columns})
+    alone = replace(recipe, tasks=[wanted], split=SplitRecipe(), mixture=MixtureRecipe(), fold=0)
+    (chosen,) = chosen_tasks(alone).values()
+    assert chosen.task is not None  # only a split by files has none
+    sources = [_without_answers(source) for source in chosen.task.sources]
+    chosen = replace(chosen, task=replace(chosen.task, sources=tuple(sources)))
+    return rows_of(chosen, alone, keep_empty=True).dataset.to_list()
+
+
+def asked_ids(rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[list[int]]:
+    """The token ids that the last answer of each row is to follow, exactly as in training; none is shortened.
+
+    Raises:
+        HycamError: as :func:`hycam.data.encode.encode`.
+    """
+    whole = [{"row": f"prompt {number}", "system": "", "history": [], **row, "response": _ANSWER}
+             for number, row in enumerate(rows, 1)]  # fmt: skip
+    encoded = encode(datasets.Dataset.from_list(whole), tokenizer, Form(prompt, _NO_LIMIT)).dataset
+    return [ids[:length] for ids, length in zip(encoded["input_ids"], encoded["prompt_length"], strict=True)]
+
+
+def _is_at(entry: str | TaskRecipe, path: str) -> bool:
+    where = entry.path if isinstance(entry, TaskRecipe) else None
+    return where is not None and Path(where).expanduser().absolute() == Path(path).expanduser().absolute()
+
+
+def _without_answers(source: Any) -> Any:
+    """The source with a converter that needs no answers; one of a known task stays as it is."""
+    convert = getattr(source, "convert", None)
+    return replace(source, convert=Asked(convert.columns, convert.tags)) if type(convert) is ByColumns else source
+
+
+@dataclass(frozen=True)
+class Asked(ByColumns):
+    """As :class:`ByColumns`, of rows that may lack the answer, or in a conversation the last one."""
+
+    @property
+    def expected(self) -> frozenset[str]:
+        return super().expected - {self.columns.get("response")}
+
+    def __call__(self, row: SourceRow) -> Example:
+        return super().__call__(replace(row, fields=self._answered(row.fields)))
+
+    def _answered(self, fields: dict[str, Any]) -> dict[str, Any]:
+        for column in (self.columns["messages"],) if "messages" in self.columns else CONVERSATIONS:
+            messages = fields.get(column)
+            if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
+                return {**fields, column: [*messages, *self._reply(messages[-1])]}
+        if "response" in self.columns:
+            return {self.columns["response"]: _ANSWER, **fields}
+        if any(question in fields and answer in fields for question, answer, _ in PAIRS):
+            return fields
+        question, missing = next((pair[:2] for pair in PAIRS if pair[0] in fields), ("", ""))
+        if not missing:
+            return fields  # which is no known shape, as will be said
+        if isinstance(fields[question], list):  # TRL's form, of messages
+            return {**fields, missing: self._reply(fields[question][-1])}
+        return {**fields, missing: _ANSWER}
+
+    def _reply(self, last: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """The answer to the last message, in its own spelling; none where it is an answer."""
+        for role, content in ((self.tags.get("role", "role"), self.tags.get("content", "content")), ("from", "value")):
+            if role in last:
+                words = [self.tags["assistant"]] if "assistant" in self.tags else ["assistant", "gpt"]
+                return [] if last[role] in words else [{role: words[0], content: _ANSWER}]
+        return []

@@ -1,0 +1,148 @@
+"""Rows that are to be answered are laid out as in training, with and without their answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from byte_tokenizer import byte_tokenizer
+from hycam.data.asked import asked_ids, asked_rows
+from hycam.data.prepare import prepare
+from hycam.data.recipe import DataRecipe, SplitRecipe, TaskRecipe
+from hycam.errors import HycamError
+
+TOKENIZER = byte_tokenizer()
+TOKENIZER.chat_template = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+TALK = [
+    ("system", "Be kind."),
+    ("user", "Hi {n}"),
+    ("assistant", "Hello"),
+    ("user", "Bye {n}"),
+    ("assistant", "So long"),
+]
+
+
+def messages(number: int, role: str = "role", content: str = "content", **words: str) -> list[dict[str, str]]:
+    return [{role: words.get(who, who), content: said.format(n=number)} for who, said in TALK]
+
+
+# A row with its answer, the same without, and what else a recipe says of the file.
+FORMS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
+    "instruction and output": (
+        lambda n: {"instruction": f"Add {n}", "input": f"to {n}", "output": "x"},
+        lambda n: {"instruction": f"Add {n}", "input": f"to {n}"},
+        {},
+    ),
+    "prompt and completion": (
+        lambda n: {"prompt": f"Add {n}", "completion": "x"},
+        lambda n: {"prompt": f"Add {n}"},
+        {},
+    ),
+    "question with a context": (
+        lambda n: {"question": f"Add {n}", "context": f"to {n}", "answer": "x"},
+        lambda n: {"question": f"Add {n}", "context": f"to {n}"},
+        {},
+    ),
+    "system and history": (
+        lambda n: {"instruction": f"Add {n}", "output": "x", "system": "Be brief.", "history": [[f"a{n}", f"b{n}"]]},
+        lambda n: {"instruction": f"Add {n}", "system": "Be brief.", "history": [[f"a{n}", f"b{n}"]]},
+        {},
+    ),
+    "messages": (lambda n: {"messages": messages(n)}, lambda n: {"messages": messages(n)[:-1]}, {}),
+    "ShareGPT": (
+        lambda n: {"conversations": messages(n, "from", "value", user="human", assistant="gpt")},
+        lambda n: {"conversations": messages(n, "from", "value", user="human", assistant="gpt")[:-1]},
+        {},
+    ),
+    "TRL": (
+        lambda n: {"prompt": messages(n)[:-1], "completion": messages(n)[-1:]},
+        lambda n: {"prompt": messages(n)[:-1]},
+        {},
+    ),
+    "named columns": (
+        lambda n: {"q": f"Add {n}", "on": f"to {n}", "a": "x", "about": "Be brief."},
+        lambda n: {"q": f"Add {n}", "on": f"to {n}", "about": "Be brief."},
+        {"columns": {"instruction": "q", "input": "on", "response": "a", "system": "about"}},
+    ),
+    "tags": (
+        lambda n: {"talk": messages(n, "who", "said", user="me", assistant="you", system="rule")},
+        lambda n: {"talk": messages(n, "who", "said", user="me", assistant="you", system="rule")[:-1]},
+        {"columns": {"messages": "talk"}, "tags": {"role": "who", "content": "said", "user": "me", "assistant": "you",
+                                                   "system": "rule"}},
+    ),
+}  # fmt: skip
+
+
+def write(path: Path, make: Any, numbers: range = range(10)) -> str:
+    path.write_text("".join(json.dumps(make(number)) + "\n" for number in numbers))
+    return str(path)
+
+
+def trained(path: str, prompt: str, further: dict[str, Any]) -> dict[str, list[int]]:
+    """The prompts as training has them, by row."""
+    split = SplitRecipe(by="count", validation_rows=1, test_rows=1)
+    data = prepare(DataRecipe([TaskRecipe(path=path, **further)], split=split, prompt=prompt), TOKENIZER)
+    return {row["row"]: row["input_ids"][: row["prompt_length"]]
+            for part in (data.train, data.validation, data.test) for rows in part.values() for row in rows}  # fmt: skip
+
+
+@pytest.mark.parametrize("prompt", ["alpaca", "paper", "chat", "{system}|{instruction}|{input}>"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_row_is_asked_as_it_is_trained_with_and_without_its_answer(form: str, prompt: str, tmp_path: Path) -> None:
+    whole, bare, further = FORMS[form]
+    path = write(tmp_path / "rows.jsonl", whole)
+    expected = trained(path, prompt, further)
+    for make in (whole, bare):
+        rows = asked_rows(TaskRecipe(path=write(tmp_path / "rows.jsonl", make), **further), DataRecipe())
+        ids = asked_ids(rows, TOKENIZER, prompt)
+        assert {row["row"]: one for row, one in zip(rows, ids, strict=True)} == expected
+
+
+def test_a_file_of_the_run_is_read_as_the_run_read_it(tmp_path: Path) -> None:
+    _, bare, further = FORMS["named columns"]
+    path = write(tmp_path / "rows.jsonl", bare)
+    recipe = DataRecipe([TaskRecipe(path=path, split=SplitRecipe(by="column", column="part"), **further)])
+    assert [row["instruction"] for row in asked_rows(path, recipe)] == [f"Add {n}" for n in range(10)]
+    with pytest.raises(HycamError, match="columns was expected"):
+        asked_rows(path, DataRecipe())
+
+
+def test_columns_need_not_name_a_response(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", lambda n: {"q": f"Add {n}"})
+    rows = asked_rows(TaskRecipe(path=path, columns={"instruction": "q"}), DataRecipe())
+    assert [row["instruction"] for row in rows] == [f"Add {n}" for n in range(10)]
+
+
+def test_bad_rows_are_passed_over_where_the_recipe_says_so(tmp_path: Path, caplog) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"instruction": "a"}\n{"instruction": 5}\n{"instruction": "b"}\n')
+    with pytest.raises(HycamError, match=r"rows\.jsonl:2"):
+        asked_rows(str(path), DataRecipe())
+    rows = asked_rows(str(path), replace(DataRecipe(), skip_bad_rows=True))
+    assert [row["instruction"] for row in rows] == ["a", "b"]
+    assert "1 malformed rows passed over" in caplog.text
+
+
+def test_a_folder_and_a_limit_of_rows_work_as_in_training(tmp_path: Path) -> None:
+    write(tmp_path / "a.jsonl", FORMS["messages"][1], range(3))
+    write(tmp_path / "b.jsonl", FORMS["prompt and completion"][1], range(4))
+    assert len(asked_rows(str(tmp_path), DataRecipe())) == 7
+    assert len(asked_rows(TaskRecipe(path=str(tmp_path), rows=2), DataRecipe())) == 2
+
+
+def test_a_long_prompt_is_not_shortened() -> None:
+    (ids,) = asked_ids([{"instruction": "a" * 5000, "input": ""}], TOKENIZER, "{instruction}")
+    assert len(ids) == 5001  # and the begin token
+
+
+def test_a_row_of_no_known_shape_is_told(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", lambda n: {"text": "x"})
+    with pytest.raises(HycamError, match="The columns are: text"):
+        asked_rows(path, DataRecipe())
