@@ -53,8 +53,8 @@ class ExpertLoop(nn.Module):
         super().__init__()
         self.base_layer = layer.base_layer
         self.config = layer.configs["default"]
-        self.A = nn.ParameterList(layer.weight("A", "default").detach().unbind())
-        self.B = nn.ParameterList(layer.weight("B", "default").detach().unbind())
+        self.A = nn.ParameterList(layer.adapter_weight("A", "default").detach().unbind())
+        self.B = nn.ParameterList(layer.adapter_weight("B", "default").detach().unbind())
         if isinstance(layer, MultiLoraLayer):
             self.s = nn.ParameterList(layer.multilora_scaling["default"].weight.detach().unbind())
         else:
@@ -108,7 +108,7 @@ def step(module: nn.Module, x: Tensor, dy: Tensor) -> Callable[[], object]:
 
 def check_same(layer: StackedLayer, loop: ExpertLoop, x: Tensor, dy: Tensor) -> None:
     """The two forms have to give the same values and gradients, or their times could not be compared."""
-    factors = [layer.weight(letter, "default") for letter in "AB"]
+    factors = [layer.adapter_weight(letter, "default") for letter in "AB"]
     of_layer = [y := layer(x), *torch.autograd.grad(y, [x, *factors], dy)]
     y = loop(x)
     dx, *grads = torch.autograd.grad(y, [x, *loop.A, *loop.B], dy)

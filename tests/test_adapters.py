@@ -109,6 +109,35 @@ def test_embeddings_that_were_saved_beside_an_adapter_on_them_are_to_be_those_of
         run.load()
 
 
+@pytest.mark.parametrize("modules", [["embed_tokens"], ["lm_head"], ["embed_tokens", "lm_head"]], ids="+".join)
+@pytest.mark.parametrize("method", METHODS)
+def test_embeddings_that_the_adapter_trains_itself_are_loaded_and_the_backbones_own_stay(
+    backbone: str, tmp_path: Path, method: str, modules: list[str]
+) -> None:
+    run = saved_run(tmp_path / "run", backbone, method, {"r": 2, "modules_to_save": modules})
+    saved = load_file(run.adapter / "adapter_model.safetensors")
+    model, _ = run.load()
+    base = load_backbone(backbone)
+    for name in modules:
+        (place,) = (key for key, _ in base.named_modules() if key.rpartition(".")[2] == name)
+        wrapper = model.get_submodule(f"base_model.model.{place}")
+        assert torch.equal(wrapper.modules_to_save["default"].weight, saved[f"base_model.model.{place}.weight"])
+        assert torch.equal(wrapper.original_module.weight, base.get_parameter(f"{place}.weight"))
+
+
+def test_the_backbones_own_embeddings_beside_trained_ones_are_to_be_those_of_the_backbone(
+    backbone: str, tmp_path: Path
+) -> None:
+    run = saved_run(tmp_path / "run", backbone, "hycam", {"r": 2, "modules_to_save": ["embed_tokens"]})
+    name = "base_model.model.model.embed_tokens.original_module.weight"
+    own = load_backbone(backbone).get_input_embeddings().weight.detach().clone()
+    change(run, lambda weights: weights.update({name: own}))
+    run.load()
+    change(run, lambda weights: weights[name][3].add_(1))
+    with pytest.raises(HycamError, match=rf"{name} would change the backbone's own model.embed_tokens.weight"):
+        run.load()
+
+
 @pytest.mark.usefixtures("no_weights_are_read")
 class TestBeforeTheBackboneIsRead:
     def test_another_shape_is_refused_with_both(self, run: Run) -> None:

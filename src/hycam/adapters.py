@@ -79,7 +79,7 @@ def saved_config(folder: Path, recipe: PeftConfig) -> PeftConfig:
 
 def check_adapter(
     folder: Path, config: PeftConfig, backbone: PreTrainedConfig, trust_remote_code: bool = False
-) -> None:
+) -> list[str]:
     """Checks that a saved adapter has the weights that its configuration asks for on this backbone, all of them finite.
 
     Args:
@@ -87,6 +87,9 @@ def check_adapter(
         config: of the adapter, as :func:`saved_config` gives it.
         backbone: the configuration of the backbone.
         trust_remote_code: whether code that comes with the backbone may run.
+
+    Returns:
+        the names of what the file holds beside the adapter's weights: embeddings of the backbone.
 
     Raises:
         HycamError: what differs in names, shapes or types; the file is damaged; or a weight is no finite number.
@@ -108,12 +111,16 @@ def check_adapter(
                     f"{folder / _WEIGHTS}: {name} holds what is no finite number, and no answer would be one. The "
                     "training diverged; train again with a lower learning rate."
                 )
+    return sorted(found.keys() - own.keys())
 
 
-def check_embeddings(folder: Path, base: PreTrainedModel, config: PeftConfig) -> None:
-    """Checks that the embeddings that PEFT saves with an adapter on them are those of the backbone.
+def check_embeddings(folder: Path, names: list[str], base: PreTrainedModel) -> None:
+    """Checks that the embeddings that PEFT saves beside an adapter are those of the backbone.
 
-    Those that ``modules_to_save`` of the configuration names are the adapter's own, beside the backbone's.
+    Args:
+        folder: where the adapter is.
+        names: of the embeddings, as :func:`check_adapter` gives them.
+        base: the backbone.
 
     Raises:
         HycamError: they differ, and to load the adapter would change the backbone.
@@ -126,14 +133,11 @@ def check_embeddings(folder: Path, base: PreTrainedModel, config: PeftConfig) ->
         for key, value in module.state_dict().items()
     }
     with _opened(folder / _WEIGHTS) as weights:
-        for name in weights.keys():  # noqa: SIM118
-            place = name.removeprefix("base_model.model.").replace(".base_layer.", ".")
-            trained = (f".{one}." in f".{place}" for one in getattr(config, "modules_to_save", None) or ())
-            if (
-                place in own
-                and not any(trained)
-                and not torch.equal(weights.get_tensor(name).to(own[place]), own[place])
-            ):
+        for name in names:
+            place = name.removeprefix("base_model.model.")
+            for wrapped in (".base_layer.", ".original_module."):
+                place = place.replace(wrapped, ".")
+            if place in own and not torch.equal(weights.get_tensor(name).to(own[place]), own[place]):
                 raise HycamError(f"{folder / _WEIGHTS}: {name} would change the backbone's own {place}.")
 
 

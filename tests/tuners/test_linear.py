@@ -75,7 +75,7 @@ def test_the_factors_are_drawn_as_a_linear_layer_is(method: str, kind: str) -> N
     made = LAYERS[method](linear(kind, 48, 40))
     made.update_layer("default", config(method, r=16, init_weights=False))
     for letter, shape in (("A", (3, 16, 48)), ("B", (3, 40, 16))):
-        values, fan_in = made.weight(letter, "default"), shape[-1]
+        values, fan_in = made.adapter_weight(letter, "default"), shape[-1]
         assert values.shape == shape
         assert values.abs().max() <= 1 / math.sqrt(fan_in)
         # A uniform distribution's deviation, within 5 % over 1,900 draws and more (where it scatters by 1 to 2 %).
@@ -127,7 +127,7 @@ def test_dropout_acts_in_training_only(method: str) -> None:
     assert not torch.equal(first, second)
     # What the layer itself gives is not dropped: with nothing to add the result is the same in training.
     with torch.no_grad():
-        made.weight("B", "default").zero_()
+        made.adapter_weight("B", "default").zero_()
     assert torch.equal(made(x), made.base_layer(x))
 
 
@@ -441,5 +441,5 @@ def test_a_layer_of_another_width_is_adapted_at_its_own(method: str) -> None:
     model = attach(method, tiny("gpt2"))
     made = model.base_model.model.transformer.h[0].attn.c_attn
     assert (made.in_features, made.out_features) == (WIDTH, 3 * WIDTH)
-    assert made.weight("A", "default").shape == (3, 2, WIDTH)
-    assert made.weight("B", "default").shape == (3, 3 * WIDTH, 2)
+    assert made.adapter_weight("A", "default").shape == (3, 2, WIDTH)
+    assert made.adapter_weight("B", "default").shape == (3, 3 * WIDTH, 2)

@@ -239,9 +239,9 @@ class Run:
         if config is None:
             return backbones.load(str(self.model), dtype, device, trusted), tokenizer
         saved = replace(saved_config(self.adapter, config), **(changes or {}))
-        check_adapter(self.adapter, saved, backbones.config(recipe.backbone, trusted), trusted)
+        besides = check_adapter(self.adapter, saved, backbones.config(recipe.backbone, trusted), trusted)
         base = backbones.load(recipe.backbone, dtype, device, trusted, recipe.quantization)
-        check_embeddings(self.adapter, base, saved)
+        check_embeddings(self.adapter, besides, base)
         try:
             adapted = PeftModel.from_pretrained(base, str(self.adapter), config=saved).eval()
         except (RuntimeError, KeyError) as error:  # what PEFT finds out while it loads, such as ranks of AdaLoRA

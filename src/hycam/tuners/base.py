@@ -120,7 +120,13 @@ class Tuner(BaseTuner):
         saved = f".modules_to_save.{adapter_name}."
         whole = model.state_dict()
         own |= {name: Spec.of(value) for name, value in whole.items() if saved in name}
-        embeddings = {name: Spec.of(whole[name]) for name in _embeddings(model)}
+        # Those that the adapter trains are in `own`. Of a resized backbone the file has them a second time, under a
+        # name that leads nowhere.
+        embeddings = {
+            cls._remove_adapter_name_from_key(name, adapter_name) if saved in name else name: Spec.of(whole[name])
+            for name in _embeddings(model)
+            if saved in name or ".modules_to_save." not in name
+        }
         check_fit(own, {name: Spec.of(value) for name, value in remapped.items()}, embeddings)
         return remapped
 

@@ -109,7 +109,7 @@ class StackedLayer(AdapterLayer):
         A, B = torch.empty(maps, r, self.in_features), torch.empty(maps, self.out_features, r)
         getattr(self, f"{self.prefix}A")[adapter], getattr(self, f"{self.prefix}B")[adapter] = Weight(A), Weight(B)
 
-    def weight(self, name: str, adapter: str) -> Tensor:
+    def adapter_weight(self, name: str, adapter: str) -> Tensor:
         """The weight of this name, without the method's prefix, of one adapter."""
         return getattr(self, self.prefix + name)[adapter].weight
 
@@ -133,7 +133,7 @@ class StackedLayer(AdapterLayer):
         adapter = self.active_adapters[0]
         if adapter not in self.configs:
             return result
-        x = self._cast_input_dtype(x, self.weight("A", adapter).dtype)
+        x = self._cast_input_dtype(x, self.adapter_weight("A", adapter).dtype)
         return (result + self.delta(x, adapter, self.configs[adapter])).to(result.dtype)
 
     def delta(self, x: Tensor, adapter: str, config: Any) -> Tensor:

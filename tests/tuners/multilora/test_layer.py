@@ -196,7 +196,7 @@ def test_a_delta_weight_of_bfloat16_factors_is_summed_in_float32() -> None:
     made = layer("multilora", linear("Linear", 64, 48), torch.bfloat16, r=8)
     with torch.no_grad():
         made.multilora_scaling["default"].weight.fill_(1)
-    A, B = (made.weight(letter, "default").double() for letter in "AB")
+    A, B = (made.adapter_weight(letter, "default").double() for letter in "AB")
     delta = made.get_delta_weight("default")
     assert delta.dtype == torch.float32
     torch.testing.assert_close(delta.double(), (B @ A).sum(dim=0), rtol=1e-5, atol=1e-5)

@@ -32,6 +32,7 @@ class MoeLoraLayer(StackedLayer):
     its N r outputs, and all B are one product.
     """
 
+    moelora_gate: nn.ModuleDict
     prefix = "moelora_"
     adapter_layer_names = ("moelora_A", "moelora_B", "moelora_gate")
     linear_names = ("moelora_gate",)
@@ -43,8 +44,8 @@ class MoeLoraLayer(StackedLayer):
         self.moelora_gate[adapter] = nn.Linear(self.in_features, config.num_experts, bias=False)
 
     def delta(self, x: Tensor, adapter: str, config: MoeLoraConfig) -> Tensor:
-        A, B = self.weight("A", adapter), self.weight("B", adapter)
-        g = gates(router_logits(x, Router(self.weight("gate", adapter))), config.top_k)
+        A, B = self.adapter_weight("A", adapter), self.adapter_weight("B", adapter)
+        g = gates(router_logits(x, Router(self.adapter_weight("gate", adapter))), config.top_k)
         flat = x.reshape(-1, self.in_features)
         if config.dropout and self.training:
             # A mask for each expert: N different inputs, so N products, batched.

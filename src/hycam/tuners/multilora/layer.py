@@ -25,6 +25,7 @@ class MultiLoraLayer(StackedLayer):
     one map of rank n r: ``[s_1 * B_1 ... s_n * B_n] [A_1; ...; A_n]``, so there are two products whatever n is.
     """
 
+    multilora_scaling: nn.ModuleDict
     prefix = "multilora_"
     adapter_layer_names = ("multilora_A", "multilora_B", "multilora_scaling")
     other_param_names = ("configs",)
@@ -40,18 +41,20 @@ class MultiLoraLayer(StackedLayer):
 
     def delta(self, x: Tensor, adapter: str, config: MultiLoraConfig) -> Tensor:
         x = F.dropout(x, config.dropout, self.training)
-        u = F.linear(x, self.weight("A", adapter).flatten(0, 1))  # [..., n*r]
+        u = F.linear(x, self.adapter_weight("A", adapter).flatten(0, 1))  # [..., n*r]
         return F.linear(u, self._scaled_B(adapter, config))
 
     def _scaled_B(self, adapter: str, config: MultiLoraConfig) -> Tensor:
         """``alpha/r * [s_1 * B_1 ... s_n * B_n]``, ``[out, n*r]``."""
-        scaled = (config.scale * self.weight("scaling", adapter)).unsqueeze(-1) * self.weight("B", adapter)
+        scaled = (config.scale * self.adapter_weight("scaling", adapter)).unsqueeze(-1) * self.adapter_weight(
+            "B", adapter
+        )
         return scaled.transpose(0, 1).flatten(1)
 
     def get_delta_weight(self, adapter: str) -> Tensor:
         """What the adapter adds to the layer's weight, in the weight's own layout and at least float32."""
         config = self.configs[adapter]
-        A, B = self.weight("A", adapter).flatten(0, 1), self._scaled_B(adapter, config)
+        A, B = self.adapter_weight("A", adapter).flatten(0, 1), self._scaled_B(adapter, config)
         wide = torch.promote_types(A.dtype, torch.float32)
         product = B.to(wide) @ A.to(wide)
         return product.T if isinstance(self.get_base_layer(), Conv1D) else product
