@@ -79,7 +79,7 @@ def test_an_encoder_decoder_is_refused_when_attaching_and_the_error_says_what_is
              "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4}  # fmt: skip
     base = AutoModelForSeq2SeqLM.from_config(AutoConfig.for_model(architecture, vocab_size=VOCABULARY, **sizes))
     before = [name for name, _ in base.named_modules()]
-    with pytest.raises(HycamError, match="is an encoder-decoder. HyCAM adapts decoder-only language models"):
+    with pytest.raises(HycamError, match=r"is an encoder-decoder\. HyCAM adapts decoder-only language models"):
         get_peft_model(base, HyCAMConfig(task_type="SEQ_2_SEQ_LM"))
     assert [name for name, _ in base.named_modules()] == before
 
