@@ -43,8 +43,12 @@ def _table() -> str:
     lines = [
         "# Architectures",
         "",
-        "HyCAM finds the attention modules of a backbone by structure: a module inside a block whose `forward` takes",
-        "`hidden_states`, a mask and a key-value cache. The table below is written by the test run",
+        "HyCAM finds the attention modules of a backbone by what they are: modules in the blocks of the language model",
+        "that read its hidden states, with two of three things speaking for them: their name, projections to queries,",
+        "keys and values, and a mask. It does not matter what `forward` calls its cache: that changes between versions",
+        "of transformers. The error of a backbone without attention says what was looked at. State-space mixers of",
+        "hybrids, feed-forward networks, cross-attention, vision and audio towers are passed over.",
+        "Any head of a decoder will do (`SEQ_CLS`, `TOKEN_CLS`, ...). The table below is written by the test run",
         "(`make test`) from its outcomes on tiny random models, with "
         f"torch {torch.__version__.partition('+')[0]}, transformers {transformers.__version__} and "
         f"peft {peft.__version__};",
@@ -80,5 +84,6 @@ def _table() -> str:
         *(f"- {promise.removeprefix('test_').replace('_', ' ')}" for promise in promises),
     ]
     lines += ["", "Refused, because their attention module adds the residual stream itself or because there is none:",
-              "Bloom, BERT and its relatives as decoders, Mamba.", ""]  # fmt: skip
+              "Bloom, BERT and its relatives as decoders, Mamba. Encoder-decoders (T5, BART) are refused too.",
+              ""]  # fmt: skip
     return "\n".join(lines)

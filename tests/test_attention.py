@@ -10,6 +10,8 @@ from architectures import ARCHITECTURES, REFUSED, tiny, tokens
 from hycam.adapt import adapt
 from hycam.attention import find_attention_modules, find_block_norms
 from hycam.errors import HycamError
+from hycam.tuners.hycam.layer import HyCAMLayer
+from hycam.tuners.hycam.recorder import RoutingRecorder
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -69,6 +71,120 @@ def test_an_architecture_nobody_has_seen_is_found_by_its_shape() -> None:
             self.trunk = nn.ModuleList([Block(), Block()])
 
     assert find_attention_modules(Model()) == ["trunk.0.weight", "trunk.1.weight"]
+
+
+class LlamaLikeAttention(nn.Module):
+    """Uniform attention, with the projections of Llama; the arguments of ``forward`` are left to subclasses."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj, self.o_proj = (nn.Linear(width, width) for _ in range(4))
+
+    def attend(self, h: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return self.o_proj(self.v_proj(h).mean(dim=-2, keepdim=True).expand_as(h)), None
+
+
+class CallsItCache(LlamaLikeAttention):
+    def forward(self, hidden_states, attention_mask=None, cache=None):
+        return self.attend(hidden_states)
+
+
+class CallsItKv(LlamaLikeAttention):
+    def forward(self, x, attention_mask=None, kv=None):
+        return self.attend(x)
+
+
+class CallsItStateCache(LlamaLikeAttention):
+    def forward(self, inputs, position_embeddings=None, state_cache=None, **kwargs):
+        return self.attend(inputs)
+
+
+class NamesNothing(LlamaLikeAttention):
+    def forward(self, *args, **kwargs):
+        return self.attend(args[0] if args else kwargs["hidden_states"])
+
+
+class Mixer(LlamaLikeAttention):
+    """Not called attention: its projections and its mask tell."""
+
+    def forward(self, h, mask):
+        return self.attend(h)
+
+
+class FeedForward(nn.Module):
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.up_proj, self.down_proj = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, hidden_states, cache=None):
+        return self.down_proj(self.up_proj(hidden_states))
+
+
+class StateSpaceMixer(nn.Module):
+    """As in transformers 5.24: its state is an argument called cache too."""
+
+    def __init__(self, width: int = 8) -> None:
+        super().__init__()
+        self.in_proj, self.out_proj = nn.Linear(width, width), nn.Linear(width, width)
+        self.conv1d = nn.Conv1d(width, width, 3, groups=width)
+
+    def forward(self, hidden_states, cache=None, attention_mask=None):
+        return self.out_proj(self.in_proj(hidden_states))
+
+
+class Encoder(LlamaLikeAttention):
+    is_causal = False
+
+    def forward(self, hidden_states, attention_mask=None):
+        return self.attend(hidden_states)
+
+
+class CrossAttention(LlamaLikeAttention):
+    def forward(self, hidden_states, cross_attention_states, attention_mask=None, cache=None):
+        return self.attend(hidden_states)
+
+
+def _blocks_of(**parts: type[nn.Module]) -> nn.Module:
+    """Two blocks of these parts."""
+    model = nn.Module()
+    model.layers = nn.ModuleList(nn.ModuleDict({name: kind() for name, kind in parts.items()}) for _ in range(2))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("kind", "argument"),
+    [
+        (CallsItCache, "hidden_states"),
+        (CallsItKv, "x"),
+        (CallsItStateCache, "inputs"),
+        (NamesNothing, "hidden_states"),
+        (Mixer, "h"),
+    ],
+)
+def test_attention_is_found_and_h_is_read_whatever_the_arguments_are_called(
+    kind: type[nn.Module], argument: str
+) -> None:
+    place = "mixer" if kind is Mixer else "self_attn"
+    model = _blocks_of(**{place: kind, "mlp": FeedForward})
+    found = find_attention_modules(model)
+    assert found == [f"layers.0.{place}", f"layers.1.{place}"]
+    layer = HyCAMLayer(model.get_submodule(found[0]), 8, 0.02, found[0], RoutingRecorder())
+    h, mask = torch.randn(2, 3, 8), torch.ones(2, 3)
+    assert layer.hidden_states((h, mask), {}) is h
+    assert layer.hidden_states((), {argument: h, "mask": mask}) is h
+
+
+def test_what_only_resembles_attention_is_passed_over_and_the_error_says_why() -> None:
+    model = _blocks_of(mixer=StateSpaceMixer, mlp=FeedForward, encoder=Encoder, cross_attn=CrossAttention)
+    with pytest.raises(HycamError) as error:
+        find_attention_modules(model)
+    for looked_at in (
+        "layers.0.mixer (StateSpaceMixer) mixes the tokens by a convolution or a recurrent state",
+        "layers.0.mlp (FeedForward) is not called attention and makes no queries, keys and values",
+        "layers.0.encoder (Encoder) attends in both directions and keeps no cache",
+        "layers.0.cross_attn (CrossAttention) reads another sequence",
+    ):
+        assert looked_at in str(error.value)
 
 
 # The block normalises after the attention and not before it, so h is the residual stream itself.

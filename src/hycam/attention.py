@@ -1,7 +1,7 @@
 """Where the attention modules of a backbone and the norms around them are, found by what they are and not by a list.
 
 An attention module lies in a block of the language model, outside its vision and audio towers. It holds linear maps of
-its own, from the backbone's width and back to it, and at least two of three things speak for it:
+its own, which read states of the backbone's width, and at least two of three things speak for it:
 
 - its class or its name says so;
 - it makes queries, keys and values, by the names of its projections: checkpoints keep those from version to version;
@@ -129,7 +129,7 @@ def _why_not(name: str, module: nn.Module, width: int | None) -> str | None:
     if getattr(module, "is_causal", None) is False and not any(map(_CACHE.search, parameters)):
         return "attends in both directions and keeps no cache, as encoders do"
     reads = {_width_read(part) for part in module.modules() if _is_linear(part)}
-    if width is not None and width not in reads:
+    if width is not None and reads and width not in reads:
         return f"reads states of width {max(reads)}, and the backbone's are {width} wide"
     return None
 
