@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 import hycam.cli.train
+from chat_templates import QWEN_3
 from hycam.cli.main import VERBS, main
 from hycam.methods import METHODS
 
@@ -133,3 +136,27 @@ def test_a_prompt_is_asked_exactly_as_it_was_trained(recipe: str, tmp_path: Path
     trained = {row["prompt"]: row["input_ids"][: row["prompt_length"]]
                for part in (data.train, data.validation, data.test) for row in part["counting"]}  # fmt: skip
     assert asked[0] == next(ids for prompt, ids in trained.items() if "Go on from 3\n" in prompt)
+
+
+@pytest.mark.parametrize("thought", ["", "<think>\nhm\n</think>\n\n"])
+def test_a_chat_begins_with_or_without_a_thought_as_it_was_trained(
+    thought: str, backbone: str, tmp_path: Path, monkeypatch
+) -> None:
+    shutil.copytree(backbone, tmp_path / "backbone")
+    tokenizer = AutoTokenizer.from_pretrained(backbone)
+    tokenizer.chat_template = QWEN_3.template.replace("<|im_end|>", tokenizer.eos_token)
+    tokenizer.save_pretrained(tmp_path / "backbone")
+    rows = [json.dumps({"instruction": f"Go on from {n}", "response": f"{thought}{n + 1}"}) for n in range(30)]
+    (tmp_path / "counts.jsonl").write_text("\n".join(rows))
+    (tmp_path / "recipe.yaml").write_text(
+        f"backbone: {tmp_path / 'backbone'}\noutput: {tmp_path / 'run'}\nmethod: {{name: hycam, config: {{r: 4}}}}\n"
+        f"data: {{tasks: [{tmp_path / 'counts.jsonl'}], prompt: chat, max_length: 300}}\n"
+        "training: {max_steps: 1, learning_rate: 1e-2, device: cpu}\n"
+    )
+    asked: list[list[int]] = []
+    monkeypatch.setattr("hycam.cli.generate.generate", lambda model, tokenizer, ids, *rest: asked.extend(ids) or [""])
+    assert main(["train", str(tmp_path / "recipe.yaml")]) == 0
+    assert main(["generate", str(tmp_path / "run"), "Go on from 3"]) == 0
+    messages = [{"role": "user", "content": "Go on from 3"}]
+    template = {"add_generation_prompt": True, "enable_thinking": bool(thought), "return_dict": True}
+    assert asked == [tokenizer.apply_chat_template(messages, **template)["input_ids"]]

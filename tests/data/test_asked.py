@@ -122,7 +122,7 @@ def test_columns_need_not_name_a_response(tmp_path: Path) -> None:
 
 def test_bad_rows_are_passed_over_where_the_recipe_says_so(tmp_path: Path, caplog) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"instruction": "a"}\n{"instruction": 5}\n{"instruction": "b"}\n')
+    path.write_text('{"instruction": "a"}\n{"instruction": 5.5}\n{"instruction": "b"}\n')
     with pytest.raises(HycamError, match=r"rows\.jsonl:2"):
         asked_rows(str(path), DataRecipe())
     rows = asked_rows(str(path), replace(DataRecipe(), skip_bad_rows=True))

@@ -76,6 +76,7 @@ def test_the_files_of_a_split_are_a_task_each() -> None:
         ([TaskRecipe(name="sqaud")], 'Did you mean "squad"'),
         ([TaskRecipe(name="squad", columns={"group": "title"})], "it has no columns or tags to name"),
         ([TaskRecipe(name="squad", tags={"user": "x"})], "it has no columns or tags to name"),
+        ([TaskRecipe(name="squad", ignore=["title"])], "it has no columns or tags to name, and none to ignore"),
         (
             [TaskRecipe(name="squad", split=SplitRecipe(by="column", column="part"))],
             "it has no columns or tags to name",

@@ -367,6 +367,55 @@ class TestGiantRows:
         assert apart.dataset.to_list() == whole.dataset.to_list()
 
 
+REFUSING = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system text.') }}{% endif %}" + CHATML
+
+
+class TestBadRows:
+    """A row that the chat template refuses is as bad as one that is malformed in its file."""
+
+    @pytest.fixture
+    def dataset(self) -> datasets.Dataset:
+        talk = talks(*([(f"Ask {n}.", f"Say {n}.")] for n in range(5)))
+        return talk.map(lambda row: {"system": "brief" if row["row"] in ("a.jsonl:2", "a.jsonl:4") else ""})
+
+    @pytest.mark.parametrize("on_disk", [False, True])
+    def test_it_is_passed_over_and_counted_where_that_is_wanted(self, dataset, chat_tokenizer, on_disk: bool) -> None:
+        chat_tokenizer.chat_template = REFUSING
+        form = Form("chat", skip_bad_rows=True)
+        for _ in range(2):  # the second time out of the cache
+            found = (
+                encode_on_disk("bad", ["rows"], dataset, chat_tokenizer, form)
+                if on_disk
+                else encode(dataset, chat_tokenizer, form)
+            )
+            assert found.dataset["row"][:] == ["a.jsonl:1", "a.jsonl:3", "a.jsonl:5"]
+            assert found.dataset["index"][:] == [0, 2, 4]
+            assert found.bad.numbers == [1, 3]
+            assert found.bad.first.startswith("a.jsonl:2: ") and "No system text" in found.bad.first
+            counts = found.counts
+            assert (counts.rows, counts.kept, counts.dropped, counts.bad) == (5, 3, 0, 2)
+        good = encode(dataset.select([0, 2, 4]), chat_tokenizer, form).dataset
+        assert found.dataset["input_ids"][:] == good["input_ids"][:]
+
+    def test_it_is_an_error_with_its_place_where_it_is_not(self, dataset, chat_tokenizer) -> None:
+        chat_tokenizer.chat_template = REFUSING
+        with pytest.raises(HycamError, match=r"^a\.jsonl:2: .*No system text"):
+            encode(dataset, chat_tokenizer, Form("chat"))
+
+    def test_a_batch_of_nothing_else_has_no_row(self, dataset, chat_tokenizer, monkeypatch) -> None:
+        monkeypatch.setattr(hycam.data.encode, "_ROWS_AT_ONCE", 1)
+        chat_tokenizer.chat_template = REFUSING
+        found = encode(dataset, chat_tokenizer, Form("chat", skip_bad_rows=True))
+        assert (found.counts.kept, found.bad.numbers) == (3, [1, 3])
+
+    def test_of_some_rows_only_their_own_are_counted(self, dataset, chat_tokenizer) -> None:
+        chat_tokenizer.chat_template = REFUSING
+        found = encode(dataset, chat_tokenizer, Form("chat", skip_bad_rows=True))
+        some = found.first(np.array([3, 0, 1, 2, 4]), 1)
+        assert (some.counts.rows, some.counts.kept, some.bad.numbers) == (2, 1, [3])
+        assert found.first(np.array([0, 2]), 2).bad.numbers == []
+
+
 class TestOnDisk:
     def test_what_is_kept_is_what_encode_gives(self, tokenizer) -> None:
         built: list[int] = []  # rows, call by call: none where the entry is there already
@@ -374,9 +423,9 @@ class TestOnDisk:
         form = Form(max_length=700)
         for _ in range(2):
             kept = encode_on_disk("kept", ["made here"], dataset, tokenizer, form, built.append)
-            assert kept.to_list() == encode(dataset, tokenizer, form).dataset.to_list()
+            assert kept.dataset.to_list() == encode(dataset, tokenizer, form).dataset.to_list()
             assert built == [500]
-        assert lengths(kept).tolist() == [len(ids) for ids in kept["input_ids"]]
+        assert lengths(kept.whole).tolist() == [len(ids) for ids in kept.whole["input_ids"]]
 
     def test_another_entry_is_made_for_whatever_the_tokens_depend_on(self, tokenizer) -> None:
         built: list[int] = []  # rows, call by call: none where the entry is there already
@@ -390,10 +439,11 @@ class TestOnDisk:
             (["one"], tokenizer, Form(max_length=500)),
             (["one"], tokenizer, Form(overlong="drop")),
             (["one"], tokenizer, Form(turns="last")),
+            (["one"], tokenizer, Form(skip_bad_rows=True)),
         ]
         for _ in range(2):
             files = {
-                encode_on_disk("changes", source, dataset, words, form, built.append).cache_files[0]["filename"]
+                encode_on_disk("changes", source, dataset, words, form, built.append).whole.cache_files[0]["filename"]
                 for source, words, form in ways
             }
             assert len(files) == len(ways) and len(built) == len(ways)

@@ -100,10 +100,15 @@ def test_a_list_as_people_have_it(tmp_path: Path, caplog: pytest.LogCaptureFixtu
         TaskRecipe(
             name="tickets",
             path=str(tmp_path / "tickets.jsonl"),
-            columns={"messages": "thread", "system": "house_rules"},
+            columns={"messages": "thread", "system": "house_rules", "tools": "tools"},
             tags={"role": "who", "content": "text", "user": "guest", "assistant": "clerk", "system": "system"},
         ),
-        TaskRecipe(name="tutor", path="/elsewhere/tutor.jsonl", columns={"messages": "messages"}, tags=OPENAI),
+        TaskRecipe(
+            name="tutor",
+            path="/elsewhere/tutor.jsonl",
+            columns={"messages": "messages"},
+            tags=OPENAI | {"tool": "tool", "call": "call"},
+        ),
     ]
     assert all(task.turns == "all" for task in tasks)
     (record,) = caplog.records

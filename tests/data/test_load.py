@@ -37,7 +37,7 @@ def test_a_file_becomes_rows_with_identity_and_group(tmp_path: Path) -> None:
         {"instruction": "Sing.", "input": " ", "output": "La"},
     )
     dataset = load_task(str(path))
-    other = {"system": "", "history": [], "part": ""}
+    other = {"system": "", "history": [], "part": "", "messages": ""}
     assert dataset.to_list() == [
         {"row": "mine.jsonl:1", "group": "2 3", "instruction": "Sum.", "input": "2 3", "response": "5", **other},
         {"row": "mine.jsonl:2", "group": "Sing.", "instruction": "Sing.", "input": " ", "response": "La", **other},
@@ -69,8 +69,8 @@ def test_a_file_without_a_usable_row_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_error_in_a_row_names_file_and_line(tmp_path: Path) -> None:
-    path = write(tmp_path / "mine.jsonl", {"instruction": "a", "output": "b"}, {"instruction": "a", "output": 5})
-    with pytest.raises(HycamError, match=rf'^{path}:2: "output" is a number \(5\)'):
+    path = write(tmp_path / "mine.jsonl", {"instruction": "a", "output": "b"}, {"instruction": "a", "output": 5.5})
+    with pytest.raises(HycamError, match=rf'^{path}:2: "output" is a number \(5.5\)'):
         load_task(str(path))
 
 
@@ -135,10 +135,75 @@ def test_history_and_system_come_back_as_they_were(tmp_path: Path) -> None:
     assert (second["system"], second["history"], second["instruction"]) == ("", [], "a")
 
 
+def test_what_turns_cannot_say_comes_back_as_it_was(tmp_path: Path) -> None:
+    asked = {"role": "user", "content": "Where?"}
+    call = {"type": "function", "function": {"name": "look", "arguments": {"at": "sky"}}}
+    said = [
+        asked,
+        {"role": "assistant", "content": "", "tool_calls": [call], "weight": 0},
+        {"role": "tool", "content": "blue"},
+        {"role": "assistant", "content": "There.", "reasoning_content": "It is blue."},
+    ]
+    tools = [{"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}]
+    plain = [asked, {"role": "assistant", "content": "There."}]
+    rows: list[dict[str, Any]] = [{"messages": said, "tools": tools}, {"messages": plain}, {"messages": None}]
+    rows += [{"messages": [plain[0], plain[1] | answer]} for answer in ({"weight": 0}, {"content": None})]
+    first, second = load_task(str(write(tmp_path / "mine.jsonl", *rows))).to_list()
+    assert json.loads(first.pop("messages")) == {"messages": said, "tools": tools}
+    assert second.pop("messages") == ""
+    assert {**first, "row": "mine.jsonl:2"} == second
+
+
+def test_a_table_of_two_schemas_gives_every_row(tmp_path: Path) -> None:
+    said = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "say"}]
+    rows = [{"messages": said}, {"prompt": "ask", "completion": "say"}, {"question": "ask", "answer": "say"}]
+    every = {name: None for row in rows for name in row}
+    for kind in ("jsonl", "json", "parquet"):
+        path = tmp_path / f"mine.{kind}"
+        full = [{**every, **row} for row in rows]
+        if kind == "parquet":
+            pyarrow.parquet.write_table(pyarrow.Table.from_pylist(full), path)
+        else:
+            path.write_text(json.dumps(full) if kind == "json" else "\n".join(map(json.dumps, full)))
+        read = load_task(str(path)).to_list()
+        assert [(row["instruction"], row["response"]) for row in read] == [("ask", "say")] * 3
+
+
+def test_tools_that_went_through_a_table_are_those_that_were_written(tmp_path: Path) -> None:
+    functions = [
+        {"name": "look", "parameters": {"type": "object", "properties": {"at": {"type": "string"}}}},
+        {"name": "wait", "parameters": {"type": "object", "properties": {"seconds": {"type": "number"}}}},
+    ]
+    tools = [{"type": "function", "function": function} for function in functions]
+    calls = [("look", {"at": "sky"}), ("wait", {"seconds": 3})]
+    made = [{"type": "function", "function": {"name": name, "arguments": given}} for name, given in calls]
+    said = [{"role": "user", "content": "Go."}, {"role": "assistant", "content": "", "tool_calls": made}]
+    path = tmp_path / "mine.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist([{"messages": said, "tools": tools}]), path)
+    (row,) = load_task(str(path)).to_list()
+    assert json.loads(row["messages"]) == {"messages": said, "tools": tools}
+
+
+def test_a_group_of_numbers_gives_the_same_groups_in_every_format(tmp_path: Path) -> None:
+    rows = [{"instruction": f"ask {n}", "output": "say", "doc": n % 3} for n in range(6)]
+    text = [{**row, "doc": str(row["doc"])} for row in rows]
+    found = []
+    for name, written in (("a.json", rows), ("b.json", text)):
+        (tmp_path / name).write_text(json.dumps(written))
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "c.parquet")
+    with (tmp_path / "d.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, rows[0])
+        table.writeheader()
+        table.writerows(rows)
+    for path in sorted(tmp_path.iterdir()):
+        found.append(load_task(own_task(TaskRecipe(path=str(path), columns={"group": "doc"})))["group"][:])
+    assert found == [["0", "1", "2"] * 2] * 4
+
+
 def test_malformed_rows_are_passed_over_where_that_is_wanted_and_the_first_is_told(tmp_path: Path, caplog) -> None:
     good = json.dumps({"instruction": "a", "output": "b"})
     path = tmp_path / "mine.jsonl"
-    bad = ['{"instruction": 5}', '{"instruction": "a", "output": 5}', "{", "[]", '{"messages": [null]}']
+    bad = ['{"instruction": 5}', '{"instruction": "a", "output": 5.5}', "{", "[]", '{"messages": [null]}']
     path.write_text("\n".join([good, *bad, good]))
     with pytest.raises(HycamError, match=rf"^{path}:2: "):
         load_task(str(path))
@@ -157,7 +222,7 @@ def test_malformed_rows_are_passed_over_where_that_is_wanted_and_the_first_is_to
 
 
 def test_a_file_of_malformed_rows_alone_is_refused(tmp_path: Path) -> None:
-    path = write(tmp_path / "mine.jsonl", {"instruction": 5, "output": "a"}, {"instruction": "a", "output": 5})
+    path = write(tmp_path / "mine.jsonl", {"instruction": 5.5, "output": "a"}, {"instruction": "a", "output": 5.5})
     with pytest.raises(HycamError, match=r"mine\.jsonl has no row with an instruction and a response"):
         load_task(str(path), skip_bad_rows=True)
 

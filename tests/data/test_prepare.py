@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import shutil
 import struct
 from pathlib import Path
@@ -269,3 +270,65 @@ def test_few_rows_tokenised_by_themselves_are_those_taken_out_of_all(
     assert few.counts["train"]["mine"].dropped > 0 or max_length == 1200
     for part in PARTS:
         assert getattr(few, part)["mine"].to_list() == getattr(many, part)["mine"].to_list()
+
+
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('No system text.') }}{% endif %}"
+    "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+class TestRowsThatTheTemplateRefuses:
+    """As Gemma's template refuses a system text: they are malformed rows like those of a broken line."""
+
+    @pytest.fixture
+    def refusing(self) -> PreTrainedTokenizerFast:
+        tokenizer = byte_tokenizer("<s> $A")
+        tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+        tokenizer.chat_template = NO_SYSTEM
+        return tokenizer
+
+    @pytest.fixture
+    def mixed(self, tmp_path: Path) -> str:
+        path = tmp_path / "mine.jsonl"
+        rows = [{"instruction": f"Ask {n}.", "output": f"{n}", "system": "" if n % 4 else "brief"} for n in range(40)]
+        path.write_text("\n".join(map(json.dumps, rows)))
+        return str(path)
+
+    def test_end_a_run(self, mixed: str, refusing) -> None:
+        with pytest.raises(HycamError, match=r"^mine\.jsonl:1: .*No system text"):
+            prepare(DataRecipe(tasks=[mixed], prompt="chat"), refusing)
+
+    @pytest.mark.parametrize("limits", [{}, {"train_rows": 12, "validation_rows": 4, "test_rows": 2}, {"test_rows": 1}])
+    def test_are_passed_over_and_counted_with_skip_bad_rows(self, mixed: str, refusing, limits: dict, caplog) -> None:
+        bad = {f"mine.jsonl:{n + 1}" for n in range(0, 40, 4)}
+        parts = rows_of(prepare(DataRecipe(tasks=[mixed]), refusing))
+        recipe = DataRecipe(tasks=[mixed], prompt="chat", skip_bad_rows=True, **limits)
+        for _ in range(2):  # the second time out of the cache
+            caplog.clear()
+            with caplog.at_level(logging.WARNING):
+                prepared = prepare(recipe, refusing)
+            counts = [prepared.counts[part]["mine"] for part in PARTS]
+            assert all(one.rows == one.kept + one.bad and not one.dropped for one in counts)
+            (told,) = caplog.messages
+            total = sum(one.bad for one in counts)
+            assert re.match(rf"mine: {total} malformed rows passed over; the first: (mine\.jsonl:\d+): ", told)
+        for part, found in rows_of(prepared).items():
+            good = [row for row in parts[part] if row not in bad]
+            assert found == good if not limits else set(found) <= set(good)
+            assert len(found) == limits.get(f"{part}_rows", len(good))
+        if not limits:
+            assert total == len(bad) and told.startswith(
+                "mine: 10 malformed rows passed over; the first: mine.jsonl:1: "
+            )
+
+    def test_of_which_there_are_no_others_are_said_to_be_malformed(self, tmp_path: Path, refusing) -> None:
+        path = tmp_path / "mine.jsonl"
+        row = {"output": "x", "system": "brief"}
+        path.write_text("\n".join(json.dumps({**row, "instruction": f"Ask {n}."}) for n in range(40)))
+        recipe = DataRecipe(tasks=[str(path)], prompt="chat", skip_bad_rows=True)
+        with pytest.raises(
+            HycamError, match=r"no row is left in the train part, all are malformed; the first: mine\.j"
+        ):
+            prepare(recipe, refusing)

@@ -276,10 +276,10 @@ class TestChat:
     def test_an_answer_follows_what_asks_for_it_where_the_template_writes_answers_otherwise(self) -> None:
         tokenizer = chat_tokenizer("chatml")
         tokenizer.chat_template = CHATML.replace(
-            "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>{% endif %}"
+            "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\nSo: {% endif %}"
         )
         (only,) = render_turns(talk(("Go.", "Gone.")), "chat", tokenizer)
-        assert only.before.endswith("<|im_start|>assistant\n<think>") and only.answer == "Gone."
+        assert only.before.endswith("<|im_start|>assistant\nSo: ") and only.answer == "Gone."
 
     def test_without_a_template_the_message_says_what_to_do(self, tokenizer: PreTrainedTokenizerFast) -> None:
         for attempt in (

@@ -11,7 +11,7 @@ from hycam.errors import HycamError
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        (42, "a number (42)"),
+        (4.5, "a number (4.5)"),
         (float("nan"), "a number (nan)"),
         (True, "true or false"),
         (["x"], "a list"),

@@ -53,6 +53,21 @@ class TestCounting:
         assert found.mean_tokens == found.total_tokens / 2
         assert (found.task, found.domain, found.paper_samples, found.paper_tokens) == ("some", "tests", None, None)
 
+    def test_leaves_out_rows_that_a_chat_template_refuses_where_that_is_wanted(
+        self, some_task: Task, tokenizer: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        tokenizer.chat_template = (
+            "{% for m in messages %}{% if m['content'] == 'bad' %}{{ raise_exception('No.') }}{% endif %}"
+            "{{ m['content'] }}</s>{% endfor %}"
+        )
+        dataset = rows(("a", "", "b"), ("bad", "", "b"), ("c", "", "d"))
+        with pytest.raises(HycamError, match=r"^1: .*No"):
+            statistics(some_task, dataset, tokenizer, "chat")
+        found = statistics(some_task, dataset, tokenizer, "chat", skip_bad_rows=True)
+        assert found == statistics(some_task, dataset.select([0, 2]), tokenizer, "chat")
+        assert found.samples == 2
+        assert caplog.messages[-1].startswith("some: 1 malformed rows passed over; the first: 1: ")
+
     def test_counts_the_rows_of_every_batch(self, some_task: Task, tokenizer: PreTrainedTokenizerFast) -> None:
         one = statistics(some_task, rows(("Ask", "", "answer")), tokenizer)
         many = statistics(some_task, rows(*[("Ask", "", "answer")] * 2001), tokenizer)

@@ -135,8 +135,30 @@ class Datasets:
             {"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
             {"prompt": [{"role": "user", "content": "q"}], "completion": [{"role": "assistant", "content": "a"}]},
             {"question": "q", "answer": "a", "context": "c", "group": "g"},
+            {
+                "messages": [
+                    {"role": "user", "content": "q", "name": "n"},
+                    {
+                        "role": "assistant",
+                        "content": None,
+                        "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+                    },
+                    {"role": "tool", "content": "b", "tool_call_id": "1"},
+                    {"role": "assistant", "content": "a", "reasoning_content": "r", "weight": 1},
+                    {"role": "user", "content": "q"},
+                    {"role": "assistant", "content": "a", "weight": 0},
+                ],
+                "tools": [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}],
+            },
+            {
+                "conversations": [
+                    {"from": "human", "value": "q"},
+                    {"from": "function_call", "value": '{"name": "f", "arguments": {"x": 1}}'},
+                ],
+                "tools": '[{"name": "f"}]',
+            },
         ]
-        lists: list[Any] = [rows[:2], rows[2:3] * 2, rows[3:4], rows[4:5], rows[5:] * 3]
+        lists: list[Any] = [rows[:2], rows[2:3] * 2, rows[3:4], rows[4:5], rows[5:6] * 3, rows[6:7], rows[7:]]
         lines = changed_tree(lists).map(
             lambda found: b"".join(_json(row) + b"\n" for row in (found if isinstance(found, list) else [found]))
         )

@@ -202,12 +202,12 @@ def _stats(chosen: Namespace) -> None:
     for one in found:
         rows = rows_of(one, data, keep_empty=True)
         if one.task is not None:
-            counted.append(statistics(one.task, rows.dataset, tokenizer, chosen.prompt))
+            counted.append(statistics(one.task, rows.dataset, tokenizer, chosen.prompt, data.skip_bad_rows))
             continue
         begin = 0
         for part, number in zip(PARTS, rows.of_parts, strict=True):
             own = rows.dataset.select(range(begin, begin + number))
-            line = statistics(one.parts[part], own, tokenizer, chosen.prompt)
+            line = statistics(one.parts[part], own, tokenizer, chosen.prompt, data.skip_bad_rows)
             counted.append(replace(line, task=f"{one.name} ({part})"))
             begin += number
     if chosen.json:

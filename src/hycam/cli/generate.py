@@ -45,7 +45,8 @@ def main(arguments: Sequence[str]) -> None:
     asked = _asked(chosen.prompts, parser.instantiate(chosen).file, recipe.data)
     quiet_libraries()
     tokenizer = load_tokenizer(recipe.backbone, recipe.trust_remote_code)
-    ids = asked_ids(asked, tokenizer, recipe.data.prompt)
+    thinks = bool((run.summary() or {}).get("thinks"))  # so that a chat begins where it was trained
+    ids = asked_ids(asked, tokenizer, recipe.data.prompt, thinks)
     # Before the weights are loaded; a GPU would tell an index beyond a table by ending the process.
     empty = empty_backbone(config(recipe.backbone, recipe.trust_remote_code), recipe.trust_remote_code)
     Tables.of(empty).check(ids, chosen.max_new_tokens)

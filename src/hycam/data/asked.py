@@ -10,13 +10,19 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerBase
 
+from hycam.data.chat import no_trained_answer
+from hycam.data.chat_template import generation_prompt
 from hycam.data.chosen import chosen_tasks
+from hycam.data.conversation import conversation_of
 from hycam.data.encode import Form, encode
 from hycam.data.partition import rows_of
+from hycam.data.prompts import check_prompt
 from hycam.data.recipe import DataRecipe, MixtureRecipe, SplitRecipe, TaskRecipe
 from hycam.data.source_row import SourceRow
 from hycam.data.tasks.base import Example
 from hycam.data.tasks.columns import CONVERSATIONS, PAIRS, ByColumns
+from hycam.data.tokens import encode_prompts
+from hycam.errors import HycamError
 
 _ANSWER = "answer"  # in the place of one: whatever it is, the same stands before it
 _NO_LIMIT = 1 << 24
@@ -49,16 +55,39 @@ def asked_rows(wanted: str | TaskRecipe, recipe: DataRecipe) -> list[dict[str, A
     return rows_of(chosen, alone, keep_empty=True).dataset.to_list()
 
 
-def asked_ids(rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[list[int]]:
+def asked_ids(
+    rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, prompt: str, thinks: bool = False
+) -> list[list[int]]:
     """The token ids that the last answer of each row is to follow, exactly as in training; none is shortened.
+
+    Args:
+        rows: have at least ``instruction`` and ``input``, as :func:`asked_rows` gives them.
+        tokenizer: of the backbone.
+        prompt: see :func:`hycam.data.prompts.render_turns`.
+        thinks: whether the answers are to begin with a thought, where a chat template can do both.
 
     Raises:
         HycamError: as :func:`hycam.data.encode.encode`.
     """
     whole = [{"row": f"prompt {number}", "system": "", "history": [], **row, "response": _ANSWER}
              for number, row in enumerate(rows, 1)]  # fmt: skip
+    if prompt == "chat":
+        check_prompt(prompt, tokenizer)
+        return encode_prompts([_opening(row, tokenizer, thinks) for row in whole], tokenizer, prompt)
     encoded = encode(datasets.Dataset.from_list(whole), tokenizer, Form(prompt, _NO_LIMIT)).dataset
     return [ids[:length] for ids, length in zip(encoded["input_ids"], encoded["prompt_length"], strict=True)]
+
+
+def _opening(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, thinks: bool) -> str:
+    """What stands before the last answer of a chat that is trained."""
+    conversation = conversation_of(row)
+    answers = conversation.trained()
+    try:
+        if not answers:
+            raise no_trained_answer()
+        return generation_prompt(tokenizer, conversation.up_to(answers[-1]), thinks)
+    except HycamError as error:
+        raise HycamError(f"{row['row']}: {error}") from error
 
 
 def _is_at(entry: str | TaskRecipe, path: str) -> bool:

@@ -75,8 +75,10 @@ def _known(entry: TaskRecipe, split: SplitRecipe, info: DatasetInfo | None) -> C
             f'"{entry.name}" is an entry of {info.path}: say what is to be different there, and name it alone.'
         )
     known = task(entry.name)
-    if split.by == "column" or entry.columns or entry.tags:
-        raise HycamError(f'The columns of the task "{entry.name}" are known: it has no columns or tags to name.')
+    if split.by == "column" or entry.columns or entry.tags or entry.ignore:
+        raise HycamError(
+            f'The columns of the task "{entry.name}" are known: it has no columns or tags to name, and none to ignore.'
+        )
     if entry.subset or entry.revision or entry.hub_split != TaskRecipe.hub_split:
         raise HycamError(f'Where the task "{entry.name}" comes from is known: set hub for another dataset there.')
     return Chosen(known.name, entry, split, known, {})

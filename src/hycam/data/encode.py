@@ -1,19 +1,20 @@
 """Examples to token ids and labels.
 
-Prompt and response are tokenised apart, so that no token spans the boundary and generation starts from exactly the
-prompt that was trained. The loss falls on the response and its end token only (Eq. 13); labels are masked by position,
-because in many tokenizers padding is the end token too.
+No token spans the boundary between prompt and response, so generation starts from exactly the prompt that was trained
+(:mod:`hycam.data.tokens`). The loss falls on the response and its end token only (Eq. 13); labels are masked by
+position, because in many tokenizers padding is the end token too.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
 import datasets
 import numpy as np
@@ -21,16 +22,17 @@ import pyarrow
 from transformers import PreTrainedTokenizerBase
 
 from hycam.data.cache import ArrowWriter, cached, read_arrow
-from hycam.data.encoded import Encoded
-from hycam.data.prompts import Turn, check_prompt, end_token, render_turns
+from hycam.data.chat_template import end_token
+from hycam.data.conversation import has_thought
+from hycam.data.encoded import BadRows, Encoded
+from hycam.data.prompts import Turn, check_prompt, render_turns
 from hycam.data.recipe import Overlong, Turns
+from hycam.data.tokens import PLAIN, Run, Tokens, apart, encode_texts, whole
 from hycam.errors import HycamError
 from hycam.labelled import IGNORED
 
 LEAST_PROMPT = 16  # a prompt shortened to fewer tokens than this would no longer ask anything
 
-# verbose: what is too long is dealt with here, the tokenizer's own warning about it would mislead.
-_PLAIN: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
 _TOKENS = pyarrow.list_(pyarrow.int32())
 _SCHEMA = pyarrow.schema(
     [
@@ -43,6 +45,7 @@ _SCHEMA = pyarrow.schema(
         ("prompt_length", pyarrow.int32()),
         ("trained", pyarrow.int32()),
         ("shortened", pyarrow.bool_()),
+        ("thinks", pyarrow.bool_()),
     ]
 )
 _ROWS_AT_ONCE = 1000
@@ -62,12 +65,14 @@ class Form:
             before the response is lost; where that would leave fewer than 16 tokens of prompt, the row is dropped.
             ``"drop"`` drops it.
         turns: which answers of a conversation carry the loss.
+        skip_bad_rows: a row that cannot be rendered or cut is passed over and counted, instead of an error.
     """
 
     prompt: str = "alpaca"
     max_length: int = 1200
     overlong: Overlong = "shorten"
     turns: Turns = "all"
+    skip_bad_rows: bool = False
 
 
 def encode(
@@ -86,14 +91,17 @@ def encode(
         progress: called with the number of rows that were tokenised since the last call.
 
     Raises:
-        HycamError: the tokenizer has no end token, or no chat template where the prompt needs one.
+        HycamError: the tokenizer has no end token, or no chat template where the prompt needs one; or a row cannot be
+            rendered.
     """
     sink = pyarrow.BufferOutputStream()
+    bad = BadRows()
     with pyarrow.ipc.new_stream(sink, _SCHEMA) as writer:
-        for batch in _batches(dataset, tokenizer, form or Form(), progress):
+        for batch, passed_over in _batches(dataset, tokenizer, form or Form(), progress):
             writer.write_batch(batch)
+            bad += passed_over
     encoded = datasets.Dataset.from_buffer(sink.getvalue())
-    return Encoded(encoded, np.arange(len(encoded)), len(dataset))
+    return Encoded(encoded, np.arange(len(encoded)), len(dataset), bad)
 
 
 def encode_on_disk(
@@ -103,7 +111,7 @@ def encode_on_disk(
     tokenizer: PreTrainedTokenizerBase,
     form: Form,
     progress: Callable[[int], None] | None = None,
-) -> datasets.Dataset:
+) -> Encoded:
     """As :func:`encode`, kept in the cache and mapped into memory.
 
     Args:
@@ -116,17 +124,26 @@ def encode_on_disk(
     """
 
     def build(folder: Path) -> None:
+        bad = BadRows()
         with ArrowWriter(folder / "tokens.arrow", _SCHEMA) as writer:
-            for batch in _batches(dataset, tokenizer, form, progress):
+            for batch, passed_over in _batches(dataset, tokenizer, form, progress):
                 writer.write(batch)
+                bad += passed_over
+        (folder / "bad.json").write_text(json.dumps(asdict(bad)))
 
     key = {"source": source, "tokenizer": tokenizer_hash(tokenizer), "form": asdict(form)}
-    return read_arrow(cached(name, key, build) / "tokens.arrow")
+    folder = cached(name, key, build)
+    whole = read_arrow(folder / "tokens.arrow")
+    try:
+        bad = BadRows(**json.loads((folder / "bad.json").read_text()))
+    except (OSError, ValueError, TypeError) as error:
+        raise HycamError(f"{folder} in the cache is damaged ({error}): delete it and try again.") from error
+    return Encoded(whole, np.arange(len(whole)), len(dataset), bad)
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 (hexadecimal) of everything that ``save_pretrained`` writes of a tokenizer."""
-    tokenizer("", **_PLAIN)  # which puts away the padding and truncation of an earlier call: they would be written too
+    tokenizer("", **PLAIN)  # which puts away the padding and truncation of an earlier call: they would be written too
     digest = hashlib.sha256(type(tokenizer).__name__.encode())
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
@@ -137,24 +154,12 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return digest.hexdigest()
 
 
-def encode_prompts(prompts: list[str], tokenizer: PreTrainedTokenizerBase, style: str) -> list[list[int]]:
-    """Token ids of rendered prompts, exactly as they are trained on and generated from.
-
-    The tokenizer's own special tokens go before a prompt (a chat prompt has them in its text); none goes behind it,
-    where an end token would end the prompt.
-    """
-    if style == "chat":
-        return tokenizer(prompts, add_special_tokens=False, **_PLAIN)["input_ids"]
-    trailing = _trailing_special_tokens(tokenizer)
-    return [ids[: len(ids) - trailing] for ids in tokenizer(prompts, **_PLAIN)["input_ids"]]
-
-
 def _batches(
     dataset: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     form: Form,
     progress: Callable[[int], None] | None,
-) -> Iterator[pyarrow.RecordBatch]:
+) -> Iterator[tuple[pyarrow.RecordBatch, BadRows]]:
     check_prompt(form.prompt, tokenizer)
     if tokenizer.eos_token_id is None:
         raise HycamError(
@@ -182,31 +187,40 @@ def _portions(table: pyarrow.Table) -> Iterator[pyarrow.Table]:
 
 def _encode_batch(
     rows: list[dict[str, Any]], first: int, tokenizer: PreTrainedTokenizerBase, form: Form
-) -> pyarrow.RecordBatch:
-    examples = [_rendered(row, tokenizer, form) for row in rows]
-    pieces = [[_cut(piece, tokenizer, form) for piece in chain.from_iterable(turns)] for turns in examples]
-    begun = encode_prompts([texts[0] for texts in pieces], tokenizer, form.prompt)
-    later = [text for texts in pieces for text in texts[1:]]  # an answer, and for each further turn two pieces more
-    others = iter(tokenizer(later, add_special_tokens=False, **_PLAIN)["input_ids"])
+) -> tuple[pyarrow.RecordBatch, BadRows]:
+    is_chat = form.prompt == "chat"
+    examples, bad = rendered(rows, first, tokenizer, form)
+    pieces = [
+        [Turn(*(_cut(piece, tokenizer, form) for piece in turn)) for turn in turns] for turns in examples.values()
+    ]
+    tokenised: list[Tokens | HycamError] = []
+    if pieces:
+        tokenised = (
+            whole(pieces, tokenizer, form.turns) if is_chat else apart(pieces, tokenizer, form.prompt, form.turns)
+        )
     end = end_token(tokenizer, form.prompt)
-    end_id = cast(int, tokenizer.convert_tokens_to_ids(end))
     columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
     ids: list[list[int]] = []
-    runs: list[_Run] = []
-    for number, (row, turns, before) in enumerate(zip(rows, examples, begun, strict=True)):
-        encoded = _row(before, [next(others) for _ in range(2 * len(turns) - 1)], end_id, form)
-        if encoded is None:
+    runs: list[Run] = []
+    for (number, turns), tokens in zip(examples.items(), tokenised, strict=True):
+        row = rows[number - first]
+        if isinstance(tokens, HycamError):
+            bad += _passed_over(row, number, tokens, form)
             continue
-        ids.append(encoded.ids)
-        runs += encoded.runs
+        fitted = _fitted(tokens, form)
+        if fitted is None:
+            continue
+        ids.append(fitted.ids)
+        runs += fitted.runs
         earlier = "".join(f"{turn.before}{turn.answer}{end}" for turn in turns[:-1])
-        columns["index"].append(first + number)
+        columns["index"].append(number)
         columns["row"].append(row["row"])
         columns["prompt"].append(earlier + turns[-1].before)
-        columns["response"].append(row["response"])
-        columns["prompt_length"].append(encoded.prompt_length)
-        columns["trained"].append(sum(size for size, is_trained in encoded.runs if is_trained))
-        columns["shortened"].append(encoded.shortened)
+        columns["response"].append(turns[-1].answer if row.get("messages") else row["response"])
+        columns["prompt_length"].append(fitted.prompt_length)
+        columns["trained"].append(sum(size for size, is_trained in fitted.runs if is_trained))
+        columns["shortened"].append(len(fitted.ids) < len(tokens.ids))
+        columns["thinks"].append(is_chat and has_thought(row))
     # The tokens go to Arrow by way of numpy: a Python list of lists would be looked at token by token.
     flat = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=sum(map(len, ids)))
     is_trained = np.repeat(np.array([trained for _, trained in runs], bool), np.array([size for size, _ in runs], int))
@@ -218,46 +232,46 @@ def _encode_batch(
         else pyarrow.array(columns[field.name], field.type)
         for field in _SCHEMA
     ]
-    return pyarrow.RecordBatch.from_arrays(arrays, schema=_SCHEMA)
+    return pyarrow.RecordBatch.from_arrays(arrays, schema=_SCHEMA), bad
 
 
-def _rendered(row: dict[str, Any], tokenizer: PreTrainedTokenizerBase, form: Form) -> list[Turn]:
-    try:
-        return render_turns(row, form.prompt, tokenizer, form.turns)
-    except HycamError as error:
-        raise HycamError(f"{row['row']}: {error}") from error
+def rendered(
+    rows: list[dict[str, Any]], first: int, tokenizer: PreTrainedTokenizerBase, form: Form
+) -> tuple[dict[int, list[Turn]], BadRows]:
+    """The turns of each of ``rows`` by its number, of which that of the first is ``first``; and what was passed over.
+
+    Raises:
+        HycamError: a row cannot be rendered, and ``form`` does not say to skip it; the message has its identity.
+    """
+    found, bad = {}, BadRows()
+    for number, row in enumerate(rows, first):
+        try:
+            found[number] = render_turns(row, form.prompt, tokenizer, form.turns)
+        except HycamError as error:
+            bad += _passed_over(row, number, error, form)
+    return found, bad
 
 
-_Run = tuple[int, bool]
-"""So many tokens in a row, and whether they carry the loss."""
+def _passed_over(row: dict[str, Any], number: int, error: HycamError, form: Form) -> BadRows:
+    told = f"{row['row']}: {error}"
+    if not form.skip_bad_rows:
+        raise HycamError(told) from error
+    return BadRows([number], told)
 
 
-class _Row(NamedTuple):
-    ids: list[int]
-    runs: list[_Run]
-    prompt_length: int
-    shortened: bool
+def _fitted(tokens: Tokens, form: Form) -> Tokens | None:
+    """The tokens of a row that fits, which are without the middle of the prompt where they are too many; or None."""
+    ids, runs, begin = tokens
+    room = form.max_length - (len(ids) - begin)
+    if begin <= room:
+        return tokens
+    if form.overlong == "drop" or room < LEAST_PROMPT:
+        return None
+    head, tail = (room + 1) // 2, begin - room // 2
+    return Tokens(ids[:head] + ids[tail:], _between(runs, 0, head) + _between(runs, tail, len(ids)), room)
 
 
-def _row(before: list[int], others: list[list[int]], end_id: int, form: Form) -> _Row | None:
-    """One row out of its pieces (an answer, and the text before and the answer of each further turn), or None."""
-    runs = [(len(before), False)]
-    for answer, following in zip(others[:-1:2], others[1::2], strict=True):
-        before = [*before, *answer, end_id, *following]
-        runs += [(len(answer) + 1, form.turns == "all"), (len(following), False)]
-    response = [*others[-1], end_id]
-    room = form.max_length - len(response)
-    shortened = len(before) > room
-    if shortened:
-        if form.overlong == "drop" or room < LEAST_PROMPT:
-            return None
-        head, tail = (room + 1) // 2, room // 2
-        runs = _between(runs, 0, head) + _between(runs, len(before) - tail, len(before))
-        before = before[:head] + before[len(before) - tail :]
-    return _Row(before + response, [*runs, (len(response), True)], len(before), shortened)
-
-
-def _between(runs: list[_Run], start: int, stop: int) -> list[_Run]:
+def _between(runs: list[Run], start: int, stop: int) -> list[Run]:
     """The runs of the tokens from ``start`` to ``stop``."""
     found, end = [], 0
     for size, is_trained in runs:
@@ -276,13 +290,7 @@ def _cut(text: str, tokenizer: PreTrainedTokenizerBase, form: Form) -> str:
     most = form.max_length * _PLENTY
     while len(text) > 2 * most:
         ends = [text[:most], text[-most:]]
-        if min(map(len, tokenizer(ends, add_special_tokens=False, **_PLAIN)["input_ids"])) > form.max_length:
+        if min(map(len, encode_texts(ends, tokenizer, "chat"))) > form.max_length:
             return "".join(ends)
         most *= 4  # long blanks, or words that the tokenizer does not know, may be single tokens
     return text
-
-
-def _trailing_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many special tokens the tokenizer puts behind a text: an end token there would end the prompt."""
-    mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-    return mask[::-1].index(0)

@@ -15,7 +15,7 @@ from typing import Any
 
 from hycam.data.json_list import keys_once
 from hycam.data.recipe import TaskRecipe
-from hycam.data.tasks.conversations import TAGS
+from hycam.data.tasks.messages import TAGS
 from hycam.data.tasks.sources import expanded
 from hycam.errors import HycamError, encodable, nearest, unknown
 
@@ -39,13 +39,15 @@ _ALPACA = _Names(
     defaults={"prompt": "instruction", "query": "input", "response": "output"},
 )
 _CONVERSATION = _Names(
-    ours={"messages": "messages", "system": "system"}, needed=("messages",), defaults={"messages": "conversations"}
+    ours={"messages": "messages", "system": "system", "tools": "tools"},
+    needed=("messages",),
+    defaults={"messages": "conversations"},
 )
 _FORMATTINGS = {"alpaca": _ALPACA, "sharegpt": _CONVERSATION, "openai": _CONVERSATION}  # the last two differ by tools
 
 # Without defaults: a conversation is recognised where it is spelt in ShareGPT's way, as theirs are, or in OpenAI's.
 _TAGS = _Names(
-    ours={f"{one}_tag": one for one in TAGS},
+    ours={**{f"{one}_tag": one for one in TAGS[:5]}, "observation_tag": "tool", "function_tag": "call"},
     needed=("role_tag", "content_tag", "user_tag", "assistant_tag"),
 )
 
@@ -64,7 +66,7 @@ _KEYS = {
         *("num_samples", "media_dir", "columns", "tags"),
     ),
     "columns": (*_ALPACA.ours, "messages", "tools", *_MEDIA, "chosen", "rejected", "kto_tag"),
-    "tags": (*_TAGS.ours, "observation_tag", "function_tag"),
+    "tags": tuple(_TAGS.ours),
 }
 
 
@@ -176,6 +178,10 @@ def _task(folder: Path, name: str, entry: dict[str, Any]) -> TaskRecipe:
         meant, known = nearest(formatting, _FORMATTINGS), ", ".join(_FORMATTINGS)
         raise HycamError(f'its formatting is "{formatting}", which is unknown.{meant} Known: {known}')
     names = _FORMATTINGS[formatting]
+    if names is _ALPACA and (columns or {}).get("tools"):
+        raise HycamError(
+            'its instructions have "tools", which only conversations have here: leave them out of "columns"'
+        )
     recipe = TaskRecipe(name=name, columns=_ours("columns", columns, names), rows=_rows(entry))
     recipe.turns = "all"  # whatever the default here is: LLaMA-Factory trains earlier answers, too
     if names is _CONVERSATION:

@@ -29,6 +29,7 @@ _SCHEMA = pyarrow.schema(
         *((name, pyarrow.string()) for name in ("row", "group", "instruction", "input", "response", "system")),
         ("history", pyarrow.list_(_TURN)),
         ("part", pyarrow.string()),
+        ("messages", pyarrow.string()),
     ]
 )
 COLUMNS = tuple(_SCHEMA.names)
@@ -41,9 +42,10 @@ _LONG_TO_READ = 50e6  # bytes; worth a word before it begins
 def load_task(wanted: str | Task, skip_bad_rows: bool = False, keep_empty: bool = False) -> datasets.Dataset:
     """The rows of a task or of a file, with the columns of :class:`hycam.data.tasks.Example`.
 
-    ``history`` is a list of ``asked`` and ``answered``; the others are text. The rows are on the disk and in no memory.
-    Rows without a response, and rows that ask nothing, teach nothing: they are left out, counted and logged; so are
-    malformed rows where ``skip_bad_rows`` says so. A difference to the counts of the paper is logged.
+    ``history`` is a list of ``asked`` and ``answered``; the others are text, ``messages`` JSON text or empty. The rows
+    are on the disk and in no memory. Rows without a response that is trained, and rows that ask nothing, teach nothing:
+    they are left out, counted and logged; so are malformed rows where ``skip_bad_rows`` says so. A difference to the
+    counts of the paper is logged.
 
     Args:
         wanted: a task, its name, or the path of a file or a folder.
@@ -74,7 +76,7 @@ def load_task(wanted: str | Task, skip_bad_rows: bool = False, keep_empty: bool 
     if not told["empty"] or keep_empty:
         return dataset
     _log.warning(
-        "%s: %s of %s rows left out because the response or the question is empty",
+        "%s: %s of %s rows left out because the response or the question is empty or no answer is trained",
         found.name,
         f"{len(told['empty']):,}",
         f"{len(dataset):,}",
@@ -127,7 +129,7 @@ def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
     size = 0
     for example in examples:
         batch.append(example)
-        texts = (example.group, example.instruction, example.input, example.response, example.system)
+        texts = (example.group, example.instruction, example.input, example.response, example.system, example.messages)
         size += sum(map(len, texts)) + sum(len(asked) + len(answered) for asked, answered in example.history)
         if len(batch) == _ROWS_AT_ONCE or size > _TEXT_AT_ONCE:
             yield batch

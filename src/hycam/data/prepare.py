@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hycam.data.chosen import Chosen, chosen_tasks
 from hycam.data.encode import Form, encode, encode_on_disk
-from hycam.data.encoded import Counts, Encoded, lengths, numbers
+from hycam.data.encoded import BadRows, Counts, Encoded, lengths, numbers
 from hycam.data.partition import Rows, column, partition
 from hycam.data.prompts import check_prompt
 from hycam.data.recipe import PARTS, DataRecipe
@@ -34,7 +34,8 @@ class Prepared:
     """Each part is a dataset per task, in the recipe's order of tasks, with the columns that ``Encoded`` describes.
 
     ``counts[part][task]`` says what became of the rows. ``fingerprint`` is a SHA-256 over row identities and token ids
-    of all parts: two runs with the same one saw the same data.
+    of all parts: two runs with the same one saw the same data. ``thinks`` says whether most of the trained responses
+    begin with a thought: a chat template that can do both then asks for one.
     """
 
     train: dict[str, datasets.Dataset]
@@ -42,6 +43,7 @@ class Prepared:
     test: dict[str, datasets.Dataset]
     counts: dict[str, dict[str, Counts]]
     fingerprint: str
+    thinks: bool
 
 
 def prepare(recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None) -> Prepared:
@@ -62,7 +64,9 @@ def prepare(recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: Pr
         _log.info("%s: %s", name, "; ".join(_describe(part, parts[part][name].counts) for part in PARTS))
     rows = {part: {name: encoded.dataset for name, encoded in tasks.items()} for part, tasks in parts.items()}
     counts = {part: {name: encoded.counts for name, encoded in tasks.items()} for part, tasks in parts.items()}
-    return Prepared(**rows, counts=counts, fingerprint=fingerprint(parts))
+    thoughts = sum(int(numbers(one.whole, "thinks")[one.places].sum()) for one in parts["train"].values())
+    thinks = 2 * thoughts > sum(one.kept for one in counts["train"].values())
+    return Prepared(**rows, counts=counts, fingerprint=fingerprint(parts), thinks=thinks)
 
 
 def fingerprint(parts: Mapping[str, Mapping[str, Encoded]]) -> str:
@@ -82,7 +86,7 @@ def fingerprint(parts: Mapping[str, Mapping[str, Encoded]]) -> str:
 
 def form_of(chosen: Chosen, recipe: DataRecipe) -> Form:
     """How the rows of one task of a recipe become tokens."""
-    return Form(recipe.prompt, recipe.max_length, recipe.overlong, chosen.entry.turns)
+    return Form(recipe.prompt, recipe.max_length, recipe.overlong, chosen.entry.turns, recipe.skip_bad_rows)
 
 
 def _encode_parts(
@@ -104,11 +108,22 @@ def _encode_parts(
             whole = whole or encode_all(chosen, divided.rows, recipe, tokenizer, progress)
             encoded[part] = whole.first(order, len(rows) if limit is None else limit)
         if not encoded[part].counts.kept:
-            raise HycamError(
-                f"{chosen.name}: no row is left in the {part} part, all {len(rows)} are too long. "
-                f'Raise max_length ({recipe.max_length}), or set overlong to "shorten" where it is not.'
-            )
+            raise _nothing_left(chosen.name, part, encoded[part], recipe)
+    sum((one.bad for one in encoded.values()), BadRows()).tell(chosen.name)
     return encoded
+
+
+def _nothing_left(name: str, part: str, encoded: Encoded, recipe: DataRecipe) -> HycamError:
+    counts = encoded.counts
+    if not counts.dropped:
+        return HycamError(
+            f"{name}: no row is left in the {part} part, all are malformed; the first: {encoded.bad.first}"
+        )
+    others = f" and the other {counts.bad:,} malformed" if counts.bad else ""
+    return HycamError(
+        f"{name}: no row is left in the {part} part, all {counts.dropped} are too long{others}. "
+        f'Raise max_length ({recipe.max_length}), or set overlong to "shorten" where it is not.'
+    )
 
 
 def encode_all(
@@ -127,8 +142,7 @@ def encode_all(
         if progress is not None:
             progress(f"tokenising {chosen.name}", done, total)
 
-    whole = encode_on_disk(chosen.name, rows.source, rows.dataset, tokenizer, form_of(chosen, recipe), add)
-    return Encoded(whole, np.arange(len(whole)), total)
+    return encode_on_disk(chosen.name, rows.source, rows.dataset, tokenizer, form_of(chosen, recipe), add)
 
 
 def _encode_first(
@@ -142,16 +156,19 @@ def _encode_first(
     """What ``encode_all(...).first(order, limit)`` gives, without tokenising more rows than it takes."""
     pieces: list[pyarrow.Table] = []
     tried = kept = 0
+    bad = BadRows()
     while tried < len(order) and kept < limit:
         following = order[tried : tried + limit - kept]
-        piece = encode(dataset.select(following), tokenizer, form_of(chosen, recipe)).whole.data.table
+        encoded = encode(dataset.select(following), tokenizer, form_of(chosen, recipe))
+        piece = encoded.whole.data.table
+        bad += BadRows(following[encoded.bad.numbers].tolist(), encoded.bad.first)
         # Of all rows of the task, as in the other parts, and not of those that were tokenised together.
         numbers_of_task = pyarrow.array(following[piece["index"].to_numpy()], pyarrow.int32())
         pieces.append(piece.set_column(piece.schema.get_field_index("index"), "index", numbers_of_task))
         tried += len(following)
         kept += len(piece)
     together = pyarrow.concat_tables(pieces).sort_by("index")
-    return Encoded(datasets.Dataset(datasets.table.InMemoryTable(together)), np.arange(kept), tried)
+    return Encoded(datasets.Dataset(datasets.table.InMemoryTable(together)), np.arange(kept), tried, bad)
 
 
 def _describe(part: str, counts: Counts) -> str:

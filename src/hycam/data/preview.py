@@ -43,6 +43,7 @@ def preview(
     loaded = rows_of(chosen, recipe)
     with Reporter() as reporter:
         encoded = encode_all(chosen, loaded, recipe, tokenizer, reporter.update)
+    encoded.bad.tell(chosen.name)
     for row in encoded.dataset.select(range(min(rows, encoded.counts.kept))):
         note = ", shortened in the middle of the prompt" if row["shortened"] else ""
         title = f"{row['row']}: {len(row['input_ids']):,} tokens, {row['trained']:,} of them trained{note}"
@@ -60,12 +61,12 @@ def _summary(name: str, encoded: Encoded, loaded: Rows) -> Iterator[str]:
     share = counts.response_tokens / counts.tokens if counts.tokens else 0
     yield (
         f"{name}: {counts.rows:,} rows, {counts.kept:,} kept, of them {counts.shortened:,} shortened; "
-        f"{counts.dropped:,} dropped as too long."
+        f"{counts.dropped:,} dropped as too long{f', {counts.bad:,} passed over as malformed' if counts.bad else ''}."
     )
     yield (f"{counts.tokens:,} tokens ({mean:.0f} a row), {counts.response_tokens:,} of them trained ({share:.1%}).")
     yield (
-        f"{loaded.empty:,} more rows are left out, because the response or the question is empty; "
-        f"of the others {_repeats(loaded.dataset):,} repeat another one."
+        f"{loaded.empty:,} more rows are left out, because the response or the question is empty or no answer is "
+        f"trained; of the others {_repeats(loaded.dataset):,} repeat another one."
     )
 
 

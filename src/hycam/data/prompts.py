@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
+from hycam.data.chat import chat_pieces, no_trained_answer
+from hycam.data.chat_template import called, end_token, generation_prompt
+from hycam.data.conversation import Conversation, conversation_of, is_trained
 from hycam.data.recipe import Turns
 from hycam.errors import HycamError, nearest
 
@@ -34,12 +36,6 @@ _ALPACA = ("alpaca", "paper")  # the paper's code puts the response right behind
 _FIELD = re.compile(r"\{(instruction|input|system)\}")
 
 
-# Some templates write today's date. The same row would be other tokens tomorrow, so it is always the day that Llama's
-# own template falls back to. They get it as a variable, or ask a function, in whose place a macro stands.
-_DAY = "26 Jul 2024"
-_NO_CLOCK = f"{{% macro strftime_now(form) %}}{_DAY}{{% endmacro %}}"
-
-
 class Turn(NamedTuple):
     """What stands before an answer, and the answer; an end token follows it."""
 
@@ -56,35 +52,40 @@ def check_prompt(style: str, tokenizer: PreTrainedTokenizerBase | None = None) -
         )
     if style == "chat" and tokenizer is not None and not tokenizer.chat_template:
         raise HycamError(
-            f'The prompt "chat" needs a chat template, and {_called(tokenizer)} has none. '
+            f'The prompt "chat" needs a chat template, and {called(tokenizer)} has none. '
             'Use the prompt "alpaca", or a backbone that was tuned for chat.'
         )
 
 
-def render(example: Mapping[str, Any], style: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The prompt of an example without a history, up to where its response begins.
+def render(example: Mapping[str, Any], style: str, tokenizer: PreTrainedTokenizerBase, thinks: bool = False) -> str:
+    """The prompt of an example, up to where its response begins: the generation prompt.
 
     Args:
-        example: has ``instruction`` and ``input`` (empty where there is none), and may have ``system``.
+        example: has ``instruction`` and ``input`` (empty where there is none), and may have ``system``; for a chat also
+            ``history``, or ``messages`` that end with what is asked.
         style: see :func:`render_turns`.
         tokenizer: its chat template is used by ``"chat"``.
+        thinks: whether the response is to begin with a thought, where a chat template can do both.
 
     Raises:
         HycamError: as :func:`render_turns`.
     """
-    # Whatever the answer, the same stands before it; a template may refuse an empty one.
-    (only,) = render_turns({**example, "response": "answer", "history": ()}, style, tokenizer)
+    if style == "chat":
+        check_prompt("chat", tokenizer)
+        asked = conversation_of({name: value for name, value in example.items() if name != "response"})
+        return generation_prompt(tokenizer, asked, thinks)
+    (only,) = render_turns({**example, "response": "", "history": ()}, style, tokenizer)
     return only.before
 
 
 def render_turns(
     example: Mapping[str, Any], style: str, tokenizer: PreTrainedTokenizerBase, turns: Turns = "all"
 ) -> list[Turn]:
-    """The texts of an example that are tokenised apart: before each answer, and the answer.
+    """The texts of an example: before each answer that is trained, and the answer.
 
     Args:
         example: ``instruction``, ``input``, ``response``, and where there are any ``system`` and ``history`` (a list of
-            ``asked`` and ``answered``).
+            ``asked`` and ``answered``); or ``messages``, as ``load_task`` has them.
         style: ``"alpaca"``: the Stanford Alpaca form, with or without the input part, later turns without its preamble;
             the tokenizer's own special tokens still have to be added. ``"paper"``: the same without the last line end,
             as the released code of the paper has it. ``"chat"``: the tokenizer's chat template, the input below the
@@ -95,11 +96,14 @@ def render_turns(
         turns: ``"last"`` gives a chat as one turn, so that the template may shorten the earlier ones.
 
     Raises:
-        HycamError: ``"chat"`` with a tokenizer that has no chat template, or whose template refuses the conversation or
-            changes earlier turns of it.
+        HycamError: ``"chat"`` with a tokenizer that has no chat template, or as :func:`hycam.data.chat.chat_pieces`;
+            another prompt with what only a chat has a place for, such as calls of tools.
     """
     if style == "chat":
-        return _chat(example, tokenizer, turns)
+        check_prompt("chat", tokenizer)
+        return [Turn(*piece) for piece in chat_pieces(conversation_of(example), tokenizer, turns)]
+    if example.get("messages"):
+        return _of_messages(conversation_of(example), style, tokenizer)
     asked = [turn["asked"] for turn in example["history"]] + [example["instruction"]]
     answers = [turn["answered"] for turn in example["history"]] + [example["response"]]
     system, given = example.get("system") or "", example["input"] if example["input"].strip() else ""
@@ -109,6 +113,33 @@ def render_turns(
         is_first = number == 0
         before = _turn(style, instruction, input_, system if is_first else "", is_first)
         found.append(Turn(before, answer))
+    return found
+
+
+def _of_messages(conversation: Conversation, style: str, tokenizer: PreTrainedTokenizerBase) -> list[Turn]:
+    """Questions and answers in turn, of which an answer that is not trained is part of what stands before the next."""
+    said = conversation.messages
+    system = said[0]["content"] if said[0]["role"] == "system" else ""
+    said = said[1:] if system else said
+    lacking = conversation.tools or any(set(message) - {"role", "content", "weight", "name"} for message in said)
+    roles = [message["role"] for message in said]
+    if lacking or roles != ["user", "assistant"] * (len(roles) // 2):
+        raise HycamError(
+            f'The prompt "{style}" has a place for questions and answers in turn, and for nothing else that a '
+            'conversation may have (thoughts, tools, two messages of one side in a row). Use the prompt "chat".'
+        )
+    found: list[Turn] = []
+    passed = ""
+    for number in range(0, len(said), 2):
+        asked, answer = said[number : number + 2]
+        passed += _turn(style, asked["content"], "", "" if number else system, number == 0)
+        if is_trained(answer):
+            found.append(Turn(passed, answer["content"]))
+            passed = ""
+        else:
+            passed += answer["content"] + end_token(tokenizer, style)
+    if not found:
+        raise no_trained_answer()
     return found
 
 
@@ -130,93 +161,3 @@ def _filled(template: str, instruction: str, given: str, system: str) -> str:
     values = {"instruction": instruction, "input": given, "system": system}
     # In one pass, so that braces in a row's own text stay what they are.
     return _FIELD.sub(lambda match: values[match[1]], template)
-
-
-def _chat(example: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, turns: Turns) -> list[Turn]:
-    check_prompt("chat", tokenizer)
-    given = f"\n\n{example['input']}" if example["input"].strip() else ""
-    system = example.get("system")
-    said = [{"role": "system", "content": system}] if system else []
-    for turn in example["history"]:
-        said += [{"role": "user", "content": turn["asked"]}, {"role": "assistant", "content": turn["answered"]}]
-    said += [{"role": "user", "content": example["instruction"] + given}]
-    said += [{"role": "assistant", "content": example["response"]}]
-    whole = _templated(tokenizer, said)
-    end = end_token(tokenizer, "chat")
-    answers = [number for number, message in enumerate(said) if message["role"] == "assistant"]
-    found: list[Turn] = []
-    passed = ""  # all text up to the end token of the answer before, with it
-    for number in answers if turns == "all" else answers[-1:]:
-        opened, answer = _templated(tokenizer, said[:number], opening=True), said[number]["content"]
-        written = _written(whole[len(opened) :], answer, end) if whole.startswith(opened) else None
-        if not opened.startswith(passed) or (written is None and number != answers[-1]):
-            raise HycamError(
-                f"The chat template of {_called(tokenizer)} does not keep the earlier answers of a conversation as "
-                f"they are, each with {end} behind it, so they cannot be trained. Train the last answer only "
-                '(turns: last), or use the prompt "alpaca".'
-            )
-        before, answer = written or ("", answer)  # a template that writes no answers as it asks for them
-        found.append(Turn(opened[len(passed) :] + before, answer))
-        passed = opened + before + answer + end
-    return found
-
-
-def _templated(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], opening: bool = False) -> str:
-    """A conversation as the template writes it; with ``opening`` up to where an answer begins."""
-    try:
-        template = str(tokenizer.get_chat_template())
-        return str(
-            tokenizer.apply_chat_template(
-                messages,
-                chat_template=_NO_CLOCK + template if "strftime_now" in template else template,
-                tokenize=False,
-                add_generation_prompt=opening,
-                date_string=_DAY,
-            )
-        )
-    except Exception as error:  # a template is a program: it may raise anything, and on purpose
-        said = f"{error}".strip().rstrip(".") or type(error).__name__
-        raise HycamError(
-            f"The chat template of {_called(tokenizer)} refuses a conversation ({said}). Leave out what it does not "
-            'take, such as the system text, or use the prompt "alpaca".'
-        ) from error
-
-
-def _written(text: str, answer: str, end: str) -> tuple[str, str] | None:
-    """What stands before an answer and the answer, in ``text`` that begins with them, up to the end token; or None.
-
-    Blanks right before the answer, and white space behind it, are the answer's: a model that is asked has to write
-    them. A template may strip an answer.
-    """
-    place = text.find(end)
-    while place >= 0:
-        for wanted in (answer, answer.strip()):
-            start = text.rfind(wanted, 0, place)
-            if start >= 0 and not text[start + len(wanted) : place].strip() and end not in text[:start]:
-                start = len(text[:start].rstrip(" "))
-                return text[:start], text[start:place]
-        place = text.find(end, place + 1)
-    return None
-
-
-def end_token(tokenizer: PreTrainedTokenizerBase, style: str) -> str:
-    """What ends an answer: in a chat the token that the template puts there, else the tokenizer's end token."""
-    if style != "chat" or not tokenizer.chat_template:
-        return str(tokenizer.eos_token)
-    return _chat_end(tokenizer, str(tokenizer.chat_template))
-
-
-@lru_cache(maxsize=4)
-def _chat_end(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """``template`` is there for the cache alone: another one may end an answer in another way."""
-    said = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
-    try:
-        behind = _templated(tokenizer, said).rpartition("answer")[2].lstrip()
-    except HycamError:
-        behind = ""
-    added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
-    return max((token for token in added if behind.startswith(token)), key=len, default=str(tokenizer.eos_token))
-
-
-def _called(tokenizer: PreTrainedTokenizerBase) -> str:
-    return str(tokenizer.name_or_path or "the tokenizer")

@@ -71,9 +71,11 @@ class TaskRecipe:
         revision: Of the hub dataset: a commit, tag or branch. Without one the newest is taken.
         hub_split: Which split of the hub dataset.
         columns: Its columns by what they hold: ``instruction``, ``input``, ``response``, ``system``, ``history``,
-            ``messages`` (a conversation), ``group`` (rows with the same value stay together).
-        tags: How a conversation spells ``role``, ``content``, ``user``, ``assistant`` and ``system``, where it is
-            neither OpenAI's way nor ShareGPT's.
+            ``messages`` (a conversation), ``tools`` (which it may call), ``group`` (rows with the same value stay
+            together).
+        tags: How a conversation spells ``role``, ``content``, ``user``, ``assistant``, ``system``, ``tool`` (what a
+            tool gave) and ``call`` (of a tool), where it is neither OpenAI's way nor ShareGPT's.
+        ignore: Columns, and keys of messages, that are passed over although they may change what is trained.
         rows: At most so many rows, picked by the hash of their identity.
         turns: Which answers of a conversation are trained: ``all`` or the ``last`` one.
         domain: What it is about, for tables.
@@ -88,6 +90,7 @@ class TaskRecipe:
     hub_split: str = "train"
     columns: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    ignore: list[str] = field(default_factory=list)
     rows: int | None = None
     turns: Turns = "all"
     domain: str = "own data"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -74,11 +75,30 @@ class SourceRow:
     def text(self, column: str) -> str:
         """The text in ``column``; null is read as empty, as most writers of Parquet and JSON mean it.
 
+        A whole number is read as its digits, as it stands in CSV.
+
         Raises:
             HycamError: there is no such column, or it holds something other than text.
         """
         value = self.value(column)
+        if isinstance(value, int) and not isinstance(value, bool):
+            return str(value)
         return "" if value is None else self.checked(f'"{column}"', value)
+
+    def key(self, column: str) -> str:
+        """What is in ``column`` as text that is the same for the same value: 1, 1.0 and "1" are one; null is empty.
+
+        Raises:
+            HycamError: there is no such column, or it holds a list, an object or bytes.
+        """
+        value = self.value(column)
+        if value is None or (isinstance(value, float) and math.isnan(value)):  # how pandas writes what is missing
+            return ""
+        if isinstance(value, list | dict | bytes):
+            raise self.error(f'"{column}" is {kind_of(value)}, text or a number was expected')
+        if isinstance(value, float) and value.is_integer():
+            return str(int(value))
+        return self.checked(f'"{column}"', str(value))
 
     def numeric(self, column: str) -> int | float:
         """The number in ``column``; raises HycamError where there is none."""

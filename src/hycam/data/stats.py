@@ -9,14 +9,14 @@ token, so it counts one or two tokens a row more.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from hycam.data.prompts import render_turns
+from hycam.data.encode import Form, rendered
+from hycam.data.encoded import BadRows
+from hycam.data.prompts import Turn, check_prompt
 from hycam.data.tasks import Task
 
 _ROWS_AT_ONCE = 1000  # enough for the tokenizer to work on all cores; more would only need memory
@@ -41,7 +41,11 @@ class Statistics:
 
 
 def statistics(
-    task: Task, dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, style: str = "paper"
+    task: Task,
+    dataset: datasets.Dataset,
+    tokenizer: PreTrainedTokenizerBase,
+    style: str = "paper",
+    skip_bad_rows: bool = False,
 ) -> Statistics:
     """Counts the rows and the tokens of a task.
 
@@ -50,16 +54,25 @@ def statistics(
         dataset: the rows as ``load_task`` gives them. The paper counts those without a response too (``keep_empty``).
         tokenizer: whose tokens are counted.
         style: of the prompt.
+        skip_bad_rows: rows that cannot be put into that form are passed over and told, and not counted.
 
     Raises:
-        HycamError: the prompt needs a chat template that the tokenizer does not have.
+        HycamError: the prompt needs a chat template that the tokenizer does not have; or a row cannot be put into it.
     """
-    total = sum(_tokens(batch, tokenizer, style) for batch in dataset.iter(batch_size=_ROWS_AT_ONCE))
+    check_prompt(style, tokenizer)
+    total, bad = 0, BadRows()
+    for batch in dataset.iter(batch_size=_ROWS_AT_ONCE):
+        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+        examples, passed_over = rendered(rows, 0, tokenizer, Form(style, turns="last", skip_bad_rows=skip_bad_rows))
+        total += _tokens(list(examples.values()), tokenizer)
+        bad += passed_over
+    bad.tell(task.name)
+    samples = len(dataset) - len(bad.numbers)
     return Statistics(
         task=task.name,
-        samples=len(dataset),
+        samples=samples,
         total_tokens=total,
-        mean_tokens=total / len(dataset) if len(dataset) else 0.0,
+        mean_tokens=total / samples if samples else 0.0,
         domain=task.domain,
         source=" or ".join(source.describe() for source in task.sources),
         paper_samples=task.paper.samples if task.paper else None,
@@ -67,17 +80,11 @@ def statistics(
     )
 
 
-def _tokens(batch: dict[str, list[Any]], tokenizer: PreTrainedTokenizerBase, style: str) -> int:
-    rows = (dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True))
-    texts = [text for row in rows for text in _texts(row, tokenizer, style)]
+def _tokens(examples: list[list[Turn]], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Each answer with what stands before it; a row has one, a conversation several."""
+    texts = [turn.before + turn.answer for turns in examples for turn in turns]
     # verbose: nothing is too long to be counted.
     encoded = tokenizer(
         texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
     )
     return sum(map(len, encoded["input_ids"])) + len(texts)
-
-
-def _texts(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, style: str) -> Iterator[str]:
-    """Each answer with what stands before it; a row has one, a conversation several."""
-    for before, answer in render_turns(row, style, tokenizer, turns="last"):
-        yield before + answer

@@ -81,9 +81,10 @@ def train(
     Returns:
         the summary that ``training.json`` holds: ``steps``, ``tokens`` (without padding), ``seconds`` (of training,
         interruptions left out), ``peak_memory_bytes``, ``trainable_parameters``, ``total_parameters``,
-        ``learning_rate``, ``data`` (its fingerprint), ``rows`` and ``shares`` (of each task, that were trained on),
-        ``wanted_shares`` (as the mixture has them), ``skipped`` (the steps that were left out, see
-        :class:`hycam.training.divergence.StepWatch`) and ``validation`` (the last pass: ``eval_loss`` and each task's).
+        ``learning_rate``, ``data`` (its fingerprint), ``thinks`` (whether most responses begin with a thought),
+        ``rows`` and ``shares`` (of each task, that were trained on), ``wanted_shares`` (as the mixture has them),
+        ``skipped`` (the steps that were left out, see :class:`hycam.training.divergence.StepWatch`) and ``validation``
+        (the last pass: ``eval_loss`` and each task's).
 
     Raises:
         Diverged: no good can come of further steps.
@@ -238,6 +239,7 @@ def _train(
         "total_parameters": total,
         "learning_rate": rate,
         "data": data.fingerprint,
+        "thinks": data.thinks,
         "rows": trainer.counter.rows,
         "shares": trainer.counter.shares(),
         "wanted_shares": mixture.wanted(),

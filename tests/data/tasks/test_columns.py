@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import json
+from datetime import date
+
 import pytest
 
 from hycam.data.source_row import SourceRow
@@ -104,10 +107,8 @@ TALK = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "sa
     ("fields", "columns", "said"),
     [
         ({}, {}, "The columns are: none"),
-        ({"messages": None}, {}, '"messages" is null, a list of messages was expected'),
         ({"messages": "hello"}, {}, '"messages" is text'),
         ({"messages": {"role": ["user"]}}, {}, '"messages" is an object'),
-        ({"chat": None}, {"messages": "chat"}, '"chat" is null, a list of messages was expected'),
         ({"chat": 5}, {"messages": "chat"}, '"chat" is a number (5)'),
         ({"talk": TALK}, {"messages": "chat"}, 'no column "chat". Columns: talk'),
         (
@@ -125,11 +126,11 @@ TALK = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "sa
             {"instruction": "q", "response": "answer"},
             'no column "answer". Did you mean "answr"?',
         ),
-        ({"instruction": 5, "output": "x"}, {}, '"instruction" is a number (5)'),
+        ({"instruction": 5.5, "output": "x"}, {}, '"instruction" is a number (5.5)'),
         ({"instruction": "x", "output": float("inf")}, {}, '"output" is a number (inf)'),
         ({"instruction": "x", "output": "a\ud800"}, {}, '"output" holds half of a character'),
         ({"instruction": "x", "output": "y", "input": ["z"]}, {}, '"input" is a list'),
-        ({"instruction": "x", "output": "y", "system": 1}, {}, '"system" is a number'),
+        ({"instruction": "x", "output": "y", "system": True}, {}, '"system" is true or false'),
         ({"instruction": "x", "output": "y", "history": "z"}, {}, '"history" was expected to be a list'),
         (
             {"instruction": "x", "output": "y", "history": [["a"]]},
@@ -137,12 +138,12 @@ TALK = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "sa
             'turn 1 of "history" was expected to be a list of two',
         ),
         ({"instruction": "x", "output": "y", "history": [["a", "b"], None]}, {}, 'turn 2 of "history" was expected'),
-        ({"instruction": "x", "output": "y", "history": [["a", None]]}, {}, 'turn 1 of "history" is null'),
+        ({"instruction": "x", "output": "y", "history": [["a", 5]]}, {}, 'turn 1 of "history" is a number'),
         ({"instruction": "x", "output": "y", "history": [["a", "\udc00"]]}, {}, "half of a character"),
         ({"prompt": TALK[:1], "completion": "say"}, {}, '"completion" was expected to be a list of messages'),
         ({"prompt": "ask", "completion": TALK[1:]}, {}, '"completion" is a list'),
         ({"prompt": TALK, "completion": TALK[1:]}, {}, 'message 3 of "prompt and completion" is by the assistant'),
-        ({"instruction": "x", "output": "y", "doc": 5}, {"group": "doc"}, '"doc" is a number (5)'),
+        ({"instruction": "x", "output": "y", "doc": [5]}, {"group": "doc"}, '"doc" is a list ([5]), text or a number'),
     ],
 )
 def test_a_row_of_another_shape_is_refused(fields: dict, columns: dict, said: str) -> None:
@@ -152,3 +153,149 @@ def test_a_row_of_another_shape_is_refused(fields: dict, columns: dict, said: st
 def test_names_that_are_no_text_do_not_stop_the_message() -> None:
     assert "The columns are: 5, None" in refusal({5: "x", None: "y"})
     assert 'no column "q"' in refusal({5: "x"}, {"instruction": "q", "response": "r"})
+
+
+FILLED = {
+    ("messages",): {"messages": TALK},
+    ("conversations",): {"conversations": [{"from": "human", "value": "ask"}, {"from": "gpt", "value": "say"}]},
+    ("instruction", "output"): {"instruction": "ask", "input": "", "output": "say"},
+    ("instruction", "response"): {"instruction": "ask", "response": "say"},
+    ("prompt", "completion"): {"prompt": "ask", "completion": "say"},
+    ("question", "answer"): {"question": "ask", "answer": "say", "context": ""},
+}
+
+
+@pytest.mark.parametrize("shape", FILLED)
+@pytest.mark.parametrize("nothing", [None, ""])
+def test_of_two_schemas_in_one_file_each_row_has_the_one_that_is_filled(shape: tuple, nothing: object) -> None:
+    every = dict.fromkeys(name for fields in FILLED.values() for name in (*fields, "system", "history", "tools"))
+    filled = FILLED[shape]
+    for fields in (
+        {**dict.fromkeys(every, nothing), **filled},
+        {**filled, **dict.fromkeys(every - filled.keys(), nothing)},
+    ):
+        example = made(fields)
+        assert (example.system, example.history, example.messages) == ("", (), "")
+        assert (example.instruction, example.input, example.response) == ("ask", "", "say")
+
+
+def test_an_input_is_found_where_another_schema_has_null() -> None:
+    for fields in (
+        {"instruction": "ask", "input": None, "context": "in", "response": "say"},
+        {"instruction": None, "input": "in", "output": "say", "prompt": "", "completion": None},
+        {"instruction": "ask", "input": "in", "output": "say", "prompt": None, "completion": None, "context": None},
+    ):
+        assert (made(fields).input, made(fields).response) == ("in", "say")
+
+
+def test_a_row_that_is_empty_in_every_schema_is_empty() -> None:
+    for fields in (
+        {"messages": None, "instruction": None, "output": None},
+        {"messages": [], "prompt": "ask", "completion": None},
+        {"messages": None},
+        {"conversations": None, "messages": []},
+    ):
+        assert made(fields).is_empty
+    assert '"messages" is text' in refusal({"messages": "[]", "instruction": "", "output": ""})
+
+
+@pytest.mark.parametrize(
+    ("value", "group"),
+    [(1, "1"), (1.0, "1"), ("1", "1"), (-3, "-3"), (0.5, "0.5"), (True, "True"), (date(2024, 1, 2), "2024-01-02")],
+)
+def test_a_group_is_the_same_as_a_number_and_as_text(value: object, group: str) -> None:
+    assert made({"prompt": "ask", "completion": "say", "doc": value}, group="doc").group == group
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), "", " "])
+def test_a_group_that_is_missing_is_none(value: object) -> None:
+    assert made({"prompt": "ask", "completion": "say", "doc": value}, group="doc").group == "ask"
+
+
+def test_a_whole_number_in_a_column_is_its_digits_as_in_csv() -> None:
+    example = made({"question": 5, "context": 0, "answer": -42, "system": 10**20})
+    assert (example.instruction, example.input, example.response) == ("5", "0", "-42")
+    assert example.system == "100000000000000000000"
+    for value in (True, 4.0):
+        assert '"answer" is' in refusal({"question": "x", "answer": value})
+
+
+def test_null_in_a_history_is_empty_text() -> None:
+    assert made({"instruction": "x", "output": "y", "history": [["a", None], [None, "b"]]}).history == (
+        ("a", ""),
+        ("", "b"),
+    )
+
+
+TRAINING_KEYS = {
+    "weight": 0,
+    "sample_weight": 0.5,
+    "train": False,
+    "label": False,
+    "labels": [-100, 5],
+    "loss_mask": [0, 1],
+    "rejected": "worse",
+    "chosen": [{"role": "assistant", "content": "better"}],
+    "kto_tag": True,
+    "images": ["a.png"],
+    "tools": [{"name": "look"}],
+    "chat_template_kwargs": {"enable_thinking": False},
+    "reasoning_content": "thought",
+}
+
+
+@pytest.mark.parametrize("key", TRAINING_KEYS)
+@pytest.mark.parametrize("fields", [{"instruction": "ask", "output": "say"}, {"messages": TALK}])
+def test_a_column_that_changes_what_is_trained_is_refused_by_name_unless_it_is_ignored(key: str, fields: dict) -> None:
+    row = {**fields, key: TRAINING_KEYS[key]}
+    if key == "tools" and "messages" in fields:
+        assert json.loads(made(row).messages)["tools"] == [{"type": "function", "function": {"name": "look"}}]
+        named = {"messages": "messages"}
+    else:
+        named = (
+            {"messages": "messages"} if "messages" in fields else {"instruction": "instruction", "response": "output"}
+        )
+        assert f'"{key}" changes what a row trains' in refusal(row)
+    assert f"(ignore: [{key}])" in refusal(row, named)
+    plain = made(fields)
+    assert ByColumns(ignore=(key,))(SourceRow("a.jsonl", 1, row)) == plain
+    for nothing in (None, "", []):
+        assert made({**fields, key: nothing}) == plain
+
+
+def test_columns_that_are_notes_or_say_what_holds_anyway_are_passed_over() -> None:
+    notes = {"id": 5, "timestamp": 1.5, "category": "qa", "label": "joke", "labels": ["a"], "weight": 1, "train": True}
+    notes |= {"score": 0.5, "source": "x", "metadata": {"a": 1}, "parallel_tool_calls": False}
+    for fields in ({"instruction": "ask", "output": "say"}, {"messages": TALK}):
+        assert made({**fields, **notes}) == made(fields)
+
+
+def test_a_column_that_is_named_is_read_whatever_it_is_called() -> None:
+    row = {"prompt": "ask", "chosen": "better", "weight": "heavy"}
+    example = made(row, instruction="prompt", response="chosen", group="weight")
+    assert (example.response, example.group) == ("better", "heavy")
+
+
+def test_tools_are_read_beside_messages_under_any_name() -> None:
+    tools = [{"type": "function", "function": {"name": "look"}}]
+    for stated in (tools, json.dumps(tools)):
+        assert json.loads(made({"messages": TALK, "tools": stated}).messages) == {"messages": TALK, "tools": tools}
+        assert json.loads(made({"messages": TALK, "functions": stated}).messages)["tools"] == tools
+        example = made({"talk": TALK, "may": stated}, messages="talk", tools="may")
+        assert json.loads(example.messages)["tools"] == tools
+        parts = {"prompt": TALK[:1], "completion": TALK[1:], "tools": stated}
+        assert json.loads(made(parts).messages)["tools"] == tools
+
+
+def test_of_trls_prompt_and_completion_the_completion_alone_is_trained() -> None:
+    further = [{"role": "user", "content": "and"}, {"role": "assistant", "content": "so"}]
+    example = made({"prompt": [*TALK, further[0]], "completion": further[1:]})
+    assert (example.history, example.instruction, example.response) == ((("ask", "say"),), "and", "so")
+    assert json.loads(example.messages)["messages"] == [TALK[0], TALK[1] | {"weight": 0}, *further]
+
+
+def test_a_system_column_is_the_first_message_of_a_whole_conversation() -> None:
+    said = [TALK[0], TALK[1] | {"reasoning_content": "thought"}]
+    example = made({"messages": said, "system": "brief"})
+    assert example.system == "brief"
+    assert json.loads(example.messages)["messages"] == [{"role": "system", "content": "brief"}, *said]

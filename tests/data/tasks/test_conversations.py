@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from hycam.data.source_row import SourceRow
 from hycam.data.tasks.conversations import Conversation, conversation
+from hycam.data.tasks.messages import METADATA
 from hycam.errors import HycamError
 
 ROW = SourceRow("a.jsonl", 7, {})
@@ -42,7 +44,7 @@ def test_every_spelling_gives_the_turns_that_were_written(system: str | None, tu
         (openai(*said), {}),
         (openai(*parts), {}),
         ([{"from": other[role], "value": text} for role, text in said], {}),
-        ([{"role": role, "content": text, "tool_calls": None, "name": "x"} for role, text in said], {}),
+        ([{"role": role, "content": text, "tool_calls": None, "id": "x"} for role, text in said], {}),
         ([{"who": own[role], "what": text} for role, text in said], tags),
     ]:
         assert conversation(ROW, "messages", messages, tagged) == Conversation(system or "", tuple(turns))
@@ -57,10 +59,8 @@ def test_a_role_without_a_tag_keeps_its_usual_spellings() -> None:
 @pytest.mark.parametrize(
     ("messages", "said"),
     [
-        (None, '"messages" is null, a list of messages was expected'),
         ("text", '"messages" is text'),
         ({"role": "user"}, '"messages" is an object'),
-        ([], 'the last message of "messages" was expected to be an answer'),
         ([None], 'message 1 of "messages" was expected to be an object'),
         (["hello"], 'message 1 of "messages" was expected to be an object'),
         (openai(("user", "a")), 'the last message of "messages" was expected to be an answer'),
@@ -73,13 +73,16 @@ def test_a_role_without_a_tag_keeps_its_usual_spellings() -> None:
             openai(("user", "a"), ("system", "b")),
             'message 2 of "messages" is by the system, which may speak first only',
         ),
-        (openai(("user", None), ("assistant", "b")), 'the content of message 1 of "messages" is null'),
         (openai(("user", 5), ("assistant", "b")), 'the content of message 1 of "messages" is a number (5)'),
         (openai(("user", "a"), ("assistant", "b\ud800")), "half of a character"),
         (openai(("user", [{"type": "image_url"}]), ("assistant", "b")), "is a list"),
         (openai(("user", [{"type": "text", "text": None}]), ("assistant", "b")), "is a list"),
         (openai(("user", ["a"]), ("assistant", "b")), "is a list"),
-        (openai(("user", "a"), ("tool", "b")), 'is by "tool": user, human, assistant, gpt, system were expected; conv'),
+        (openai(("user", "a"), ("bot", "b")), 'is by "bot": user, human, assistant, gpt, system, tool were expected'),
+        (openai(("user", "a"), ("tool", "b")), 'message 2 of "messages" is by a tool, and no answer of the assistant'),
+        (openai(("tool", "b"), ("user", "a")), 'message 1 of "messages" is by a tool, and no answer of the assistant'),
+        (openai(("user", "a"), ("assistant", "b"), ("tool", "c")), "the last message"),
+        (openai(("user", "a"), ("assistant", "b"), ("tool", "c"), ("user", "d")), "the one before it by a tool"),
         (openai(("User", "a"), ("assistant", "b")), 'message 1 of "messages" is by "User": user,'),
         (openai((None, "a"), ("assistant", "b")), "is by null: user"),
         (openai((["user"], "a"), ("assistant", "b")), "is by a list (['user']): user"),
@@ -92,12 +95,141 @@ def test_what_is_no_conversation_is_refused_with_the_number_of_the_message(messa
     assert said in refusal(messages)
 
 
-def test_a_call_of_a_tool_is_refused_whatever_else_is_said() -> None:
-    call = {"role": "assistant", "content": "Let me see.", "tool_calls": [{"function": {"name": "look"}}]}
-    row = SourceRow("a.jsonl", 3, {"messages": [{"role": "user", "content": "Look."}, call]})
-    for content in ("Let me see.", None):
-        call["content"] = content
-        with pytest.raises(HycamError, match=r'a\.jsonl:3: message 2 of "messages" calls a tool'):
-            conversation(row, "messages", row.fields["messages"], {})
-    call.update(content="Let me see.", tool_calls=None)
-    assert conversation(row, "messages", row.fields["messages"], {}).turns == (("Look.", "Let me see."),)
+@pytest.mark.parametrize("nothing", [None, [], ""])
+def test_a_conversation_in_which_nothing_was_said_is_an_empty_row(nothing: Any) -> None:
+    assert conversation(ROW, "messages", nothing, {}) == Conversation("", (("", ""),))
+
+
+def test_null_is_empty_text_in_a_message_as_elsewhere() -> None:
+    said = openai(("user", None), ("assistant", None), ("user", "c"), ("assistant", "d"))
+    assert conversation(ROW, "messages", said, {}).turns == (("", ""), ("c", "d"))
+
+
+def whole(messages: Any, **more: Any) -> dict[str, Any]:
+    """What stands in the column ``messages``."""
+    found: dict[str, Any] = json.loads(conversation(ROW, "messages", messages, {}, **more).messages)
+    return found
+
+
+QUESTION, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+FURTHER = [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]
+
+
+@pytest.mark.parametrize(
+    "untrained", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"training": False}, {"loss": False}]
+)
+def test_an_answer_of_weight_0_is_told_apart_from_the_others(untrained: dict) -> None:
+    talk = conversation(ROW, "messages", [QUESTION, ANSWER | untrained, *FURTHER], {})
+    assert talk.turns == (("a", "b"), ("c", "d"))
+    assert json.loads(talk.messages) == {"messages": [QUESTION, ANSWER | {"weight": 0}, *FURTHER], "tools": None}
+
+
+@pytest.mark.parametrize("trained", [{}, {"weight": None}, {"weight": 1}, {"weight": 1.0}, {"train": True}])
+def test_an_answer_of_weight_1_is_an_answer_like_any_other(trained: dict) -> None:
+    said = [QUESTION | {"weight": 0}, ANSWER | trained, *FURTHER]
+    assert conversation(ROW, "messages", said, {}) == Conversation("", (("a", "b"), ("c", "d")))
+
+
+def test_a_conversation_ends_at_its_last_trained_answer() -> None:
+    untrained = [FURTHER[0], FURTHER[1] | {"weight": 0}]
+    assert conversation(ROW, "messages", [QUESTION, ANSWER, *untrained], {}) == Conversation("", (("a", "b"),))
+    talk = conversation(ROW, "messages", [*untrained, QUESTION, ANSWER, *untrained], {})
+    assert talk.turns == (("c", "d"), ("a", "b"))
+    assert [message["content"] for message in json.loads(talk.messages)["messages"]] == ["c", "d", "a", "b"]
+
+
+def test_a_conversation_without_a_trained_answer_has_nothing_to_learn_from() -> None:
+    said = [QUESTION, ANSWER | {"weight": 0}]
+    assert conversation(ROW, "messages", said, {}, system="s") == Conversation("s", (("a", ""),))
+
+
+@pytest.mark.parametrize(
+    ("messages", "said"),
+    [
+        ([QUESTION, ANSWER | {"weight": 0.5}], 'the weight of message 2 of "messages" is a number (0.5): 0 or 1'),
+        ([QUESTION, ANSWER | {"weight": "0"}], "the weight of message 2 of \"messages\" is text ('0'): 0 or 1"),
+        ([QUESTION, ANSWER | {"weight": -1}], "is a number (-1)"),
+        ([QUESTION, ANSWER | {"weight": 0, "train": True}], "has weight and train, which differ"),
+        ([QUESTION | {"weight": 1}, ANSWER], "is by the user and has weight 1: only answers of the assistant"),
+        ([QUESTION | {"train": True}, ANSWER], "ignore: [train]"),
+    ],
+)
+def test_a_weight_that_cannot_be_honoured_is_refused(messages: list, said: str) -> None:
+    assert said in refusal(messages)
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_the_reasoning_of_an_answer_is_kept_whatever_it_is_called(key: str) -> None:
+    reasoned = ANSWER | {"reasoning_content": "thought"}
+    assert whole([QUESTION, ANSWER | {key: "thought"}])["messages"] == [QUESTION, reasoned]
+    assert whole([QUESTION, reasoned | {key: "thought"}])["messages"] == [QUESTION, reasoned]
+    for nothing in (None, "", " "):
+        assert not conversation(ROW, "messages", [QUESTION, ANSWER | {key: nothing}], {}).messages
+    assert "only an answer of the assistant" in refusal([QUESTION | {key: "thought"}, ANSWER])
+    assert "is a number (5)" in refusal([QUESTION, ANSWER | {key: 5}])
+    if key != "thinking":
+        assert f"has {key} and thinking, which differ" in refusal([QUESTION, ANSWER | {key: "x", "thinking": "y"}])
+
+
+def test_the_name_of_a_speaker_is_kept() -> None:
+    assert whole([QUESTION | {"name": "Ann"}, ANSWER])["messages"] == [QUESTION | {"name": "Ann"}, ANSWER]
+
+
+def test_the_system_text_of_a_column_is_in_the_whole_conversation() -> None:
+    said = [QUESTION, ANSWER | {"reasoning": "thought"}]
+    assert whole(said, system="s")["messages"][0] == {"role": "system", "content": "s"}
+    for own, used in (("own", "own"), ("", "s")):
+        assert whole([{"role": "system", "content": own}, *said], system="s")["messages"][0]["content"] == used
+
+
+def test_a_developer_is_the_system_and_a_refusal_an_answer() -> None:
+    said = [{"role": "developer", "content": "s"}, QUESTION, {"role": "assistant", "content": None, "refusal": "No."}]
+    assert conversation(ROW, "messages", said, {}) == Conversation("s", (("a", "No."),))
+    parts = [QUESTION, {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}]
+    assert conversation(ROW, "messages", parts, {}).turns == (("a", "No."),)
+    assert "both a content and a refusal" in refusal([QUESTION, ANSWER | {"refusal": "No."}])
+    assert "only an answer" in refusal([{"role": "user", "content": "", "refusal": "No."}, ANSWER])
+
+
+@pytest.mark.parametrize(
+    "key", ["weights", "mask", "reasoning_details", "audio", "prefix", "emotion", "tools", "chosen"]
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_key_that_is_not_understood_is_refused_by_name_unless_it_is_null_or_ignored(key: str, place: int) -> None:
+    def with_key(value: object) -> list[dict]:
+        return [one | {key: value} if number == place else one for number, one in enumerate([QUESTION, ANSWER])]
+
+    assert f'message {place + 1} of "messages" has "{key}"' in refusal(with_key("x"))
+    assert f"(ignore: [{key}])" in refusal(with_key(False))
+    plain = Conversation("", (("a", "b"),))
+    for nothing in (None, "", [], {}):
+        assert conversation(ROW, "messages", with_key(nothing), {}) == plain
+    assert conversation(ROW, "messages", with_key("x"), {}, ignore=[key]) == plain
+
+
+def test_what_the_recipe_ignores_has_no_effect() -> None:
+    said = [QUESTION, ANSWER | {"weight": 0, "reasoning_content": "thought"}]
+    ignored = conversation(ROW, "messages", said, {}, ignore=("weight", "reasoning_content"))
+    assert ignored == Conversation("", (("a", "b"),))
+
+
+def test_notes_on_a_message_are_passed_over() -> None:
+    notes = dict.fromkeys(METADATA, "x")
+    assert conversation(ROW, "messages", [QUESTION | notes, ANSWER | notes], {}) == Conversation("", (("a", "b"),))
+
+
+def test_a_part_that_is_not_trained_is_refused_by_name() -> None:
+    parts = [{"type": "text", "text": "b", "train": False, "image_url": None}]
+    assert 'part 1 of message 2 of "messages" has "train"' in refusal(
+        [QUESTION, {"role": "assistant", "content": parts}]
+    )
+
+
+def test_of_two_spellings_in_one_table_the_one_that_is_filled_counts() -> None:
+    openai_ = [one | {"from": None, "value": None} for one in (QUESTION, ANSWER)]
+    shared = [
+        {"role": None, "content": None, "from": who, "value": what} for who, what in (("human", "a"), ("gpt", "b"))
+    ]
+    for said in (openai_, shared):
+        assert conversation(ROW, "messages", said, {}) == Conversation("", (("a", "b"),))
+    assert 'has "from"' in refusal([QUESTION | {"from": "human"}, ANSWER])

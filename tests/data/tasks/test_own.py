@@ -58,6 +58,16 @@ def test_an_optional_column_that_no_row_has_is_named(tmp_path: Path) -> None:
     assert refusal(lambda: load_task(task)) == said
 
 
+def test_what_an_entry_ignores_is_passed_over_in_columns_and_in_messages(tmp_path: Path) -> None:
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "mood": "glad"}]
+    path = tmp_path / "mine.jsonl"
+    path.write_text(json.dumps({"messages": talk, "rejected": "c"}))
+    for ignored, named in (([], "rejected"), (["rejected"], "mood"), (["mood"], "rejected")):
+        entry = TaskRecipe(path=str(path), ignore=ignored)
+        assert f"(ignore: [{named}])" in refusal(lambda entry=entry: load_task(own_task(entry)))  # type: ignore[misc]
+    assert load_task(own_task(TaskRecipe(path=str(path), ignore=["rejected", "mood"])))["response"][:] == ["b"]
+
+
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "gr\udcfc.jsonl", "1")
     assert "its name is not text" in refusal(lambda: load_task(file))

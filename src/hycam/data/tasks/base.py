@@ -21,6 +21,8 @@ class Example:
     ``row`` says where it came from (``file.jsonl:17``). Examples with one ``group`` key stay on the same side of every
     split. ``input`` is the text that the instruction speaks of, ``system`` what stands before a conversation, or empty.
     ``history`` has the turns before the instruction. ``part`` is the row's own word for the part that it belongs to.
+    ``messages`` is the whole conversation where the others cannot say it all, see
+    :class:`hycam.data.tasks.conversations.Conversation`, and else empty.
     """
 
     row: str
@@ -31,6 +33,7 @@ class Example:
     system: str = ""
     history: tuple[Turn, ...] = ()
     part: str = ""
+    messages: str = ""
 
     @classmethod
     def of(
@@ -44,6 +47,7 @@ class Example:
         system: str = "",
         history: tuple[Turn, ...] = (),
         part: str = "",
+        messages: str = "",
     ) -> Example:
         """The example out of ``source``.
 
@@ -51,7 +55,7 @@ class Example:
         """
         if group is None:
             group = input if input.strip() else history[0][0] if history else instruction
-        return cls(source.identity, group, instruction, input, response, system, history, part)
+        return cls(source.identity, group, instruction, input, response, system, history, part, messages)
 
     @property
     def is_empty(self) -> bool:

@@ -12,7 +12,7 @@ from hycam.data.recipe import TaskRecipe
 from hycam.data.source_row import label_of
 from hycam.data.tasks.base import Source, Task
 from hycam.data.tasks.columns import COLUMNS, ByColumns
-from hycam.data.tasks.conversations import TAGS
+from hycam.data.tasks.messages import TAGS
 from hycam.data.tasks.sources import NamedFile, OnHub, expanded
 from hycam.errors import HycamError, nearest
 
@@ -104,7 +104,8 @@ def _converter(entry: TaskRecipe, part_column: str | None) -> ByColumns:
     missing = {"instruction", "response"} - entry.columns.keys()
     if len(missing) == 1 and "messages" not in entry.columns:
         raise HycamError(f'The columns of the task "{name}" lack {missing.pop()}: say which column holds it.')
-    return ByColumns(entry.columns if part_column is None else {**entry.columns, "part": part_column}, entry.tags)
+    columns = entry.columns if part_column is None else {**entry.columns, "part": part_column}
+    return ByColumns(columns, entry.tags, tuple(entry.ignore))
 
 
 def _check_words(what: str, words: Mapping[str, str], known: Sequence[str]) -> None:

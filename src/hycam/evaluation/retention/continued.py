@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from hycam.data.encode import encode_prompts
+from hycam.data.tokens import encode_prompts, encode_texts
 
 AS_IT_IS = "{instruction}"
 """The prompt form of a text that is put in front of the model without anything around it."""
@@ -37,7 +37,7 @@ def joined(
         style: ``"chat"`` where the special tokens stand in the contexts.
     """
     before = encode_prompts(list(contexts), tokenizer, style)
-    whole = encode_prompts([a + b for a, b in zip(contexts, continuations, strict=True)], tokenizer, style)
+    whole = encode_texts([a + b for a, b in zip(contexts, continuations, strict=True)], tokenizer, style)
     return [Continued(ids, _shared(first, ids)) for first, ids in zip(before, whole, strict=True)]
 
 

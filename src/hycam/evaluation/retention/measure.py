@@ -11,7 +11,7 @@ import numpy as np
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hycam.console import Reports
-from hycam.data.encode import encode_prompts
+from hycam.data.tokens import encode_prompts
 from hycam.evaluation.retention.base import Base
 from hycam.evaluation.retention.continued import AS_IT_IS, Continued
 from hycam.evaluation.retention.kl import divergence

@@ -7,8 +7,8 @@ from typing import cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hycam.data.encode import encode_prompts
 from hycam.data.prompts import end_token, render
+from hycam.data.tokens import encode_prompts
 from hycam.evaluation.generation import generate
 from hycam.evaluation.retention.chat_prompts import CHAT_PROMPTS
 from hycam.evaluation.retention.continued import Continued, joined

@@ -49,7 +49,10 @@ def data(plan: Plan, comparisons: list[Comparison]) -> Table:
 def _line(name: str, chosen: Chosen, recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase) -> list[Entry]:
     # Where each part has a file of its own, its tasks differ in where they come from alone.
     counted = statistics(
-        chosen.task or chosen.parts["train"], rows_of(chosen, recipe, keep_empty=True).dataset, tokenizer
+        chosen.task or chosen.parts["train"],
+        rows_of(chosen, recipe, keep_empty=True).dataset,
+        tokenizer,
+        skip_bad_rows=recipe.skip_bad_rows,
     )
     printed = paper.counts(name)
     theirs = [BLANK] * 3

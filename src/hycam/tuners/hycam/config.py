@@ -38,8 +38,8 @@ class HyCAMConfig(PeftConfig):
         specialized: ``"low_rank"``, ``"full"`` or ``"none"`` (then there is no router either).
         routing: ``"soft"`` mixes all modules by the Gumbel-softmax; ``"hard"`` takes one per token (straight-through).
         temperature: tau of the Gumbel-softmax. Lower is closer to a choice of one module.
-        noise: when Gumbel noise is drawn: ``"train"`` (in training mode and with gradients on, so that the answers which
-            a trainer generates have none), ``"always"`` (evaluation becomes random, as in the authors' code) or
+        noise: when Gumbel noise is drawn: ``"train"`` (in training mode and with gradients on, so that answers which a
+            trainer generates have none), ``"always"`` (evaluation becomes random, as in the authors' code) or
             ``"never"``.
         balance_weight: weight of the load-balancing loss (Eq. 10) that training with ``labels`` adds to the task loss.
             The released code adds none. Beside ``train_router=False`` it only acts through what the layers below make

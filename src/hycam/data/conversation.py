@@ -1,0 +1,64 @@
+"""A row as messages in OpenAI's form, which is what a chat template is given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+Message = dict[str, Any]
+THOUGHT, THOUGHT_END = "<think>", "</think>"
+
+
+class Conversation(NamedTuple):
+    """``messages`` and the ``tools`` that they may call, as the column ``messages`` of ``load_task`` describes them."""
+
+    messages: list[Message]
+    tools: list[Any] | None = None
+
+    def up_to(self, number: int, *further: Message) -> Conversation:
+        """The messages before ``number``, and then ``further`` ones."""
+        return Conversation([*self.messages[:number], *further], self.tools)
+
+    def trained(self) -> list[int]:
+        """The numbers of the answers that carry the loss."""
+        return [number for number, message in enumerate(self.messages) if is_answer(message) and is_trained(message)]
+
+
+def conversation_of(row: Mapping[str, Any]) -> Conversation:
+    """A row of ``load_task``; its answer, too, where it has one."""
+    if row.get("messages"):
+        return Conversation(**json.loads(row["messages"]))
+    messages = [_message("system", row["system"])] if row.get("system") else []
+    for turn in row.get("history") or ():
+        messages += [_message("user", turn["asked"]), _message("assistant", turn["answered"])]
+    given = f"\n\n{row['input']}" if row["input"].strip() else ""
+    messages.append(_message("user", row["instruction"] + given))
+    if "response" in row:
+        messages.append(_message("assistant", row["response"]))
+    return Conversation(messages)
+
+
+def has_thought(row: Mapping[str, Any]) -> bool:
+    """Whether the last answer that is trained begins with a thought."""
+    if not row.get("messages"):
+        return THOUGHT_END in row["response"]
+    conversation = conversation_of(row)
+    return any(is_thoughtful(conversation.messages[number]) for number in conversation.trained()[-1:])
+
+
+def is_answer(message: Message) -> bool:
+    return bool(message["role"] == "assistant")
+
+
+def is_trained(message: Message) -> bool:
+    return bool(message.get("weight", 1))
+
+
+def is_thoughtful(message: Message) -> bool:
+    """Whether a thought is part of an answer, in its own field or in its text."""
+    return bool(message.get("reasoning_content")) or THOUGHT_END in message["content"]
+
+
+def _message(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
