@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import inspect
 import re
+from typing import Any
 
 from torch import nn
 
@@ -102,7 +103,8 @@ def hidden_states_argument(module: nn.Module) -> tuple[str, int]:
 
 def _language_model(model: nn.Module, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """Its modules by their names in the whole model: all of them where ``transformers`` knows of no part."""
-    part = model.get_decoder() if hasattr(model, "get_decoder") else model
+    get_decoder: Any = getattr(model, "get_decoder", lambda: model)
+    part = get_decoder()
     inside = set(part.modules())
     if not any(isinstance(module, nn.ModuleList) for module in inside):  # what is called the decoder may be the head
         return modules
@@ -187,8 +189,8 @@ def _is_linear(module: nn.Module) -> bool:
     return hasattr(module, "in_features") or hasattr(module, "nx")  # Linear, packed ones, LoRA's; GPT-2's Conv1D
 
 
-def _width_read(linear: nn.Module) -> int:
-    return int(linear.in_features if hasattr(linear, "in_features") else linear.nx)
+def _width_read(linear: Any) -> int:
+    return linear.in_features if hasattr(linear, "in_features") else linear.nx
 
 
 def _parameters(module: nn.Module) -> list[str]:
