@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from byte_tokenizer import byte_tokenizer
+from chat_templates import QWEN_3
+from data.chats import CALL, TOOLS, assistant, tokenizer_of, tool, user
 from hycam.data.asked import asked_ids, asked_rows
 from hycam.data.prepare import prepare
 from hycam.data.recipe import DataRecipe, SplitRecipe, TaskRecipe
@@ -103,6 +105,35 @@ def test_a_row_is_asked_as_it_is_trained_with_and_without_its_answer(form: str, 
         rows = asked_rows(TaskRecipe(path=write(tmp_path / "rows.jsonl", make), **further), DataRecipe())
         ids = asked_ids(rows, TOKENIZER, prompt)
         assert {row["row"]: one for row, one in zip(rows, ids, strict=True)} == expected
+
+
+TALKS = {
+    "thoughts": [user("Hi {n}"), assistant("Hello", reasoning_content="They greet.")],
+    "tools": [user("Rain {n}?"), assistant("", tool_calls=[CALL]), tool("sun"), assistant("No.")],
+    "a call": [user("Rain {n}?"), assistant("", tool_calls=[CALL])],
+    "an answer that is not trained": [user("Hello {n}"), assistant("No", weight=0), user("Hi {n}"), assistant("Hello")],
+}
+
+
+@pytest.mark.parametrize("has_answer", [True, False], ids=["answered", "not answered"])
+@pytest.mark.parametrize("talk", TALKS)
+def test_a_chat_with_thoughts_and_tools_is_asked_as_it_is_trained(talk: str, has_answer: bool, tmp_path: Path) -> None:
+    tokenizer = tokenizer_of(QWEN_3, "lines")
+    said = TALKS[talk]
+    tools = {"tools": TOOLS} if talk in ("tools", "a call") else {}
+
+    def row(number: int, messages: list[dict[str, Any]]) -> dict[str, Any]:
+        return {"messages": [{**m, "content": m["content"].format(n=number)} for m in messages], **tools}
+
+    path = write(tmp_path / "rows.jsonl", lambda n: row(n, said))
+    split = SplitRecipe(by="count", validation_rows=1, test_rows=1)
+    data = prepare(DataRecipe([TaskRecipe(path=path)], split=split, prompt="chat"), tokenizer)
+    parts = [rows for part in (data.train, data.validation, data.test) for rows in part.values()]
+    expected = {one["row"]: one["input_ids"][: one["prompt_length"]] for rows in parts for one in rows}
+    rows = asked_rows(write(tmp_path / "rows.jsonl", lambda n: row(n, said if has_answer else said[:-1])), DataRecipe())
+    ids = asked_ids(rows, tokenizer, "chat", data.thinks)
+    assert {row["row"]: one for row, one in zip(rows, ids, strict=True)} == expected
+    assert data.thinks == (talk == "thoughts")
 
 
 def test_a_file_of_the_run_is_read_as_the_run_read_it(tmp_path: Path) -> None:
