@@ -45,7 +45,7 @@ oldest:
 	$(call fresh,.venv-oldest)
 	$(PYTHON) .ci/lower_bounds.py dependencies test > .venv-oldest/bounds.txt
 	$(call into,.venv-oldest) --constraint .venv-oldest/bounds.txt --editable '.[test]'
-	$(call tested,.venv-oldest,tests/contract tests/tuners/test_registration.py -k "$(FAMILIES) or test_registration")
+	$(call tested,.venv-oldest,tests/contract tests/test_library.py -k "$(FAMILIES) or test_library")
 	$(call fresh,.venv-oldest-train)
 	$(PYTHON) .ci/lower_bounds.py dependencies train test > .venv-oldest-train/bounds.txt
 	$(call into,.venv-oldest-train) --constraint .venv-oldest-train/bounds.txt --editable '.[train,test]'
