@@ -60,7 +60,12 @@ print("trained")
 
 
 def test_a_verb_without_its_packages_says_in_one_line_what_to_install() -> None:
-    code = f"import hycam_command\nfor verb in {list(VERBS)}:\n    sys.argv = ['hycam', verb]\n    assert hycam_command.main() == 1"
+    code = f"""
+import hycam_command
+for verb in {list(VERBS)}:
+    sys.argv = ["hycam", verb]
+    assert hycam_command.main() == 1
+"""
     done = run_without_the_application(code)
     said = done.stderr.splitlines()
     assert done.returncode == 0, done.stderr[-2000:]

@@ -7,7 +7,7 @@ goes when the lower bound of PEFT is 0.21.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTuner
@@ -28,7 +28,10 @@ class _Older(BaseTuner):
         return state_dict
 
 
-CheckedBeforeLoading: Any = BaseTuner if hasattr(BaseTuner, "_remap_adapter_state_dict_for_load") else _Older
+if TYPE_CHECKING or hasattr(BaseTuner, "_remap_adapter_state_dict_for_load"):
+    CheckedBeforeLoading = BaseTuner
+else:
+    CheckedBeforeLoading = _Older
 
 
 def _check(tuner: _Older, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
