@@ -5,7 +5,7 @@ BIN := $(ENV)/bin
 # pip is asked from outside and installed on purpose: a Debian without python3-venv has no ensurepip.
 PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python install --quiet --constraint constraints.txt
 
-.PHONY: env quickstart test soak bench lint clean
+.PHONY: env quickstart test newest oldest soak bench lint clean
 
 env: $(ENV)/.complete
 
@@ -23,6 +23,38 @@ quickstart: env
 
 test: env
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal --architecture-table=docs/architectures.md
+
+# The other ends of what pyproject.toml allows, each in fresh environments that constraints.txt has no part in. PyTorch
+# alone is the release named there: other wheels of it bring gigabytes of CUDA. Where a test fails, the packages that
+# differ from constraints.txt are listed with both versions.
+TORCH := $(shell grep '^torch==' constraints.txt)
+FAMILIES := llama or mistral or qwen2 and not qwen2_moe
+# What older releases of PEFT leave to the library.
+PROMISES := tests/test_library.py tests/tuners/test_linear.py tests/tuners/hycam/test_frozen_router.py
+TRAINERS := tests/test_examples.py tests/tuners/hycam/test_trainers.py
+fresh = rm -rf $(1) && $(PYTHON) -m venv --without-pip $(1) && $(call into,$(1)) --no-deps '$(TORCH)'
+into = $(PYTHON) -m pip --disable-pip-version-check --python $(1)/bin/python install --quiet
+tested = $(1)/bin/python -m pytest --numprocesses 2 --dist worksteal $(2) || { $(1)/bin/python .ci/differing.py; exit 1; }
+
+newest:
+	$(call fresh,.venv-newest)
+	$(call into,.venv-newest) --editable '.[dev]'
+	$(call tested,.venv-newest,tests/contract tests/cli/test_main.py $(TRAINERS) \
+		-k "$(FAMILIES) or test_main or test_examples or test_trainers")
+
+# The library has lower bounds of its own. The trainers of TRL need more than the application does.
+oldest:
+	$(call fresh,.venv-oldest)
+	$(PYTHON) .ci/lower_bounds.py dependencies test > .venv-oldest/bounds.txt
+	$(call into,.venv-oldest) --constraint .venv-oldest/bounds.txt --editable '.[test]'
+	$(call tested,.venv-oldest,tests/contract $(PROMISES) -k "$(FAMILIES) or test_library or test_linear or frozen_router")
+	$(call fresh,.venv-oldest-train)
+	$(PYTHON) .ci/lower_bounds.py dependencies train test > .venv-oldest-train/bounds.txt
+	$(call into,.venv-oldest-train) --constraint .venv-oldest-train/bounds.txt --editable '.[train,test]'
+	$(call tested,.venv-oldest-train,tests/cli/test_main.py)
+	$(PYTHON) .ci/lower_bounds.py trl > .venv-oldest-train/bounds.txt
+	$(call into,.venv-oldest-train) --constraint .venv-oldest-train/bounds.txt --editable '.[trl]'
+	$(call tested,.venv-oldest-train,$(TRAINERS))
 
 # The whole matrix of variants and architectures.
 soak: env
@@ -42,4 +74,4 @@ lint: env
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(ENV)
+	rm -rf $(ENV) .venv-newest .venv-oldest .venv-oldest-train

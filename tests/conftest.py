@@ -10,8 +10,10 @@ from pathlib import Path
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import importlib.util
 import json
 import logging
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -22,7 +24,6 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-import datasets
 import transformers
 
 from architecture_table import pytest_runtest_logreport, pytest_sessionfinish  # noqa: F401
@@ -49,7 +50,8 @@ def _same_state_in_every_test() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     # The command line quietens the libraries for its process, which here goes on.
-    datasets.enable_progress_bars()
+    if "datasets" in sys.modules:
+        sys.modules["datasets"].enable_progress_bars()
     logging.getLogger("hycam").setLevel(logging.NOTSET)
 
 
@@ -61,7 +63,8 @@ def data_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def _own_data_cache(data_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hycam.data.cache.cache_folder", lambda: data_cache)
+    if importlib.util.find_spec("datasets"):  # without the application's packages the library is tested alone
+        monkeypatch.setattr("hycam.data.cache.cache_folder", lambda: data_cache)
 
 
 @pytest.fixture(scope="session")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel, get_peft_model
 from peft.mapping import PEFT_TYPE_TO_TUNER_MAPPING
 from peft.utils import PeftType
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from hycam.errors import HycamError
 from hycam.methods import Method, method
 from hycam.tuners.base import Tuner
 from hycam.tuners.targets import check_targets, linear_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig  # transformers 4 spells it otherwise
 
 
 def adapt(

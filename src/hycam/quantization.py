@@ -8,14 +8,17 @@ that is also the type that 4-bit layers compute in.
 from __future__ import annotations
 
 import logging
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedConfig
+from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 
 from hycam.errors import HycamError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig  # transformers 4 spells it otherwise
 
 Quantization = Literal["8bit", "4bit"]
 

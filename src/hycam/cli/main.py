@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from types import ModuleType
 
 from hycam.errors import HycamError, Interrupted, LostProcess, UsageError, nearest
 
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None, imported: Callable[[], None] | 
         print(f"hycam: there is no verb {verb}.{nearest(verb, VERBS)} `hycam --help` lists them.", file=sys.stderr)
         return USAGE
     try:
-        module = importlib.import_module(f"hycam.cli.{verb}")
+        module = _imported(verb)
         if imported is not None:
             imported()
         status = module.main(rest)
@@ -72,6 +73,15 @@ def main(arguments: Sequence[str] | None = None, imported: Callable[[], None] | 
             print(f"hycam {verb}: stopped. {outcome}", file=sys.stderr)
         return 128 + number
     return status or 0
+
+
+def _imported(verb: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"hycam.cli.{verb}")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "hycam":
+            raise
+        raise HycamError(f"{error.name} is not installed: pip install 'hycam[train]'.") from error
 
 
 def _in_turn(error: HycamError) -> None:

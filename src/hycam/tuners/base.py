@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from peft.config import PeftConfig
-from peft.tuners.tuners_utils import BaseTuner, BaseTunerLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
 from hycam.quantization import keep_weights
 from hycam.tuners.fit import Spec, check_fit
+from hycam.tuners.older_peft import CheckedBeforeLoading
 from hycam.tuners.weights import Weights
 
 ONE_AT_A_TIME = "One adapter of this kind is active at a time, not {}."
@@ -53,7 +54,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         super().set_adapter(adapter_names, inference_mode=inference_mode)
 
 
-class Tuner(BaseTuner):
+class Tuner(CheckedBeforeLoading):
     """Puts the wrappers of one method into a backbone and takes them out again."""
 
     config_class: type[PeftConfig]
@@ -79,9 +80,10 @@ class Tuner(BaseTuner):
 
     def unload(self) -> nn.Module:
         """The backbone as it was. PEFT's own version would leave trained ``modules_to_save`` in it."""
-        for module in self.model.modules():
+        for name, module in list(self.model.named_modules()):
             if isinstance(module, ModulesToSaveWrapper):
-                module.set_adapter([])
+                parent, _, child = name.rpartition(".")
+                setattr(self.model.get_submodule(parent), child, module.original_module)
             if isinstance(module, AdapterLayer) and module.merged:
                 module.unmerge()
         return super().unload()

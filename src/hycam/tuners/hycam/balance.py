@@ -104,8 +104,8 @@ def add_balance_term(
     task_loss, share = None, None
     if loss is not None:
         task_loss = loss.detach()
-        if items is not None:
-            labelled = (scored != -100).sum().to(loss.device)
+        if items is not None and scored is not None:
+            labelled = torch.ne(scored, -100).sum().to(loss.device)
             share = labelled / items
             task_loss = task_loss * items / labelled.clamp(min=1)
     if term is None:

@@ -100,9 +100,7 @@ class _Reader(NamedTuple):
 
 class _Carried(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
-        ctx: Any, term: Tensor, share: Tensor | None, reader: _Reader, *outputs: Tensor
-    ) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, term: Tensor, share: Tensor | None, reader: _Reader, *outputs: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.share, ctx.reader, ctx.device, ctx.dtype = share, reader, term.device, term.dtype
         return tuple(
@@ -112,7 +110,7 @@ class _Carried(torch.autograd.Function):
         )
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         reader = ctx.reader
         weight = None if reader.loss is None else gradients[reader.loss]
         if weight is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -74,7 +74,7 @@ class HyCAMLayer(AdapterLayer):
         self.hycam_residual: Tensor | None = None
         self.hycam_residual_hook: RemovableHandle | None = None
         self.hycam_packed = PackedWeights()
-        self.frozen_peft_weight_names = {}
+        self.hycam_frozen: dict[str, tuple[str, ...]] = {}
 
     def update_layer(self, adapter_name: str, config: HyCAMConfig) -> None:
         """Adds the weights of one adapter. Shapes are those of the saved keys; ``d`` is the hidden size."""
@@ -90,7 +90,7 @@ class HyCAMLayer(AdapterLayer):
         if config.specialized != "none":
             self.hycam_router[adapter_name] = nn.Linear(d, experts, bias=config.router_bias)
         frozen = (() if config.train_router else ("hycam_router",)) + (() if config.train_inner else _INNER)
-        self.frozen_peft_weight_names[adapter_name] = frozen
+        self.hycam_frozen[adapter_name] = frozen
         self.hycam_config[adapter_name] = config
         self.reset_adapter_parameters(adapter_name, config.init_weights)
         self._move_adapter_to_device_of_base_layer(adapter_name)
@@ -127,7 +127,7 @@ class HyCAMLayer(AdapterLayer):
                     # Biases are drawn with the bound of the map they belong to; any small range would do in a test.
                     fan_in = self.hycam_hidden_size if parameter.dim() == 1 else parameter.shape[-1]
                     parameter.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-        frozen = self.frozen_peft_weight_names[adapter_name]
+        frozen = self.hycam_frozen[adapter_name]
         if "hycam_router" in frozen and adapter_name in self.hycam_router:
             self.hycam_router[adapter_name].weight.normal_(std=self.hycam_initializer_range)
         for attribute in set(_INNER) & set(frozen):
@@ -235,10 +235,23 @@ class HyCAMLayer(AdapterLayer):
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         self.hycam_packed.drop()
         super().set_adapter(adapter_names, inference_mode=inference_mode)
+        self._freeze()
+
+    def set_requires_grad(self, adapter_names: str | Sequence[str], requires_grad: bool = True) -> None:
+        super().set_requires_grad(adapter_names, requires_grad)
+        self._freeze()
+
+    def _freeze(self) -> None:
+        """What an adapter does not train stays as it is; PEFT sets all of an adapter it activates to be trained."""
+        for adapter, attributes in self.hycam_frozen.items():
+            for attribute in attributes:
+                if adapter in getattr(self, attribute):
+                    getattr(self, attribute)[adapter].requires_grad_(False)
 
     def delete_adapter(self, adapter_name: str) -> None:
         self.hycam_packed.drop()
         super().delete_adapter(adapter_name)
+        del self.hycam_frozen[adapter_name]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HyCAMLayer:
         # Every move and every change of type goes through here.
@@ -248,14 +261,18 @@ class HyCAMLayer(AdapterLayer):
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         raise ValueError(NOT_MERGEABLE)
 
-    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[Any, Any]:
+    def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # PEFT looks for `.weight`, which an attention module has not. In a quantised backbone the packed weights are
         # integers; the norms or biases beside them, or nothing, then tell the type.
-        parameters = list(base_layer.parameters())
-        floating = [parameter for parameter in parameters if parameter.is_floating_point()]
-        for parameter in floating or parameters:
-            return parameter.device, parameter.dtype
-        return None, None
+        parameters = list(self.base_layer.parameters())
+        like = next((p for p in parameters if p.is_floating_point()), next(iter(parameters), None))
+        if like is None:
+            return
+        dtype = like.dtype if like.is_floating_point() else None
+        for attribute in self.adapter_layer_names:
+            holder = getattr(self, attribute)
+            if adapter_name in holder and not any(p.is_meta for p in holder.parameters()):
+                holder[adapter_name] = holder[adapter_name].to(device or like.device, dtype)
 
     def __getattr__(self, name: str) -> Any:
         try:
