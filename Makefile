@@ -52,8 +52,8 @@ oldest:
 	$(PYTHON) .ci/lower_bounds.py dependencies train test > .venv-oldest-train/bounds.txt
 	$(call into,.venv-oldest-train) --constraint .venv-oldest-train/bounds.txt --editable '.[train,test]'
 	$(call tested,.venv-oldest-train,tests/cli/test_main.py)
-	$(PYTHON) .ci/lower_bounds.py trl > .venv-oldest-train/bounds.txt
-	$(call into,.venv-oldest-train) --constraint .venv-oldest-train/bounds.txt --editable '.[trl]'
+	$(PYTHON) .ci/lower_bounds.py dependencies train test trl > .venv-oldest-train/bounds.txt
+	$(call into,.venv-oldest-train) --constraint .venv-oldest-train/bounds.txt --editable '.[train,test,trl]'
 	$(call tested,.venv-oldest-train,$(TRAINERS))
 
 # The whole matrix of variants and architectures.

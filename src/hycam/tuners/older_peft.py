@@ -15,7 +15,10 @@ from torch import Tensor, nn
 
 
 class _Older(BaseTuner):
-    """Calls ``_remap_adapter_state_dict_for_load`` of the tuner as PEFT 0.21 does, before any weight is copied."""
+    """Calls ``_remap_adapter_state_dict_for_load`` of the tuner as PEFT 0.21 does, before any weight is copied.
+
+    Both class methods are what PEFT's own are where a tuner does not change them.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -26,6 +29,10 @@ class _Older(BaseTuner):
         cls, model: nn.Module, config: PeftConfig, adapter_name: str, state_dict: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         return state_dict
+
+    @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        return key.replace(f".{adapter_name}.", ".").removesuffix(f".{adapter_name}")
 
 
 if TYPE_CHECKING or hasattr(BaseTuner, "_remap_adapter_state_dict_for_load"):
