@@ -104,7 +104,7 @@ def hidden_states_argument(module: nn.Module) -> tuple[str, int]:
 def _language_model(model: nn.Module, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
     """Its modules by their names in the whole model: all of them where ``transformers`` knows of no part."""
     get_decoder: Any = getattr(model, "get_decoder", lambda: model)
-    part = get_decoder()
+    part = get_decoder() or model  # transformers 4 knows of none in some models
     inside = set(part.modules())
     if not any(isinstance(module, nn.ModuleList) for module in inside):  # what is called the decoder may be the head
         return modules
