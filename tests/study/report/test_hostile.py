@@ -28,7 +28,7 @@ HOSTILE = (
     "<svg/onload=taken()> --> ]]> {{ 7 * 7 }} {% raw %} javascript:taken() &lt;b&gt; $\\frac{$ \\input{x} | a & b_c "
     "\u2028\u2029 line\nend [x](javascript:taken()) `code` \x1b[2J"
 )
-HARMLESS = "x" * len(HOSTILE)
+HARMLESS = re.sub("[^ ]", "x", HOSTILE)  # of as many words, since BLEU-4 needs four
 
 
 def made(folder: Path, added: str) -> Plan:
