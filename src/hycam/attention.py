@@ -36,9 +36,9 @@ def find_attention_modules(model: nn.Module) -> list[str]:
         model: a ``transformers`` model with any head, possibly with HyCAM adapters attached already. No forward is run.
 
     Raises:
-        HycamError: the model is an encoder-decoder; or no attention module is found (the message names each kind of
-            module that was looked at, and why it was passed over); or the ones there are add the residual stream before
-            their output can be scaled (Bloom, BERT).
+        HycamError: the model is an encoder-decoder, or its parts have widths of their own (BLT); or no attention
+            module is found (the message names each kind of module that was looked at, and why it was passed over); or
+            the ones there are add the residual stream before their output can be scaled (Bloom, BERT).
     """
     kind = type(model).__name__
     config = getattr(model, "config", None)
@@ -48,17 +48,17 @@ def find_attention_modules(model: nn.Module) -> list[str]:
             "with any head on them, and the language model inside a vision-language model."
         )
     width = None if config is None else getattr(config.get_text_config(), "hidden_size", None)
+    if config is not None and width is None:
+        raise HycamError(
+            f"{kind} has no width of its own (hidden_size in its configuration), so HyCAM cannot adapt it."
+        )
     modules = dict(model.named_modules())
     blocks = _blocks(modules)
     found: list[str] = []
     passed_over: dict[str, str] = {}  # one of each class
     for name, module in _language_model(model, modules).items():
         own_name = name.removesuffix(".base_layer")
-        if (
-            own_name in blocks
-            or not any(prefix in blocks for prefix in _prefixes(own_name))
-            or not _projections(module)
-        ):
+        if not any(prefix in blocks for prefix in _prefixes(own_name)) or not _projections(module):
             continue
         if any(own_name.startswith(f"{outer}.") for outer in found):
             continue
@@ -146,7 +146,9 @@ def _check_residual(kind: str, name: str, modules: dict[str, nn.Module], blocks:
     wrappers = [
         prefix
         for prefix in prefixes
-        if len(prefix) > len(block) and _ATTENTION.search(_called(prefix, modules[prefix]))
+        if len(prefix) > len(block)
+        and not isinstance(modules[prefix], nn.ModuleList)
+        and _ATTENTION.search(_called(prefix, modules[prefix]))
     ]
     for outer in [name, *wrappers]:
         for part, module in modules[outer].named_modules():

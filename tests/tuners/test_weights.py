@@ -11,14 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTuner
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM
 
 from architectures import tiny, tokens
 from byte_tokenizer import byte_tokenizer
 from hycam import HyCAMConfig, MoeLoraConfig, MultiLoraConfig
+from hycam.errors import HycamError
+from hycam.tuners.weights import NAMES_ARE_OLDER
 
 _HYCAM = {"task_type": "CAUSAL_LM", "r": 4, "init_weights": False, "noise": "never", "balance_weight": 0.0}
 _OTHERS = {"task_type": "CAUSAL_LM", "r": 4, "init_weights": False}
@@ -94,6 +98,35 @@ def test_an_adapter_file_has_the_contracts_names_and_loads_under_any_name(method
         loaded.load_adapter(str(tmp_path), "second")
         loaded.set_adapter("second")
         assert torch.equal(logits(loaded), logits(model))
+
+
+@every_method
+def test_transformers_loads_a_saved_adapter_by_itself_and_saves_it_under_the_same_names(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    tiny().save_pretrained(tmp_path / "backbone")
+    model = model_of(method)
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = str(tmp_path / "backbone")
+    model.save_pretrained(tmp_path / "saved")
+    if NAMES_ARE_OLDER and int(transformers.__version__.split(".")[0]) >= 5:
+        with pytest.raises(
+            (HycamError, ImportError), match=r"PEFT 0\.21|peft"
+        ):  # with 0.18 transformers fails by itself
+            AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+        return
+    by_name = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert torch.equal(logits(by_name.eval()), logits(model))
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "backbone")
+    for name in ("first", "second"):
+        loaded.load_adapter(str(tmp_path / "saved"), adapter_name=name)
+        loaded.set_adapter(name)
+        assert torch.equal(logits(loaded.eval()), logits(model))
+    by_name.save_pretrained(tmp_path / "again")
+    files = [load_file(tmp_path / folder / "adapter_model.safetensors") for folder in ("saved", "again")]
+    assert files[0].keys() == files[1].keys()
+    assert all(torch.equal(value, files[1][name]) for name, value in files[0].items())
 
 
 @every_method

@@ -5,6 +5,9 @@ from __future__ import annotations
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import PeftType, register_peft_method
 
+from hycam.tuners.base import AdapterLayer
+from hycam.tuners.weights import NAMES_ARE_OLDER
+
 
 def _add_peft_type(name: str) -> None:
     """Adds a member to PEFT's enum of methods. Python's enums are closed, so it is put in by hand."""
@@ -34,3 +37,25 @@ def register() -> None:
     ):
         if PeftType(name.upper()) not in PEFT_TYPE_TO_CONFIG_MAPPING:
             register_peft_method(name=name, config_cls=config_class, model_cls=tuner)
+            if not NAMES_ARE_OLDER:
+                _read_saved_names(tuner.tuner_layer_cls)
+
+
+def _read_saved_names(layer: type[AdapterLayer]) -> None:
+    """Lets ``load_adapter`` of a ``transformers`` model find the weights of a file, as PEFT's own loading does.
+
+    It puts the adapter's name behind a saved one, ``hycam_A.default``; in the model that is ``hycam_A.default.weight``.
+    """
+    try:
+        from transformers.conversion_mapping import (
+            get_checkpoint_conversion_mapping,
+            register_checkpoint_conversion_mapping,
+        )
+        from transformers.core_model_loading import WeightRenaming
+    except ImportError:  # transformers 4 leaves the loading to PEFT
+        return
+    names = "|".join(name for name in layer.adapter_layer_names if name not in layer.linear_names)
+    renaming = WeightRenaming(rf"((?:{names})\.[^.]+)$", r"\1.weight")
+    for_all_models = "legacy"
+    known = get_checkpoint_conversion_mapping(for_all_models) or []
+    register_checkpoint_conversion_mapping(for_all_models, [*known, renaming], overwrite=True)

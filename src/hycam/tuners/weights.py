@@ -4,8 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
+
+from hycam.errors import HycamError
+
+# Before PEFT 0.21 a tuner has no say in the keys that are saved, so a state has the older names there.
+NAMES_ARE_OLDER = not hasattr(BaseTuner, "_remove_adapter_name_from_key")
 
 
 class Weight(nn.Module):
@@ -21,6 +27,19 @@ class Weight(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(weight)
 
+    @property
+    def shape(self) -> torch.Size:
+        """Refuses ``load_adapter`` of ``transformers`` 5 where a state has the older names.
+
+        It takes this for the parameter of that name, asks for its shape, and would put a parameter in its place.
+        """
+        if not NAMES_ARE_OLDER:
+            raise AttributeError
+        raise HycamError(
+            "An adapter of this kind is loaded by a transformers model's own from_pretrained or load_adapter from PEFT "
+            "0.21 on only. Upgrade PEFT, or load it with PeftModel.from_pretrained."
+        )
+
 
 class Weights(nn.ModuleDict):
     """One :class:`Weight` for each adapter.
@@ -31,7 +50,7 @@ class Weights(nn.ModuleDict):
     def __init__(self) -> None:
         super().__init__()
         self.register_load_state_dict_pre_hook(_take_older_names)
-        if not hasattr(BaseTuner, "_remove_adapter_name_from_key"):  # before PEFT 0.21 a tuner has no say in its keys
+        if NAMES_ARE_OLDER:
             self.register_state_dict_post_hook(_give_older_names)
 
 

@@ -73,6 +73,27 @@ def test_of_a_hybrid_the_attention_layers_are_adapted_and_no_state_space_mixer(a
     assert last < first
 
 
+def test_where_a_block_holds_a_list_of_attention_modules_each_is_adapted() -> None:
+    settings = {"vocab_size": VOCABULARY, "hidden_size": 32, "num_layers": 2, "ffn_hidden_size": 48,
+                "expert_ffn_hidden_size": 24, "num_attention_heads": 4, "n_routed_experts": 4, "zero_expert_num": 2,
+                "moe_topk": 2, "q_lora_rank": 16, "kv_lora_rank": 16, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8,
+                "v_head_dim": 8, "head_dim": 8}  # fmt: skip
+    base = AutoModelForCausalLM.from_config(AutoConfig.for_model("longcat_flash", **settings))
+    model = get_peft_model(base, HyCAMConfig(task_type="CAUSAL_LM", r=4, noise="never"))
+    assert adapted(model) == [f"model.layers.{layer}.self_attn.{index}" for layer in range(2) for index in range(2)]
+    first, *_, last = losses(model, input_ids=tokens(), labels=tokens())
+    assert last < first
+
+
+def test_a_model_without_one_width_is_refused_when_attaching() -> None:
+    part = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1, "num_attention_heads": 4}
+    parts = {f"{name}_config": part for name in ("patcher", "encoder", "decoder", "global")}
+    with torch.device("meta"):
+        base = AutoModelForCausalLM.from_config(AutoConfig.for_model("blt", vocab_size=VOCABULARY, **parts))
+    with pytest.raises(HycamError, match="has no width of its own"):
+        get_peft_model(base, HyCAMConfig(task_type="CAUSAL_LM"))
+
+
 @pytest.mark.parametrize("architecture", ["t5", "bart"])
 def test_an_encoder_decoder_is_refused_when_attaching_and_the_error_says_what_is_adapted(architecture: str) -> None:
     sizes = {"d_model": 32, "d_ff": 48, "num_layers": 2, "num_heads": 4, "d_kv": 8, "encoder_layers": 2,

@@ -226,6 +226,12 @@ def test_the_weighted_gradient_of_eq_10_is_what_the_weight_adds(
     check_what_the_weight_adds(kind, with_term, without, with_term.inputs)
 
 
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_loss_that_weighs_the_tokens_does_not_weigh_the_term(accumulation: int, tmp_path: Path) -> None:
+    both = steps("SFT", tmp_path, loss_type="dft", gradient_accumulation_steps=accumulation)
+    check_what_the_weight_adds("SFT", *both, both[0].inputs)
+
+
 def _one_rank(rank: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1",
@@ -304,6 +310,16 @@ def test_of_what_a_training_forward_returns_the_loss_alone_contains_the_term() -
     torch.testing.assert_close(balanced.loss, plain.loss + WEIGHT * balance)
     assert torch.equal(balanced.logits, plain.logits)
     assert all(map(torch.equal, balanced.hidden_states, plain.hidden_states))
+
+
+def test_a_loss_of_hidden_states_is_told_that_the_term_does_not_act() -> None:
+    from peft import get_peft_model
+
+    model = get_peft_model(tiny(), hycam(task_type="CAUSAL_LM")).train()
+    inputs = padded([{"input_ids": [5, 6, 7, 8], "labels": [-100, 6, 7, 8]}])
+    outputs = model(**inputs, output_hidden_states=True)
+    with pytest.warns(UserWarning, match="balance loss .* did not act"):
+        outputs.hidden_states[-1].sum().backward()
 
 
 def test_a_loss_of_the_users_own_outside_a_trainer_is_told_that_the_term_does_not_act() -> None:

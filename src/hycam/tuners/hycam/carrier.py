@@ -6,8 +6,9 @@ without one. But most trainers of TRL do not read ``loss``. They compute one of 
 
 All outputs therefore pass one identity function, whose backward adds the term's gradient once. Its weight is that of
 the loss in the backward pass. Where ``loss`` was used, this is the gradient that arrives at it. Elsewhere it cannot be
-told from the gradients: half of DPO's cancel. It is then the scale that the running ``transformers.Trainer`` gives its
-loss, which only the trainer knows: one over the micro-batches of a step, times the factor of a gradient scaler.
+told from the gradients: half of DPO's cancel, and SFT's DFT loss weighs every token by its probability. It is then the
+scale that the running ``transformers.Trainer`` gives its loss, which only the trainer knows: one over the micro-batches
+of a step, or the share of the labelled tokens, times the factor of a gradient scaler.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ def carry(
     scored: Tensor | None,
     outputs: Mapping[Any, Any],
     warn: Callable[[str], None],
-) -> dict[Any, Tensor]:
+) -> dict[Any, Any]:
     """The outputs that a loss may be computed from, carrying the gradient of ``term``.
 
     Args:
@@ -56,46 +57,54 @@ def carry(
         warn: is given what to tell the user where the term cannot act.
 
     Returns:
-        by the names of ``outputs``, those that have a gradient: the loss plus the term, the others unchanged.
+        ``outputs``, with the term in the loss and all else unchanged; empty where the term cannot act.
     """
-    trainer = _running_trainer()
+    trainer, items = _running_trainer()
     if loss is None and not _scales_a_loss_of_its_own(trainer):
         warn(NO_LABELS)
         return {}
-    names = [name for name, value in outputs.items() if isinstance(value, Tensor) and value.requires_grad]
-    places = {name: place for place, name in enumerate(names)}
-    own = next((place for name, place in places.items() if outputs[name] is loss), None)
+    tensors = [one for value in outputs.values() for one in _tensors(value)]
+    own = next((place for place, one in enumerate(tensors) if one is loss), None)
     if loss is not None:
         term = term.to(loss.device)
-    reader = _Reader(own, places.get("log_probs"), scored, trainer, warn)
-    carried = _Carried.apply(term, share, reader, *(outputs[name] for name in names))
-    return dict(zip(names, carried, strict=True))
+    reader = _Reader(own, scored, items, trainer, warn)
+    carried = dict(zip(map(id, tensors), _Carried.apply(term, share, reader, *tensors), strict=True))
+
+    def replaced(value: Any) -> Any:
+        return tuple(map(replaced, value)) if type(value) is tuple else carried.get(id(value), value)
+
+    return {name: replaced(value) for name, value in outputs.items()}
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """Those that have a gradient: an output itself, or what is in a tuple of them (the hidden states of all layers)."""
+    values = value if type(value) is tuple else (value,)
+    return [one for one in values if isinstance(one, Tensor) and one.requires_grad]
 
 
 class _Reader(NamedTuple):
-    """What is known about who reads the outputs: where two of them are, and the trainer."""
+    """What is known about who reads the outputs: where ``loss`` is among them, the labels, and the trainer."""
 
     loss: int | None
-    log_probs: int | None
     scored: Tensor | None
+    items: Tensor | int | None
     trainer: Trainer | None
     warn: Callable[[str], None]
 
-    def weight(self, gradients: tuple[Tensor | None, ...]) -> Tensor | float | None:
-        """The weight of the loss in this backward pass, from the gradients of the outputs; None where it is unknown."""
+    def weight(self) -> Tensor | float | None:
+        """The weight of a loss that the trainer computes itself; None where it is unknown."""
         trainer = self.trainer
         if trainer is None or not _scales_a_loss_of_its_own(trainer):
             return None
-        of_log_probs = None if self.log_probs is None else gradients[self.log_probs]
-        if of_log_probs is not None and self.scored is not None and _is_normalized_by_tokens(trainer):
-            # TRL's SFT: minus the sum of the log-probabilities over the labelled tokens of the whole batch, so every
-            # token of this micro-batch brings its share.
-            return -of_log_probs[self.scored != -100].sum()
         accelerator = trainer.accelerator
         if accelerator.distributed_type == "DEEPSPEED" and accelerator.mixed_precision == "fp16":
             return None  # the engine has a scale of its own
         scale = 1.0 if accelerator.scaler is None else accelerator.scaler.get_scale()
-        return scale / trainer.current_gradient_accumulation_steps
+        if self.items is None or self.scored is None or not _is_normalized_by_tokens(trainer):
+            return scale / trainer.current_gradient_accumulation_steps
+        if trainer.args.average_tokens_across_devices:  # then `items` are those of all processes, whose mean DDP takes
+            scale *= accelerator.num_processes // trainer.get_tp_size()
+        return scale * torch.ne(self.scored, -100).sum() / self.items
 
 
 class _Carried(torch.autograd.Function):
@@ -116,7 +125,7 @@ class _Carried(torch.autograd.Function):
         if weight is not None:
             weight = weight if ctx.share is None else weight * ctx.share
         elif any(gradient is not None for gradient in gradients):
-            weight = reader.weight(gradients)
+            weight = reader.weight()
             if weight is None:
                 reader.warn(NOT_THE_LOSS)
         if weight is not None:
@@ -124,21 +133,22 @@ class _Carried(torch.autograd.Function):
         return weight, None, None, *gradients
 
 
-def _running_trainer() -> Trainer | None:
-    """The ``transformers.Trainer`` whose training step runs this forward; None where there is none.
+def _running_trainer() -> tuple[Trainer | None, Tensor | int | None]:
+    """The ``transformers.Trainer`` whose training step runs this forward, and the labelled tokens of its whole batch.
 
     It is found as the owner of the calling ``training_step``: a trainer hands the model neither itself nor its scale.
+    Both are None where there is none.
     """
     if "transformers.trainer" not in sys.modules:
-        return None
+        return None, None
     from transformers import Trainer
 
     frame: FrameType | None = inspect.currentframe()
     while frame is not None:
         if frame.f_code.co_name == "training_step" and isinstance(owner := frame.f_locals.get("self"), Trainer):
-            return owner
+            return owner, frame.f_locals.get("num_items_in_batch")
         frame = frame.f_back
-    return None
+    return None, None
 
 
 def _scales_a_loss_of_its_own(trainer: Trainer | None) -> bool:
