@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from byte_tokenizer import byte_tokenizer
-from chat_templates import QWEN_3
+from chat_templates import GEMMA, QWEN_3
 from data.chats import CALL, TOOLS, assistant, tokenizer_of, tool, user
-from hycam.data.asked import asked_ids, asked_rows
+from hycam.data.asked import askable, asked_ids, asked_rows
 from hycam.data.prepare import prepare
 from hycam.data.recipe import DataRecipe, SplitRecipe, TaskRecipe
 from hycam.errors import HycamError
@@ -51,6 +51,31 @@ FORMS: dict[str, tuple[Any, Any, dict[str, Any]]] = {
         lambda n: {"question": f"Add {n}", "context": f"to {n}", "answer": "x"},
         lambda n: {"question": f"Add {n}", "context": f"to {n}"},
         {},
+    ),
+    "instruction with a context": (
+        lambda n: {"instruction": f"Add {n}", "context": f"to {n}", "response": "x"},
+        lambda n: {"instruction": f"Add {n}", "context": f"to {n}"},
+        {},
+    ),
+    "null for an answer": (
+        lambda n: {"prompt": messages(n)[:-1], "completion": messages(n)[-1:]},
+        lambda n: {"prompt": messages(n)[:-1], "completion": None},
+        {},
+    ),
+    "null for other columns": (
+        lambda n: {"instruction": None, "question": f"Add {n}", "answer": "x"},
+        lambda n: {"instruction": None, "question": f"Add {n}"},
+        {},
+    ),
+    "TRL, named columns": (
+        lambda n: {"p": messages(n)[:-1], "c": messages(n)[-1:]},
+        lambda n: {"p": messages(n)[:-1]},
+        {"columns": {"instruction": "p", "response": "c"}},
+    ),
+    "what a recipe ignores": (
+        lambda n: {"messages": [{**one, "mood": "calm"} for one in messages(n)], "chosen": "x"},
+        lambda n: {"messages": [{**one, "mood": "calm"} for one in messages(n)[:-1]], "chosen": "x"},
+        {"ignore": ["mood", "chosen"]},
     ),
     "system and history": (
         lambda n: {"instruction": f"Add {n}", "output": "x", "system": "Be brief.", "history": [[f"a{n}", f"b{n}"]]},
@@ -161,6 +186,21 @@ def test_bad_rows_are_passed_over_where_the_recipe_says_so(tmp_path: Path, caplo
     assert "1 malformed rows passed over" in caplog.text
 
 
+@pytest.mark.parametrize("prompt", ["chat", "alpaca"])
+def test_rows_that_the_prompt_has_no_place_for_are_told_and_passed_over(prompt: str, tmp_path: Path, caplog) -> None:
+    lines = [[user("a"), assistant("b"), user("c")], [user("a"), assistant("", tool_calls=[CALL]), tool("sun")]]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"messages": said}) + "\n" for said in lines))
+    tokenizer = tokenizer_of(GEMMA, "lines")
+    tokenizer.chat_template = (
+        "{% if messages[1:] and messages[1].tool_calls %}{{ raise_exception('No.') }}{% endif %}" + (GEMMA.template)
+    )
+    rows = asked_rows(str(tmp_path / "rows.jsonl"), DataRecipe())
+    assert askable(rows, tokenizer, prompt) == rows[:1]
+    assert "1 malformed rows passed over; the first: rows.jsonl:2: " in caplog.text
+    with pytest.raises(HycamError, match=r"^rows\.jsonl:2: "):
+        askable(rows[1:], tokenizer, prompt)
+
+
 def test_a_folder_and_a_limit_of_rows_work_as_in_training(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", FORMS["messages"][1], range(3))
     write(tmp_path / "b.jsonl", FORMS["prompt and completion"][1], range(4))
@@ -177,3 +217,27 @@ def test_a_row_of_no_known_shape_is_told(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", lambda n: {"text": "x"})
     with pytest.raises(HycamError, match="The columns are: text"):
         asked_rows(path, DataRecipe())
+
+
+def test_a_misspelt_column_is_told_with_those_that_the_file_has(tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", lambda n: {"query": f"Add {n}"})
+    with pytest.raises(HycamError, match=r'no column "qurey"\. Did you mean "query"\? Columns: query\.'):
+        asked_rows(TaskRecipe(path=path, columns={"instruction": "qurey"}), DataRecipe())
+
+
+@pytest.mark.parametrize("prompt", [["user role"], [5], [None], [{"rle": "user"}]], ids=str)
+def test_a_prompt_whose_messages_are_none_is_told_with_its_place(prompt: list[Any], tmp_path: Path) -> None:
+    path = write(tmp_path / "rows.jsonl", lambda n: {"prompt": prompt})
+    with pytest.raises(HycamError, match=r'rows\.jsonl:1: message 1 of "prompt and completion" was expected to'):
+        asked_rows(path, DataRecipe())
+
+
+def test_a_conversation_that_ends_in_a_call_by_its_role_is_asked_for_the_call(tmp_path: Path) -> None:
+    call = {"from": "function_call", "value": json.dumps({"name": "weather", "arguments": {"city": "Paris"}})}
+    asked = [{"from": "human", "value": "Rain?"}]
+
+    def ids(messages: list[dict[str, Any]]) -> list[list[int]]:
+        path = write(tmp_path / "rows.jsonl", lambda n: {"conversations": messages, "tools": TOOLS})
+        return asked_ids(asked_rows(path, DataRecipe()), tokenizer_of(QWEN_3, "lines"), "chat")
+
+    assert ids([*asked, call]) == ids(asked)

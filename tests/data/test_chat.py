@@ -89,6 +89,13 @@ class TestThoughts:
             with pytest.raises(HycamError, match=r"^a\.jsonl:1: .*begin with a thought.*reasoning_content.*alpaca"):
                 encoded(plain_row("What is it?", "The answer."), tokenizer)
 
+    @pytest.mark.parametrize("family", [QWEN_3, R1])
+    def test_a_thought_that_does_not_end_is_not_begun_twice(self, family: Family) -> None:
+        row = plain_row("What?", "<think>\nIt is")
+        with pytest.raises(HycamError, match=r"^a\.jsonl:1: The answer begins with <think>, and no </think> ends"):
+            encoded(row, tokenizer_of(family, "lines"))
+        assert trained(encoded(row, tokenizer_of(CHATML, "lines")), tokenizer_of(CHATML, "lines"))
+
     def test_a_template_that_opens_thoughts_is_asked_as_it_asks(self) -> None:
         tokenizer = tokenizer_of(R1, "lines")
         assert render({"instruction": "Go.", "input": ""}, "chat", tokenizer).endswith("<|Assistant|><think>\n")

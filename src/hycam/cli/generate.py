@@ -15,10 +15,10 @@ from hycam.adapt import empty_backbone
 from hycam.backbones import config, load_tokenizer
 from hycam.cli.arguments import parse
 from hycam.console import Reporter, quiet_libraries
-from hycam.data.asked import asked_ids, asked_rows
+from hycam.data.asked import askable, asked_ids, asked_rows
 from hycam.data.prompts import end_token
 from hycam.data.recipe import DataRecipe, TaskRecipe
-from hycam.errors import HycamError
+from hycam.errors import HycamError, UsageError
 from hycam.evaluation.generation import generate
 from hycam.tables import Tables
 from hycam.training.run import Run
@@ -46,6 +46,8 @@ def main(arguments: Sequence[str]) -> None:
     quiet_libraries()
     tokenizer = load_tokenizer(recipe.backbone, recipe.trust_remote_code)
     thinks = bool((run.summary() or {}).get("thinks"))  # so that a chat begins where it was trained
+    if recipe.data.skip_bad_rows:
+        asked = askable(asked, tokenizer, recipe.data.prompt, thinks)
     ids = asked_ids(asked, tokenizer, recipe.data.prompt, thinks)
     # Before the weights are loaded; a GPU would tell an index beyond a table by ending the process.
     empty = empty_backbone(config(recipe.backbone, recipe.trust_remote_code), recipe.trust_remote_code)
@@ -70,6 +72,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _asked(prompts: list[str], file: str | TaskRecipe | None, recipe: DataRecipe) -> list[dict[str, Any]]:
     if file is not None:
+        if prompts:
+            raise UsageError(f'There are both "{prompts[0]}" and --file: give instructions in one way.')
         return asked_rows(file, recipe)
     lines = prompts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not lines:

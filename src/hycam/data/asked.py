@@ -15,12 +15,14 @@ from hycam.data.chat_template import generation_prompt
 from hycam.data.chosen import chosen_tasks
 from hycam.data.conversation import conversation_of
 from hycam.data.encode import Form, encode
+from hycam.data.encoded import BadRows
 from hycam.data.partition import rows_of
 from hycam.data.prompts import check_prompt
 from hycam.data.recipe import DataRecipe, MixtureRecipe, SplitRecipe, TaskRecipe
 from hycam.data.source_row import SourceRow
 from hycam.data.tasks.base import Example
-from hycam.data.tasks.columns import CONVERSATIONS, PAIRS, ByColumns
+from hycam.data.tasks.columns import CONVERSATIONS, ByColumns, pair_to_ask
+from hycam.data.tasks.messages import BY_ASSISTANT, USUAL, role_of
 from hycam.data.tokens import encode_prompts
 from hycam.errors import HycamError
 
@@ -78,6 +80,30 @@ def asked_ids(
     return [ids[:length] for ids, length in zip(encoded["input_ids"], encoded["prompt_length"], strict=True)]
 
 
+def askable(
+    rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, prompt: str, thinks: bool = False
+) -> list[dict[str, Any]]:
+    """The rows that can be put into the form of the prompt, where ``skip_bad_rows`` is set; of the others it is warned.
+
+    Args:
+        rows: as for :func:`asked_ids`, as are the others.
+
+    Raises:
+        HycamError: there is no such row.
+    """
+    found, bad = [], BadRows()
+    for number, row in enumerate(rows):
+        try:
+            asked_ids([row], tokenizer, prompt, thinks)
+            found.append(row)
+        except HycamError as error:
+            bad += BadRows([number], str(error))
+    if not found:
+        raise HycamError(bad.first)
+    bad.tell("generation")
+    return found
+
+
 def _opening(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, thinks: bool) -> str:
     """What stands before the last answer of a chat that is trained."""
     conversation = conversation_of(row)
@@ -98,7 +124,9 @@ def _is_at(entry: str | TaskRecipe, path: str) -> bool:
 def _without_answers(source: Any) -> Any:
     """The source with a converter that needs no answers; one of a known task stays as it is."""
     convert = getattr(source, "convert", None)
-    return replace(source, convert=Asked(convert.columns, convert.tags)) if type(convert) is ByColumns else source
+    if type(convert) is not ByColumns:
+        return source
+    return replace(source, convert=Asked(convert.columns, convert.tags, convert.ignore))
 
 
 @dataclass(frozen=True)
@@ -115,23 +143,25 @@ class Asked(ByColumns):
     def _answered(self, fields: dict[str, Any]) -> dict[str, Any]:
         for column in (self.columns["messages"],) if "messages" in self.columns else CONVERSATIONS:
             messages = fields.get(column)
-            if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
-                return {**fields, column: [*messages, *self._reply(messages[-1])]}
+            if isinstance(messages, list) and messages:
+                return {**fields, column: messages + self._reply(messages)}
         if "response" in self.columns:
-            return {self.columns["response"]: _ANSWER, **fields}
-        if any(question in fields and answer in fields for question, answer, _ in PAIRS):
+            question, answer = self.columns.get("instruction"), self.columns["response"]
+        else:
+            question, answer = pair_to_ask(fields)
+        if question not in fields or fields.get(answer):  # of no known shape, as will be said, or answered
             return fields
-        question, missing = next((pair[:2] for pair in PAIRS if pair[0] in fields), ("", ""))
-        if not missing:
-            return fields  # which is no known shape, as will be said
-        if isinstance(fields[question], list):  # TRL's form, of messages
-            return {**fields, missing: self._reply(fields[question][-1])}
-        return {**fields, missing: _ANSWER}
+        asked = fields.get(question)
+        if isinstance(asked, list):  # TRL's form, of messages
+            said = asked + self._reply(asked)
+            return {**fields, question: said[:-1], answer: said[-1:]}
+        return {**fields, answer: _ANSWER}
 
-    def _reply(self, last: Mapping[str, Any]) -> list[dict[str, Any]]:
+    def _reply(self, messages: list[Any]) -> list[dict[str, Any]]:
         """The answer to the last message, in its own spelling; none where it is an answer."""
-        for role, content in ((self.tags.get("role", "role"), self.tags.get("content", "content")), ("from", "value")):
-            if role in last:
-                words = [self.tags["assistant"]] if "assistant" in self.tags else ["assistant", "gpt"]
-                return [] if last[role] in words else [{role: words[0], content: _ANSWER}]
-        return []
+        last = messages[-1] if messages and isinstance(messages[-1], dict) else {}
+        spelt = [(self.tags.get("role", role), self.tags.get("content", content)) for role, content in USUAL]
+        role, content = next((pair for pair in spelt if last.get(pair[0]) is not None), spelt[0])
+        if role_of(last.get(role), self.tags) in BY_ASSISTANT:
+            return []
+        return [{role: self.tags.get("assistant", "assistant"), content: _ANSWER}]

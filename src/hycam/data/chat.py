@@ -38,6 +38,12 @@ def chat_pieces(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, 
     text = written(tokenizer, conversation, thinks)
     _check_kept(text, conversation, tokenizer, thinks)
     opened = generation_prompt(tokenizer, asked, thinks)
+    is_begun = message["content"].lstrip().startswith(THOUGHT)
+    if is_begun and not thinks and opened.rstrip().endswith((THOUGHT, THOUGHT_END)):  # it would be there twice
+        raise HycamError(
+            f"The answer begins with {THOUGHT}, and no {THOUGHT_END} ends the thought. Put it there, or leave the row "
+            "out."
+        )
     answer = _answer(text, opened, message, end)
     if answer is None:
         answer = _composed(opened, message, tokenizer)

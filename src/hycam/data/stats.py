@@ -64,7 +64,7 @@ def statistics(
     for batch in dataset.iter(batch_size=_ROWS_AT_ONCE):
         rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
         examples, passed_over = rendered(rows, 0, tokenizer, Form(style, turns="last", skip_bad_rows=skip_bad_rows))
-        total += _tokens(list(examples.values()), tokenizer)
+        total += _tokens(list(examples.values()), tokenizer) if examples else 0
         bad += passed_over
     bad.tell(task.name)
     samples = len(dataset) - len(bad.numbers)

@@ -16,6 +16,7 @@ from hycam.errors import HycamError
     [
         ({"instruction": "ask", "input": "in", "output": "say"}, "in"),
         ({"instruction": "ask", "output": "say"}, ""),
+        ({"instruction": "ask", "context": "in", "output": "say"}, "in"),
         ({"instruction": "ask", "context": "in", "response": "say", "category": "qa"}, "in"),
         ({"instruction": "ask", "input": "in", "response": "say"}, "in"),
         ({"instruction": "ask", "response": "say"}, ""),
@@ -220,6 +221,12 @@ def test_a_whole_number_in_a_column_is_its_digits_as_in_csv() -> None:
         assert '"answer" is' in refusal({"question": "x", "answer": value})
 
 
+@pytest.mark.parametrize("answer", [None, []])
+def test_messages_without_a_completion_are_an_empty_row(answer: list | None) -> None:
+    example = made({"prompt": [{"role": "user", "content": "ask"}], "completion": answer})
+    assert example.response == ""
+
+
 def test_null_in_a_history_is_empty_text() -> None:
     assert made({"instruction": "x", "output": "y", "history": [["a", None], [None, "b"]]}).history == (
         ("a", ""),
@@ -265,6 +272,8 @@ def test_a_column_that_changes_what_is_trained_is_refused_by_name_unless_it_is_i
 
 def test_columns_that_are_notes_or_say_what_holds_anyway_are_passed_over() -> None:
     notes = {"id": 5, "timestamp": 1.5, "category": "qa", "label": "joke", "labels": ["a"], "weight": 1, "train": True}
+    notes["loss_weight"] = "1.0"  # as pandas writes a column of CSV
+    notes |= {"reasoning": "off", "thinking": True}  # whether there is a thought, and not what was thought
     notes |= {"score": 0.5, "source": "x", "metadata": {"a": 1}, "parallel_tool_calls": False}
     for fields in ({"instruction": "ask", "output": "say"}, {"messages": TALK}):
         assert made({**fields, **notes}) == made(fields)

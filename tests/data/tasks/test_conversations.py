@@ -167,6 +167,8 @@ def test_the_reasoning_of_an_answer_is_kept_whatever_it_is_called(key: str) -> N
         assert not conversation(ROW, "messages", [QUESTION, ANSWER | {key: nothing}], {}).messages
     assert "only an answer of the assistant" in refusal([QUESTION | {key: "thought"}, ANSWER])
     assert "is a number (5)" in refusal([QUESTION, ANSWER | {key: 5}])
+    twice = ANSWER | {key: "thought", "content": "<think>thought</think>No."}
+    assert "has a reasoning and a <think> in its content" in refusal([QUESTION, twice])
     if key != "thinking":
         assert f"has {key} and thinking, which differ" in refusal([QUESTION, ANSWER | {key: "x", "thinking": "y"}])
 

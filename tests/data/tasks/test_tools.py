@@ -139,6 +139,12 @@ def test_fields_that_a_table_filled_up_with_null_are_none() -> None:
     assert message["tool_calls"][0]["function"]["arguments"] == {"at": None}  # written on purpose
 
 
+@pytest.mark.parametrize("nothing", [None, "", [], {}])
+def test_what_numbers_a_call_or_is_null_in_it_is_passed_over(nothing: Any) -> None:
+    (_, message) = whole(called(index=0, name=None, parameters=nothing, **CALL))["messages"]
+    assert message == without_id(CALLED)
+
+
 @pytest.mark.parametrize("nothing", [None, "", "{}", {}])
 def test_a_call_without_arguments_has_none(nothing: Any) -> None:
     (_, message) = whole(called(name="look", arguments=nothing))["messages"]
@@ -156,6 +162,10 @@ def test_a_call_without_arguments_has_none(nothing: Any) -> None:
         (called(name="look", arguments=5), "are a number (5), an object was expected"),
         (called(name=" "), 'call 1 of message 2 of "messages" was expected to have a "name"'),
         (called(arguments={}), 'was expected to have a "name"; it has arguments'),
+        (called(name=5), 'was expected to have a "name"; it is a number (5)'),
+        (called(name="look", parameters={"at": "sky"}), 'call 1 of message 2 of "messages" has "parameters", which is'),
+        (called(function={"name": "look", "parameters": {"at": "sky"}}), 'has "parameters", which is not understood'),
+        (called(function={"name": "look"}, arguments={"at": "sky"}), 'has "arguments", which is not understood'),
         (called(type="custom", name="look"), "a call of a function was expected"),
         (called(function="look"), "a call of a function was expected"),
         (called(name="look", id=5), "the id of call 1"),

@@ -18,6 +18,7 @@ COLUMNS = ("instruction", "input", "response", "system", "history", "messages", 
 
 PAIRS = (  # instruction, response, input; a file need not have an input
     ("instruction", "output", "input"),
+    ("instruction", "output", "context"),
     ("instruction", "response", "input"),
     ("instruction", "response", "context"),
     ("prompt", "completion", "input"),
@@ -98,7 +99,7 @@ class ByColumns:
         pairs = [names for names in PAIRS if names[0] in row.fields and names[1] in row.fields]
         pair = min(pairs, key=lambda names: _emptiness(row, names), default=None)
         lists = [column for column in stated if isinstance(row.fields[column], list)]
-        if lists or pair is None or (stated and _is_blank(row, pair[0]) and _is_blank(row, pair[1])):
+        if lists or pair is None or (stated and _is_blank(row.fields, pair[0]) and _is_blank(row.fields, pair[1])):
             if not talks:
                 raise self._unknown(row)
             return {"messages": next(iter(lists or stated or talks)), **usual, **self.columns}
@@ -119,13 +120,15 @@ class ByColumns:
 
         Only the completion is trained, as there.
         """
-        both = [row.value(named[name]) for name in ("instruction", "response")]
+        stated = (row.value(named[name]) for name in ("instruction", "response"))
+        both = [[] if is_absent(part) else part for part in stated]
         if not all(isinstance(part, list) for part in both):
             raise row.error(
                 f'"{named["response"]}" was expected to be a list of messages, as "{named["instruction"]}" is'
             )
         column = f"{named['instruction']} and {named['response']}"
-        return self._talk(row, named, column, both[0] + both[1], extra, given=len(both[0]))
+        said = both[0] + both[1] if all(both) else []  # without a question or an answer it is an empty row
+        return self._talk(row, named, column, said, extra, given=len(both[0]))
 
     def _talk(
         self,
@@ -156,14 +159,24 @@ class ByColumns:
 by_column_names = ByColumns()
 
 
+def pair_to_ask(fields: Mapping[str, Any]) -> tuple[str, str]:
+    """The columns of the question and of its answer in a row that may lack the latter; empty where there are none."""
+
+    def emptiness(names: tuple[str, str, str]) -> tuple[bool, ...]:
+        asked, answered, given = names
+        return _is_blank(fields, asked), answered not in fields, given not in fields
+
+    return min((names for names in PAIRS if names[0] in fields), key=emptiness, default=("", "", ""))[:2]
+
+
 def _emptiness(row: SourceRow, names: tuple[str, str, str]) -> tuple[bool, ...]:
     """Orders the pairs of columns that a row has: what is whole goes first, then what has anything, then an input."""
-    asked, answered, given = (not _is_blank(row, name) for name in names)
+    asked, answered, given = (not _is_blank(row.fields, name) for name in names)
     return not ((asked or given) and answered), not (asked or answered), not given, names[2] not in row.fields
 
 
-def _is_blank(row: SourceRow, column: str) -> bool:
-    value = row.fields.get(column)
+def _is_blank(fields: Mapping[str, Any], column: str) -> bool:
+    value = fields.get(column)
     return is_absent(value) or (isinstance(value, str) and not value.strip())
 
 

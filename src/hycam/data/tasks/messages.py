@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from hycam.data.conversation import THOUGHT
 from hycam.data.source_row import SourceRow, kind_of
 from hycam.data.tasks.tools import calls_of
 
@@ -20,8 +21,10 @@ METADATA = (
 )
 """Keys of a message that say nothing about its text or its training, and are passed over."""
 
-_USUAL = (("role", "content"), ("from", "value"))
+USUAL = (("role", "content"), ("from", "value"))
+"""The keys of a message with its role and its content."""
 _CALL = "call"  # by the assistant, and its content is calls of tools, as ShareGPT has it
+BY_ASSISTANT = ("assistant", _CALL)
 _ROLES = {
     **dict.fromkeys(("user", "human"), "user"),
     **dict.fromkeys(("assistant", "gpt"), "assistant"),
@@ -72,6 +75,8 @@ def message_of(row: SourceRow, who: str, stated: Any, tags: Mapping[str, str], i
         text = row.checked(f"the reasoning of {who}", reasoning)
         if text.strip():
             message["reasoning_content"] = text
+            if message["content"].lstrip().startswith(THOUGHT):
+                raise row.error(f"{who} has a reasoning and a {THOUGHT} in its {content_key}: one of them was expected")
     if calls:
         message["tool_calls"] = calls_of(row, who, fields[calls[-1]])
     for name in _NAMES:
@@ -87,7 +92,7 @@ def message_of(row: SourceRow, who: str, stated: Any, tags: Mapping[str, str], i
 
 def _keys(row: SourceRow, who: str, stated: dict[str, Any], tags: Mapping[str, str]) -> tuple[str, str]:
     """Under which keys this message has its role and its content; of two pairs, the one whose role is stated."""
-    pairs = [(tags.get("role", role), tags.get("content", content)) for role, content in _USUAL]
+    pairs = [(tags.get("role", role), tags.get("content", content)) for role, content in USUAL]
     possible = [pair for pair in pairs if pair[0] in stated and (pair[1] in stated or _needs_no_content(stated))]
     if not possible:
         expected = f'"{pairs[0][0]}" and "{pairs[0][1]}"'
@@ -112,13 +117,21 @@ def _check_keys(row: SourceRow, who: str, fields: dict[str, Any], own: tuple[str
             )
 
 
-def _role(row: SourceRow, who: str, named: object, tags: Mapping[str, str]) -> str:
+def role_of(named: object, tags: Mapping[str, str]) -> str | None:
+    """The role that is ``named``, one of ``TAGS``; None where there is no such role."""
+    return _roles(tags).get(named) if isinstance(named, str) else None
+
+
+def _roles(tags: Mapping[str, str]) -> dict[str, str]:
     roles = {word: role for word, role in _ROLES.items() if role not in tags}
-    roles |= {tags[role]: role for role in TAGS[2:] if role in tags}
-    role = roles.get(named) if isinstance(named, str) else None
+    return roles | {tags[role]: role for role in TAGS[2:] if role in tags}
+
+
+def _role(row: SourceRow, who: str, named: object, tags: Mapping[str, str]) -> str:
+    role = role_of(named, tags)
     if role is None:
         by = f'"{named}"' if isinstance(named, str) else kind_of(named)
-        shown = [word for word in roles if word in _SHOWN or word not in _ROLES]
+        shown = [word for word in _roles(tags) if word in _SHOWN or word not in _ROLES]
         raise row.error(f"{who} is by {by}: {', '.join(shown)} were expected")
     return role
 

@@ -7,6 +7,9 @@ from typing import Any
 
 from hycam.data.source_row import SourceRow, kind_of
 
+_BESIDE = ("id", "index", "type", "function")  # keys of a call beside its function
+_CALL = (*_BESIDE, "name", "arguments")
+
 
 def tools_of(row: SourceRow, column: str, stated: Any) -> list[dict[str, Any]]:
     """The descriptions of tools in ``column``: a list, or the JSON text of one; null and empty mean none.
@@ -53,6 +56,8 @@ def calls_of(row: SourceRow, who: str, stated: Any) -> list[dict[str, Any]]:
         function = call.get("function") or call
         if call.get("type") not in (None, "function") or not isinstance(function, dict):
             raise row.error(f"{what} is {kind_of(call)}: a call of a function was expected")
+        _check_keys(row, what, call, _BESIDE if function is not call else _CALL)
+        _check_keys(row, what, function, _CALL)
         name, arguments = _name(row, what, function), function.get("arguments")
         parsed = _parsed(row, f"the arguments of {what}", arguments)
         if parsed is None:
@@ -63,6 +68,13 @@ def calls_of(row: SourceRow, who: str, stated: Any) -> list[dict[str, Any]]:
         identity = {} if call.get("id") is None else {"id": row.checked(f"the id of {what}", call["id"])}
         found.append({**identity, "type": "function", "function": made})
     return found
+
+
+def _check_keys(row: SourceRow, what: str, stated: dict[str, Any], known: tuple[str, ...]) -> None:
+    """Raises HycamError where a call says something that would be lost, such as arguments by another name."""
+    for key, value in stated.items():
+        if key not in known and value not in (None, "", [], {}):
+            raise row.error(f'{what} has "{key}", which is not understood: a name and arguments were expected')
 
 
 def _parsed(row: SourceRow, what: str, stated: Any) -> Any:
@@ -80,7 +92,9 @@ def _parsed(row: SourceRow, what: str, stated: Any) -> Any:
 def _name(row: SourceRow, what: str, function: dict[str, Any]) -> str:
     name = function.get("name")
     if not isinstance(name, str) or not name.strip():
-        raise row.error(f'{what} was expected to have a "name"; it has {", ".join(map(str, function)) or "nothing"}')
+        known = ", ".join(map(str, function)) or "nothing"
+        has = f"it has {known}" if name is None else f"it is {kind_of(name)}"
+        raise row.error(f'{what} was expected to have a "name"; {has}')
     return name
 
 
