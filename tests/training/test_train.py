@@ -112,7 +112,13 @@ def test_the_same_recipe_gives_the_same_adapter(recipe, tmp_path: Path) -> None:
     assert all(torch.equal(weights(one)[key], value) for key, value in weights(two).items())
 
 
-@pytest.mark.parametrize("method", METHODS)
+# The others differ in what is trained alone; `make soak` has them.
+USUAL = ("full", "lora", "multilora", "riemoe-lora", "hycam", "hycam-released")
+
+
+@pytest.mark.parametrize(
+    "method", [one if one in USUAL else pytest.param(one, marks=pytest.mark.soak) for one in METHODS]
+)
 def test_an_interrupted_run_continues_from_its_last_whole_checkpoint_to_the_same_weights(
     recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -216,7 +222,10 @@ def batches_seen(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     return seen
 
 
-@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize(
+    "order",
+    [one if one in ("stop", "packed") else pytest.param(one, marks=pytest.mark.soak) for one in ORDERS],
+)
 def test_a_run_resumed_at_any_step_goes_on_with_the_very_batches_and_counts(
     recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches_seen: list[list[int]], order: str
 ) -> None:

@@ -68,7 +68,9 @@ def logits(model: torch.nn.Module) -> Tensor:
 
 @pytest.mark.parametrize("modules", [(), ("embed_tokens",), ("lm_head",), ("embed_tokens", "lm_head")], ids="+".join)
 @pytest.mark.parametrize("grown", [False, True], ids=["same", "grown"])
-@pytest.mark.parametrize("method", CONFIGS)
+@pytest.mark.parametrize(
+    "method", ["hycam", *(pytest.param(other, marks=pytest.mark.soak) for other in CONFIGS if other != "hycam")]
+)
 def test_it_is_loaded_and_resumed_with_the_logits_that_it_was_saved_with(
     folder: Path, method: str, grown: bool, modules: tuple[str, ...], tmp_path: Path
 ) -> None:
