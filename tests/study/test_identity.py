@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hycam.data.recipe import DataRecipe
+from hycam.data.recipe import DataRecipe, TaskRecipe
 from hycam.evaluation.retention.recipe import RetentionRecipe
 from hycam.study.identity import difference, identity_of, resolved
 from hycam.study.results import read
@@ -84,3 +84,11 @@ def test_the_results_that_the_project_keeps_have_the_identity_that_a_recipe_of_n
         now = {**settings, "training": {**asdict(TrainingRecipe()), **settings["training"]}}
         assert difference(settings, now) is None
         assert identity_of(kept.content["data"], settings) == identity_of(kept.content["data"], now) == identity
+
+
+def test_a_task_that_is_a_file_has_the_identity_that_it_had_before_its_entry_could_ignore_columns() -> None:
+    entry = TaskRecipe(path="a.jsonl", columns={"response": "a"})
+    recipe = Recipe(data=DataRecipe(tasks=["gsm8k", entry]))
+    assert identity(recipe, data="f") == "663c34104a449c0500096bc8d040b2d5a449f4e4b5b9103e776151b29707ec69"
+    ignoring = replace(recipe, data=replace(recipe.data, tasks=["gsm8k", replace(entry, ignore=["rejected"])]))
+    assert identity(ignoring, data="f") != identity(recipe, data="f")

@@ -13,6 +13,8 @@ from hycam.training.recipe import Recipe
 
 # What does not change a result, or is chosen by the machine.
 _FREE = {"output", "training.log_every", "training.report_to", "training.save_every"}
+# Fields of an entry of a list (of data.tasks) that came after cells had been named; as here they are left out.
+_LATER: dict[str, Any] = {"ignore": []}
 
 
 def resolved(recipe: Recipe, retention: RetentionRecipe) -> dict[str, Any]:
@@ -50,8 +52,14 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping) and value:
             found |= _flat(value, f"{prefix}{name}.")
         elif value != {}:
-            found[prefix + name] = value
+            found[prefix + name] = [*map(_entry, value)] if isinstance(value, list) else value
     return found
+
+
+def _entry(value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        return value
+    return {name: one for name, one in value.items() if name not in _LATER or one != _LATER[name]}
 
 
 def _without(settings: dict[str, Any], names: set[str], prefix: str = "") -> dict[str, Any]:
