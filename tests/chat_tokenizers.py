@@ -43,7 +43,7 @@ def chat_tokenizer(
         tokenizer_object=raw, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>"
     )
     added = [AddedToken(token, rstrip=swallows, special=True) for token in special]
-    tokenizer.add_special_tokens({"additional_special_tokens": added})  # type: ignore[dict-item]
+    tokenizer.add_special_tokens({"additional_special_tokens": added})
     tokenizer.chat_template = template
     return tokenizer
 

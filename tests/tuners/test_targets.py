@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftConfig, get_peft_model
 from torch import nn
 
 from architectures import tiny
@@ -12,7 +12,7 @@ from hycam import HyCAMConfig
 from hycam.errors import HycamError
 from hycam.tuners.targets import check_targets, last_parts, linear_layers, shortest_suffixes
 
-from .stacked import METHODS, attach, kinds
+from .stacked import METHODS, attach, config, kinds
 
 LLAMA = ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
          "mlp.down_proj"]  # fmt: skip
@@ -98,3 +98,16 @@ def test_targets_that_match_something_or_are_left_open_pass_and_change_nothing(t
     before = kinds(base)
     check(LoraConfig(target_modules=targets), base)
     assert kinds(base) == before
+
+
+@pytest.mark.parametrize("method", ["hycam", *METHODS])
+def test_an_adapter_of_some_layers_is_deleted_beside_one_of_others(method: str) -> None:
+    def of(layer: int) -> PeftConfig:
+        settings = {"task_type": "CAUSAL_LM", "r": 2, "layers_to_transform": [layer]}
+        return HyCAMConfig(**settings) if method == "hycam" else config(method, **settings)
+
+    model = get_peft_model(tiny(), of(0))
+    model.add_adapter("other", of(1))
+    for name in ("other", "default"):
+        model.delete_adapter(name)
+        assert not [key for key, _ in model.named_parameters() if f".{name}." in key]

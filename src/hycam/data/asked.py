@@ -71,8 +71,7 @@ def asked_ids(
     Raises:
         HycamError: as :func:`hycam.data.encode.encode`.
     """
-    whole = [{"row": f"prompt {number}", "system": "", "history": [], **row, "response": _ANSWER}
-             for number, row in enumerate(rows, 1)]  # fmt: skip
+    whole = _whole(rows)
     if prompt == "chat":
         check_prompt(prompt, tokenizer)
         return encode_prompts([_opening(row, tokenizer, thinks) for row in whole], tokenizer, prompt)
@@ -91,17 +90,27 @@ def askable(
     Raises:
         HycamError: there is no such row.
     """
-    found, bad = [], BadRows()
-    for number, row in enumerate(rows):
-        try:
-            asked_ids([row], tokenizer, prompt, thinks)
-            found.append(row)
-        except HycamError as error:
-            bad += BadRows([number], str(error))
-    if not found:
+    whole, bad = _whole(rows), BadRows()
+    if prompt == "chat":
+        check_prompt(prompt, tokenizer)
+        for number, row in enumerate(whole):
+            try:
+                _opening(row, tokenizer, thinks)
+            except HycamError as error:
+                bad += BadRows([number], str(error))
+    else:
+        bad = encode(datasets.Dataset.from_list(whole), tokenizer, Form(prompt, _NO_LIMIT, skip_bad_rows=True)).bad
+    refused = set(bad.numbers)
+    if len(refused) == len(rows):
         raise HycamError(bad.first)
     bad.tell("generation")
-    return found
+    return [row for number, row in enumerate(rows) if number not in refused]
+
+
+def _whole(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows with all that a row of ``load_task`` has, an answer among it."""
+    return [{"row": f"prompt {number}", "system": "", "history": [], **row, "response": _ANSWER}
+            for number, row in enumerate(rows, 1)]  # fmt: skip
 
 
 def _opening(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, thinks: bool) -> str:

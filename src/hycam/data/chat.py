@@ -10,12 +10,12 @@ from __future__ import annotations
 from transformers import PreTrainedTokenizerBase
 
 from hycam.data.chat_template import called, end_token, generation_prompt, written
-from hycam.data.conversation import THOUGHT, THOUGHT_END, Conversation, Message, is_thoughtful
+from hycam.data.conversation import THOUGHT, THOUGHT_END, Chat, Message, is_thoughtful
 from hycam.data.recipe import Turns
 from hycam.errors import HycamError
 
 
-def chat_pieces(conversation: Conversation, tokenizer: PreTrainedTokenizerBase, turns: Turns) -> list[tuple[str, str]]:
+def chat_pieces(conversation: Chat, tokenizer: PreTrainedTokenizerBase, turns: Turns) -> list[tuple[str, str]]:
     """The text before each trained answer, from the end of the one before, and the answer without its end token.
 
     Args:
@@ -64,7 +64,7 @@ def no_trained_answer() -> HycamError:
 
 
 def _earlier(
-    text: str, conversation: Conversation, number: int, tokenizer: PreTrainedTokenizerBase, end: str
+    text: str, conversation: Chat, number: int, tokenizer: PreTrainedTokenizerBase, end: str
 ) -> tuple[int, str]:
     """Where in ``text`` an earlier answer begins, and the answer."""
     message = conversation.messages[number]
@@ -153,18 +153,18 @@ def _thoughtless(tokenizer: PreTrainedTokenizerBase) -> HycamError:
     )
 
 
-def _check_kept(text: str, conversation: Conversation, tokenizer: PreTrainedTokenizerBase, thinks: bool) -> None:
+def _check_kept(text: str, conversation: Chat, tokenizer: PreTrainedTokenizerBase, thinks: bool) -> None:
     """Raises HycamError where the template leaves out tools, what calls them, or what they put out."""
     messages, tools = conversation
     calls = [message for message in messages if message.get("tool_calls")]
-    others: dict[str, Conversation] = {}
+    others: dict[str, Chat] = {}
     if tools:
-        others["the tools of a conversation"] = Conversation(messages)
+        others["the tools of a conversation"] = Chat(messages)
     if any(call["function"]["arguments"] for message in calls for call in message["tool_calls"]):
-        others["the calls of tools in a conversation"] = Conversation([*map(_without_arguments, messages)], tools)
+        others["the calls of tools in a conversation"] = Chat([*map(_without_arguments, messages)], tools)
     if any(message["role"] == "tool" and message["content"] for message in messages):
         silent = [{**message, "content": ""} if message["role"] == "tool" else message for message in messages]
-        others["what tools put out in a conversation"] = Conversation(silent, tools)
+        others["what tools put out in a conversation"] = Chat(silent, tools)
     for what, other in others.items():
         try:
             is_dropped = written(tokenizer, other, thinks) == text

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from transformers import PreTrainedTokenizerBase
 
-from hycam.data.conversation import Conversation, Message
+from hycam.data.conversation import Chat, Message
 from hycam.errors import HycamError
 
 # Some templates write today's date. The same row would be other tokens tomorrow, so it is always the day that Llama's
@@ -16,7 +16,7 @@ _NO_CLOCK = f"{{% macro strftime_now(form) %}}{_DAY}{{% endmacro %}}"
 _ANSWER = "answer"
 
 
-def written(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, thinks: bool, opening: bool = False) -> str:
+def written(tokenizer: PreTrainedTokenizerBase, conversation: Chat, thinks: bool, opening: bool = False) -> str:
     """A conversation as the template writes it; with ``opening`` up to where it has an answer begin.
 
     Args:
@@ -50,7 +50,7 @@ def written(tokenizer: PreTrainedTokenizerBase, conversation: Conversation, thin
         ) from error
 
 
-def generation_prompt(tokenizer: PreTrainedTokenizerBase, asked: Conversation, thinks: bool) -> str:
+def generation_prompt(tokenizer: PreTrainedTokenizerBase, asked: Chat, thinks: bool) -> str:
     """What stands before an answer to ``asked``, to the last character.
 
     It is what the template writes when it is asked for an answer, and with it what it writes before any answer
@@ -80,7 +80,7 @@ def end_token(tokenizer: PreTrainedTokenizerBase, style: str) -> str:
 @lru_cache(maxsize=4)
 def _chat_end(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     """``template`` is there for the cache alone: another one may end an answer in another way."""
-    said = Conversation([_said("user", "question"), _said("assistant", _ANSWER)])
+    said = Chat([_said("user", "question"), _said("assistant", _ANSWER)])
     try:
         behind = written(tokenizer, said, thinks=False).rpartition(_ANSWER)[2].lstrip()
     except HycamError:

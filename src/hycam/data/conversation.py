@@ -7,28 +7,31 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 Message = dict[str, Any]
+"""``role`` (system, user, assistant or tool) and ``content``, and where it has them ``reasoning_content``,
+``tool_calls``, ``tool_call_id``, ``name``, and ``weight`` 0 for an answer that is not trained."""
+
 THOUGHT, THOUGHT_END = "<think>", "</think>"
 
 
-class Conversation(NamedTuple):
+class Chat(NamedTuple):
     """``messages`` and the ``tools`` that they may call, as the column ``messages`` of ``load_task`` describes them."""
 
     messages: list[Message]
     tools: list[Any] | None = None
 
-    def up_to(self, number: int, *further: Message) -> Conversation:
+    def up_to(self, number: int, *further: Message) -> Chat:
         """The messages before ``number``, and then ``further`` ones."""
-        return Conversation([*self.messages[:number], *further], self.tools)
+        return Chat([*self.messages[:number], *further], self.tools)
 
     def trained(self) -> list[int]:
         """The numbers of the answers that carry the loss."""
-        return [number for number, message in enumerate(self.messages) if is_answer(message) and is_trained(message)]
+        return [number for number, message in enumerate(self.messages) if is_trained(message)]
 
 
-def conversation_of(row: Mapping[str, Any]) -> Conversation:
+def conversation_of(row: Mapping[str, Any]) -> Chat:
     """A row of ``load_task``; its answer, too, where it has one."""
     if row.get("messages"):
-        return Conversation(**json.loads(row["messages"]))
+        return Chat(**json.loads(row["messages"]))
     messages = [_message("system", row["system"])] if row.get("system") else []
     for turn in row.get("history") or ():
         messages += [_message("user", turn["asked"]), _message("assistant", turn["answered"])]
@@ -36,7 +39,7 @@ def conversation_of(row: Mapping[str, Any]) -> Conversation:
     messages.append(_message("user", row["instruction"] + given))
     if "response" in row:
         messages.append(_message("assistant", row["response"]))
-    return Conversation(messages)
+    return Chat(messages)
 
 
 def has_thought(row: Mapping[str, Any]) -> bool:
@@ -47,12 +50,9 @@ def has_thought(row: Mapping[str, Any]) -> bool:
     return any(is_thoughtful(conversation.messages[number]) for number in conversation.trained()[-1:])
 
 
-def is_answer(message: Message) -> bool:
-    return bool(message["role"] == "assistant")
-
-
 def is_trained(message: Message) -> bool:
-    return bool(message.get("weight", 1))
+    """Whether a message is an answer that carries the loss."""
+    return message["role"] == "assistant" and message.get("weight") != 0
 
 
 def is_thoughtful(message: Message) -> bool:

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hycam.data.chat import chat_pieces, no_trained_answer
 from hycam.data.chat_template import called, end_token, generation_prompt
-from hycam.data.conversation import Conversation, conversation_of, is_trained
+from hycam.data.conversation import Chat, conversation_of, is_trained
 from hycam.data.recipe import Turns
 from hycam.errors import HycamError, nearest
 
@@ -116,7 +116,7 @@ def render_turns(
     return found
 
 
-def _of_messages(conversation: Conversation, style: str, tokenizer: PreTrainedTokenizerBase) -> list[Turn]:
+def _of_messages(conversation: Chat, style: str, tokenizer: PreTrainedTokenizerBase) -> list[Turn]:
     """Questions and answers in turn, of which an answer that is not trained is part of what stands before the next."""
     said = conversation.messages
     system = said[0]["content"] if said[0]["role"] == "system" else ""

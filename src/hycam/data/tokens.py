@@ -94,8 +94,8 @@ def whole(examples: list[list[Turn]], tokenizer: PreTrainedTokenizerBase, turns:
             continue
         inner = cast(list[int], edges)
         sizes = [stop - start for start, stop in pairwise([0, *inner])]
-        is_last = len(sizes) - 1
-        runs = [(size, n % 2 == 1 and (turns == "all" or n == is_last)) for n, size in enumerate(sizes)]
+        last = len(sizes) - 1
+        runs = [(size, n % 2 == 1 and (turns == "all" or n == last)) for n, size in enumerate(sizes)]
         if offsets is not None:
             begun += [
                 (len(found), place, _opening(text[:place], ids[:edge], offsets, added))

@@ -64,7 +64,7 @@ def test_what_an_entry_ignores_is_passed_over_in_columns_and_in_messages(tmp_pat
     path.write_text(json.dumps({"messages": talk, "rejected": "c"}))
     for ignored, named in (([], "rejected"), (["rejected"], "mood"), (["mood"], "rejected")):
         entry = TaskRecipe(path=str(path), ignore=ignored)
-        assert f"(ignore: [{named}])" in refusal(lambda entry=entry: load_task(own_task(entry)))  # type: ignore[misc]
+        assert f"(ignore: [{named}])" in refusal(lambda entry=entry: load_task(own_task(entry)))
     assert load_task(own_task(TaskRecipe(path=str(path), ignore=["rejected", "mood"])))["response"][:] == ["b"]
 
 

@@ -7,8 +7,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hycam.data.conversation import Message, is_trained
 from hycam.data.source_row import SourceRow, kind_of
-from hycam.data.tasks.messages import Message, message_of
+from hycam.data.tasks.messages import message_of
 from hycam.data.tasks.tools import tools_of
 
 _BEYOND_TURNS = ("reasoning_content", "tool_calls", "name", "weight")
@@ -74,7 +75,7 @@ def conversation(
         raise row.error(f'the last message of "{column}" was expected to be an answer of the assistant')
     if messages[0]["role"] == "system":
         system = messages.pop(0)["content"] or system
-    trained = [number for number, message in enumerate(messages, 1) if _is_trained(message)]
+    trained = [number for number, message in enumerate(messages, 1) if is_trained(message)]
     if not trained:
         return Conversation(system, ((messages[0]["content"], ""),))
     messages = messages[: trained[-1]]
@@ -116,10 +117,6 @@ def _check_output(row: SourceRow, who: str, message: Message, before: list[Messa
     given = message.get("tool_call_id")
     if called and given is not None and given not in called:
         raise row.error(f'{who} is for the call "{given}", and the calls before it are {", ".join(called)}')
-
-
-def _is_trained(message: Message) -> bool:
-    return message["role"] == "assistant" and message.get("weight") != 0
 
 
 def _turns(messages: list[Message]) -> tuple[tuple[str, str], ...]:

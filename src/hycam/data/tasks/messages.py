@@ -5,13 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from hycam.data.conversation import THOUGHT
+from hycam.data.conversation import THOUGHT, Message
 from hycam.data.source_row import SourceRow, kind_of
 from hycam.data.tasks.tools import calls_of
-
-Message = dict[str, Any]
-"""``role`` (system, user, assistant or tool) and ``content``, and where it has them ``reasoning_content``,
-``tool_calls``, ``tool_call_id``, ``name``, and ``weight`` 0 for an answer that is not trained."""
 
 TAGS = ("role", "content", "user", "assistant", "system", "tool", "call")
 METADATA = (

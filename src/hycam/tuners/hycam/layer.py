@@ -74,7 +74,6 @@ class HyCAMLayer(AdapterLayer):
         self.hycam_residual: Tensor | None = None
         self.hycam_residual_hook: RemovableHandle | None = None
         self.hycam_packed = PackedWeights()
-        self.hycam_frozen: dict[str, tuple[str, ...]] = {}
 
     def update_layer(self, adapter_name: str, config: HyCAMConfig) -> None:
         """Adds the weights of one adapter. Shapes are those of the saved keys; ``d`` is the hidden size."""
@@ -89,8 +88,6 @@ class HyCAMLayer(AdapterLayer):
             self.hycam_specialized[adapter_name] = Weight(torch.empty(experts, d, d))
         if config.specialized != "none":
             self.hycam_router[adapter_name] = nn.Linear(d, experts, bias=config.router_bias)
-        frozen = (() if config.train_router else ("hycam_router",)) + (() if config.train_inner else _INNER)
-        self.hycam_frozen[adapter_name] = frozen
         self.hycam_config[adapter_name] = config
         self.reset_adapter_parameters(adapter_name, config.init_weights)
         self._move_adapter_to_device_of_base_layer(adapter_name)
@@ -127,7 +124,7 @@ class HyCAMLayer(AdapterLayer):
                     # Biases are drawn with the bound of the map they belong to; any small range would do in a test.
                     fan_in = self.hycam_hidden_size if parameter.dim() == 1 else parameter.shape[-1]
                     parameter.uniform_(-1 / math.sqrt(fan_in), 1 / math.sqrt(fan_in))
-        frozen = self.hycam_frozen[adapter_name]
+        frozen = _frozen(self.hycam_config[adapter_name])
         if "hycam_router" in frozen and adapter_name in self.hycam_router:
             self.hycam_router[adapter_name].weight.normal_(std=self.hycam_initializer_range)
         for attribute in set(_INNER) & set(frozen):
@@ -243,15 +240,14 @@ class HyCAMLayer(AdapterLayer):
 
     def _freeze(self) -> None:
         """What an adapter does not train stays as it is; PEFT sets all of an adapter it activates to be trained."""
-        for adapter, attributes in self.hycam_frozen.items():
-            for attribute in attributes:
+        for adapter, config in self.hycam_config.items():
+            for attribute in _frozen(config):
                 if adapter in getattr(self, attribute):
                     getattr(self, attribute)[adapter].requires_grad_(False)
 
     def delete_adapter(self, adapter_name: str) -> None:
         self.hycam_packed.drop()
         super().delete_adapter(adapter_name)
-        del self.hycam_frozen[adapter_name]
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HyCAMLayer:
         # Every move and every change of type goes through here.
@@ -281,3 +277,8 @@ class HyCAMLayer(AdapterLayer):
             if name == "base_layer":
                 raise
             return getattr(self.base_layer, name)
+
+
+def _frozen(config: HyCAMConfig) -> tuple[str, ...]:
+    """The attributes of a layer whose weights an adapter of this configuration does not train."""
+    return (() if config.train_router else ("hycam_router",)) + (() if config.train_inner else _INNER)
