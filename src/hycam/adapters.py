@@ -92,7 +92,7 @@ def check_adapter(
         the names of what the file holds beside the adapter's weights: embeddings of the backbone.
 
     Raises:
-        HycamError: what differs in names, shapes or types; the file is damaged; or a weight is no finite number.
+        HycamError: what differs in names, shapes or types; the file is damaged; or a weight is not finite.
     """
     found = weights_of(folder)
     try:
@@ -108,7 +108,7 @@ def check_adapter(
         for name in weights.keys():  # noqa: SIM118  # it is no dictionary
             if not torch.isfinite(weights.get_tensor(name)).all():
                 raise HycamError(
-                    f"{folder / _WEIGHTS}: {name} holds what is no finite number, and no answer would be one. The "
+                    f"{folder / _WEIGHTS}: {name} holds values that are not finite, so every answer would be NaN. The "
                     "training diverged; train again with a lower learning rate."
                 )
     return sorted(found.keys() - own.keys())

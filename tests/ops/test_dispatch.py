@@ -148,34 +148,6 @@ def test_every_backend_takes_mixed_types_and_returns_that_of_the_attention_outpu
         torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ON_CPU)
-@pytest.mark.parametrize("gradients", [False, True])
-@pytest.mark.parametrize("shape", [(0, 3), (2, 0), (1, 1), (2, 7)])
-def test_every_backend_takes_empty_and_non_contiguous_inputs(name: str, gradients: bool, shape: tuple) -> None:
-    batch, seq = shape
-    given = weights()
-    h, a = draw(12, seq, batch).permute(2, 1, 0), draw(seq, batch, 24)[..., ::2].transpose(0, 1)
-    expected = reference.modulate(h, a, given)[0]
-    with torch.set_grad_enabled(gradients):
-        h, a = h.detach().requires_grad_(gradients), a.detach().requires_grad_(gradients)
-        got, _ = modulate(h, a, given, backend=name)
-    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
-    if gradients:
-        got.sum().backward()
-        assert h.grad.shape == h.shape
-
-
-@pytest.mark.parametrize("name", ON_CPU)
-def test_in_every_backend_nan_stays_nan_in_its_token_and_spreads_to_no_other(name: str) -> None:
-    h, a = draw(1, 4, 12), draw(1, 4, 12)
-    h[0, 1, 3], a[0, 2, 5] = float("nan"), float("nan")
-    with torch.no_grad():
-        got, (p, logits) = modulate(h, a, weights(), backend=name)
-    assert got[0, 1].isnan().all() and p[0, 1].isnan().all() and logits[0, 1].isnan().all()
-    assert got[0, 2].isnan().tolist() == [feature == 5 for feature in range(12)]
-    assert not got[0, [0, 3]].isnan().any() and not p[0, [0, 2, 3]].isnan().any()
-
-
 @pytest.mark.parametrize("name", ["auto", *ON_CPU])
 @pytest.mark.parametrize("gradients", [False, True])
 def test_the_choice_is_part_of_a_compiled_graph_without_a_break(name: str, gradients: bool) -> None:

@@ -1,4 +1,4 @@
-"""The weights of a layer's adapters that belong to no linear map, under the names that PEFT gives to its own."""
+"""Weights of adapters that are no linear layers, under names like those of PEFT's own."""
 
 from __future__ import annotations
 

@@ -214,7 +214,12 @@ def check_what_the_weight_adds(kind: str, with_term: Step, without: Step, inputs
 
 
 @pytest.mark.parametrize(
-    ("accumulation", "scale", "checkpointing"), [(1, None, False), (2, None, False), (2, 1024.0, True)]
+    ("accumulation", "scale", "checkpointing"),
+    [
+        pytest.param(1, None, False, marks=pytest.mark.soak),
+        pytest.param(2, None, False, marks=pytest.mark.soak),
+        (2, 1024.0, True),  # which has all that the others have
+    ],
 )
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_the_weighted_gradient_of_eq_10_is_what_the_weight_adds(

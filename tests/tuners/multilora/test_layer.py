@@ -91,18 +91,6 @@ def test_all_branches_read_the_same_dropout_mask() -> None:
     torch.testing.assert_close(y, y[:, :1].expand(-1, 3))
 
 
-def test_a_bfloat16_result_is_within_a_few_roundings_of_the_exact_one() -> None:
-    made = layer("multilora", linear("Linear", 32, 24), torch.bfloat16, alpha=3.0)
-    x = torch.randn(50, 32).bfloat16()
-    y = made(x)
-    exact = by_hand(copy.deepcopy(made).double(), x.double())
-    assert y.dtype == torch.bfloat16
-    # Four intermediate results (the base's, u, s B and the sum) are rounded by at most 2^-8 of values of their size.
-    error = (y.double() - exact).abs() / exact.std()
-    assert error.max() < 4 * 4 * 2**-8  # the largest of them lies within four deviations
-    assert (y.double() - made.base_layer(x).double()).abs().mean() > exact.std() / 4  # the branches do act
-
-
 # Merging
 
 
@@ -141,18 +129,6 @@ def test_unmerging_gives_the_weight_back_to_the_last_bit(dtype: torch.dtype) -> 
     assert torch.equal(made(x), expected)
     made.unmerge()  # nothing to do
     assert torch.equal(made.base_layer.weight, before)
-
-
-def test_disabling_a_merged_adapter_takes_it_out_again() -> None:
-    made = layer("multilora", linear("Linear", IN, OUT))
-    x, before = torch.randn(4, IN, dtype=torch.float64), made.base_layer.weight.detach().clone()
-    plain, expected = made.base_layer(x), made(x)
-    made.merge()
-    made.enable_adapters(False)
-    assert torch.equal(made(x), plain)
-    assert torch.equal(made.base_layer.weight, before)
-    made.enable_adapters(True)
-    assert torch.equal(made(x), expected)
 
 
 def test_merging_twice_adds_the_adapter_once() -> None:
@@ -200,19 +176,6 @@ def test_a_delta_weight_of_bfloat16_factors_is_summed_in_float32() -> None:
     delta = made.get_delta_weight("default")
     assert delta.dtype == torch.float32
     torch.testing.assert_close(delta.double(), (B @ A).sum(dim=0), rtol=1e-5, atol=1e-5)
-
-
-def test_a_weight_that_is_changed_between_two_merges_is_the_one_that_comes_back() -> None:
-    made = layer("multilora", linear("Linear", IN, OUT))
-    made.merge()
-    made.unmerge()
-    made.base_layer.weight.data = 2 * made.base_layer.weight.data
-    changed = made.base_layer.weight.detach().clone()
-    made.unmerge()
-    assert torch.equal(made.base_layer.weight, changed)
-    made.merge()
-    made.unmerge()
-    assert torch.equal(made.base_layer.weight, changed)
 
 
 def test_a_merged_layer_that_is_moved_to_another_type_stays_there_when_unmerged() -> None:

@@ -95,7 +95,7 @@ def add_balance_term(
         term: None where there is no router, or where it has no weight.
         scored: the labels that the loss is over, -100 where there is none; None without labels.
         items: see above; None where the loss is the micro-batch's mean.
-        warn: is given what to tell the user where the term cannot act.
+        warn: called with a message for the user where the term cannot act.
     """
     is_tuple = isinstance(outputs, tuple)
     named = dict(enumerate(outputs)) if is_tuple else outputs

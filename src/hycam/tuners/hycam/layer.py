@@ -242,12 +242,11 @@ class HyCAMLayer(AdapterLayer):
         def of(suffix: str) -> list[Tensor]:
             return [getattr(self, f"{prefix}{letter}{suffix}")[adapter].weight for letter in "ANB"]
 
-        scale = 1.0 if config.alpha is None else config.alpha / config.r
         A, N, B = of("")
         if not config.use_bias:
-            return LowRank(A, N, B, scale=scale)
+            return LowRank(A, N, B, scale=config.scale)
         A_bias, N_bias, B_bias = of("_bias")
-        return LowRank(A, N, B, A_bias, N_bias, B_bias, scale)
+        return LowRank(A, N, B, A_bias, N_bias, B_bias, config.scale)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         super().set_adapter(adapter_names, inference_mode=inference_mode)

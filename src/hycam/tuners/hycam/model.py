@@ -19,7 +19,7 @@ from hycam.tuners.hycam.config import HyCAMConfig
 from hycam.tuners.hycam.layer import NOT_MERGEABLE, HyCAMLayer
 from hycam.tuners.hycam.norms import TrainedNorm
 from hycam.tuners.hycam.recorder import RoutingRecorder
-from hycam.tuners.targets import check_targets, shortest_suffixes
+from hycam.tuners.targets import settle_targets, shortest_suffixes
 
 # The families of the released code. Their blocks are sequential and normalise first, with the norm of this name, so
 # what goes into it is what the block adds to the attention output.
@@ -54,11 +54,7 @@ class HyCAMModel(Tuner):
                 f'families of the released code, and not for {kind}. Use modulation_target="attention_output".'
             )
         found = find_attention_modules(self.model)
-        names = [name for name, _ in self.model.named_modules()]
-        if peft_config.target_modules is None:
-            peft_config.target_modules = shortest_suffixes(found, names)
-        else:
-            self._check_targets(peft_config, found, names)
+        settle_targets(peft_config, self.model, "attention module", found, self.prefix, takes_all_linear=False)
         if peft_config.train_norms:
             adapted = [name for name in found if check_target_module_exists(peft_config, name)]
             norms = find_block_norms(self.model, adapted)
@@ -67,26 +63,9 @@ class HyCAMModel(Tuner):
                     f"train_norms=True has nothing to train: the blocks of {type(self.model).__name__} hold no norm "
                     "with weights. Leave train_norms at False."
                 )
-            given = peft_config.modules_to_save or []
+            given, names = peft_config.modules_to_save or [], [name for name, _ in self.model.named_modules()]
             peft_config.modules_to_save = list(dict.fromkeys([*given, *shortest_suffixes(norms, names)]))
         return peft_config
-
-    def _check_targets(self, peft_config: HyCAMConfig, found: list[str], names: list[str]) -> None:
-        check_targets(peft_config, self.model, "attention modules", found)
-        is_all_linear = str(peft_config.target_modules).lower() == "all-linear"
-        inside = tuple(f"{name}.base_layer" for name in found)
-        matched = [
-            name
-            for name in names
-            if name and not name.startswith(inside) and (is_all_linear or check_target_module_exists(peft_config, name))
-        ]
-        wrong = [name for name in matched if name not in found]
-        if wrong:
-            raise HycamError(
-                f"target_modules={peft_config.target_modules!r} matches {wrong[0]}, which is not an attention module. "
-                "HyCAM adapts attention modules as a whole, not linear layers: leave target_modules at None, or name "
-                f"one of {', '.join(sorted({name.rpartition('.')[2] for name in found}))}."
-            )
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         # PEFT copies the norms that it trains, and a copy must not carry the hook that keeps the residual.

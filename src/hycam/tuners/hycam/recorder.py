@@ -1,4 +1,4 @@
-"""Collects what the routers did in one training forward, so that the balance loss can be computed after it."""
+"""Which layers record their routing in a training forward, for the balance loss that is computed after it."""
 
 from __future__ import annotations
 
