@@ -114,6 +114,19 @@ def test_padding_and_the_side_of_it_do_not_change_the_balance_loss() -> None:
     assert (hycam.last_stats(model).balance_loss - values[0]).abs() > 1e-6  # the mask matters
 
 
+def test_the_tokens_that_count_can_be_told_apart_from_the_mask_of_the_backbone() -> None:
+    model, inputs = attach(), batch(rows([8, 5]))
+    out = model(**inputs)
+    balance = hycam.last_stats(model).balance_loss
+    alike = model(**inputs, balance_mask=inputs["attention_mask"])
+    assert torch.equal(alike.loss, out.loss) and torch.equal(hycam.last_stats(model).balance_loss, balance)
+    nothing = model(**inputs, balance_mask=torch.zeros_like(inputs["attention_mask"]))
+    assert hycam.last_stats(model).balance_loss == 0
+    torch.testing.assert_close(nothing.loss, out.loss - model.peft_config["default"].balance_weight * balance)
+    nothing.loss.backward()
+    assert all(torch.isfinite(gradient).all() for gradient in gradients(model).values())
+
+
 def test_evaluation_has_the_task_loss_alone() -> None:
     model, inputs = attach().eval(), batch(rows([8, 5]))
     out = model(**inputs)
