@@ -13,21 +13,17 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import hycam
 from hycam.errors import HycamError
-from hycam.ops import BACKENDS, Dense, LowRank, Modulation, Router, dispatch, reference, set_backend
+from hycam.ops import BACKENDS, Modulation, dispatch, reference, set_backend
 from hycam.ops.dispatch import Backend, current_backend, modulate, register
+from ops.modulations import converted, draw, modulation
 
 NO_DRIVER = "the NVIDIA driver was not found"
 RANK = "its kernels take ranks from 16 on, not 4"
 ON_CPU = ("reference", "eager", "recompute")
 
 
-def draw(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-    return (torch.randn(*shape, dtype=torch.float64) * 0.5).to(dtype)
-
-
-def weights(dtype: torch.dtype = torch.float64, d: int = 12, r: int = 4, experts: int = 3) -> Modulation:
-    low = LowRank(draw(experts, r, d, dtype=dtype), draw(experts, r, r, dtype=dtype), draw(experts, d, r, dtype=dtype))
-    return Modulation(Dense(draw(d, d, dtype=dtype)), low, Router(draw(experts, d, dtype=dtype)))
+def weights() -> Modulation:
+    return modulation(experts=3)
 
 
 @pytest.fixture
@@ -132,11 +128,9 @@ def test_the_choice_of_the_process_holds_until_the_next_or_to_the_end_of_a_block
      (torch.float32, torch.float64), (torch.bfloat16, torch.float32)],
 )  # fmt: skip
 def test_every_backend_takes_mixed_types_and_returns_that_of_the_attention_output(name, adapter, backbone) -> None:
-    low = weights(adapter)
-    h, a = draw(2, 5, 12, dtype=backbone), draw(2, 5, 12, dtype=backbone)
-    wide = Modulation(*(type(part)(**{key: value.double() if isinstance(value, Tensor) else value
-                                      for key, value in vars(part).items()})
-                        for part in (low.shared, low.specialized, low.router)))  # fmt: skip
+    low = converted(weights(), lambda tensor: tensor.to(adapter))
+    h, a = draw(2, 5, 12).to(backbone), draw(2, 5, 12).to(backbone)
+    wide = converted(low, Tensor.double)
     exact, (p, logits) = reference.modulate(h.double(), a.double(), wide)
     with torch.no_grad():
         got, routing = modulate(h, a, low, backend=name)

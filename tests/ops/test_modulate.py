@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -12,16 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from hycam.ops import Dense, LowRank, Modulation, Router, eager, gumbel_noise, mixing, reference
-
-VARIANTS = [
-    (shared, specialized, hard, biases)
-    for shared, specialized, hard, biases in itertools.product(
-        ("full", "low_rank", "none"), ("low_rank", "full", "none"), (False, True), (False, True)
-    )
-    if (shared, specialized) != ("none", "none")
-]
-
+from hycam.ops import Dense, Modulation, Router, eager, gumbel_noise, mixing, reference
+from ops.modulations import VARIANTS, converted, draw, forward_and_backward, modulation
 
 every = pytest.mark.parametrize("form", [reference.modulate, eager.modulate], ids=["reference", "eager"])
 
@@ -32,61 +23,6 @@ def _poisoned() -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-def draw(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64) * 0.5
-
-
-def low_rank(stack: tuple[int, ...], d: int, r: int, biases: bool, scale: float) -> LowRank:
-    shapes = (r, d), (r, r), (d, r)
-    offsets = [draw(*stack, rows) for rows, _ in shapes] if biases else [None] * 3
-    return LowRank(*(draw(*stack, *shape) for shape in shapes), *offsets, scale)
-
-
-def modulation(shared: str, specialized: str, hard: bool, biases: bool, d: int, r: int, experts: int) -> Modulation:
-    shared_weights: Dense | LowRank | None = None
-    if shared == "full":
-        shared_weights = Dense(draw(d, d), draw(d) if biases else None)
-    elif shared == "low_rank":
-        shared_weights = low_rank((), d, r, biases, 0.5)
-    special: Dense | LowRank | None = None
-    if specialized == "low_rank":
-        special = low_rank((experts,), d, r, biases, 1.5)
-    elif specialized == "full":
-        special = Dense(draw(experts, d, d))
-    router = None
-    if special is not None:
-        router = Router(draw(experts, d), draw(experts) if biases else None, temperature=0.5, hard=hard)
-    return Modulation(shared_weights, special, router)
-
-
-def tensors_of(weights: Modulation) -> list[Tensor]:
-    parts = (weights.shared, weights.specialized, weights.router)
-    return [
-        tensor for part in parts if part is not None for tensor in vars(part).values() if isinstance(tensor, Tensor)
-    ]
-
-
-def converted(weights: Modulation, convert: Callable[[Tensor], Tensor]) -> Modulation:
-    def of(part: Dense | LowRank | Router | None) -> Dense | LowRank | Router | None:
-        if part is None:
-            return None
-        return type(part)(**{key: convert(v) if isinstance(v, Tensor) else v for key, v in vars(part).items()})
-
-    return Modulation(of(weights.shared), of(weights.specialized), of(weights.router))
-
-
-def forward_and_backward(
-    form: Callable, weights: Modulation, inputs: list[Tensor], noise: Tensor | None, above: list[Tensor]
-) -> list[Tensor]:
-    """The output, p and logits, and the gradients of h, a, the residual if it is there, and all weights."""
-    leaves = [tensor.detach().requires_grad_() for tensor in inputs]
-    weights = converted(weights, lambda tensor: tensor.detach().requires_grad_())
-    output, routing = form(*leaves[:2], weights, noise, *leaves[2:])
-    outputs = [output, *(routing or ())]
-    gradients = torch.autograd.grad(outputs, [*leaves, *tensors_of(weights)], above[: len(outputs)])
-    return [*(tensor.detach() for tensor in outputs), *gradients]
 
 
 def assert_same(form: Callable, weights: Modulation, inputs: list[Tensor], seed: int = 0) -> None:
@@ -142,7 +78,7 @@ def test_gradients_are_those_of_finite_differences(
     weights = modulation(shared, specialized, hard, biases, 4, 2, 3)
     inputs = [draw(1, 3, 4).requires_grad_() for _ in range(3)]
     noise = gumbel_noise(torch.Size((1, 3, 3)), inputs[0].device, torch.float64)
-    leaves = [tensor.requires_grad_() for tensor in tensors_of(weights)]
+    leaves = [tensor.requires_grad_() for tensor in weights.tensors()]
 
     def function(h: Tensor, a: Tensor, residual: Tensor, *_: Tensor) -> tuple[Tensor, ...]:
         output, routing = form(h, a, weights, noise, residual)
@@ -156,7 +92,7 @@ def test_eager_can_be_differentiated_twice(shared: str, specialized: str) -> Non
     torch.manual_seed(0)
     weights = modulation(shared, specialized, False, True, 4, 2, 2)
     inputs = [draw(1, 2, 4).requires_grad_() for _ in range(3)]
-    leaves = [tensor.requires_grad_() for tensor in tensors_of(weights)]
+    leaves = [tensor.requires_grad_() for tensor in weights.tensors()]
 
     def function(h: Tensor, a: Tensor, residual: Tensor, *_: Tensor) -> Tensor:
         return eager.modulate(h, a, weights, None, residual)[0]
@@ -286,7 +222,7 @@ def test_without_tokens_the_result_is_empty_and_the_gradients_of_the_weights_are
     above = [empty, empty[..., :3], empty[..., :3]]
     output, _, _, h, a, *gradients = forward_and_backward(eager.modulate, weights, [empty, empty], None, above)
     assert output.shape == h.shape == a.shape == (2, 0, 6)
-    assert len(gradients) == len(tensors_of(weights)) and not any(gradient.any() for gradient in gradients)
+    assert len(gradients) == len(weights.tensors()) and not any(gradient.any() for gradient in gradients)
 
 
 def test_autocast_computes_the_products_in_its_type_and_leaves_the_routing_alone() -> None:

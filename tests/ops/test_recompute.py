@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from hycam.ops import eager, gumbel_noise, recompute
+from ops.modulations import VARIANTS, draw, forward_and_backward, modulation
 from ops.small_layer import TOKENS, D, assert_compiled_is_one_graph, hidden_state, kept_bytes, paper_form
-from ops.test_modulate import VARIANTS, draw, forward_and_backward, modulation
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
