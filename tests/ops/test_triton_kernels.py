@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hycam.ops import Dense, LowRank, Modulation, Router, gumbel_noise, reference, triton_kernels
+from hycam.ops import BACKENDS, Dense, LowRank, Modulation, Router, gumbel_noise, reference, triton_kernels
 
 if triton_kernels.unavailable() is not None:
     pytest.skip(f"Triton does not run here: {triton_kernels.unavailable()}", allow_module_level=True)
@@ -342,7 +342,8 @@ def test_a_router_or_noise_in_float64_does_not_widen_the_rest(wide: str) -> None
 
 def test_without_the_package_it_can_be_imported_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setitem(BACKENDS, "triton", BACKENDS["triton"])  # to be put back
     spec = importlib.util.spec_from_file_location("imported_anew", triton_kernels.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.is_available() == "the package triton is not installed"
+    assert module.unavailable() == "the package triton is not installed"

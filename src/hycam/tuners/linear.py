@@ -62,7 +62,6 @@ class StackedLayer(AdapterLayer):
         self.configs: dict[str, Any] = {}
 
     def update_layer(self, adapter_name: str, config: Any) -> None:
-        """Adds the weights of one adapter."""
         self.configs[adapter_name] = config
         self.add_weights(adapter_name, config)
         self.reset_adapter_parameters(adapter_name, config.init_weights)
@@ -120,19 +119,3 @@ class StackedTuner(Tuner):
             raise HycamError(f"{type(self.model).__name__} has no linear layer to adapt.")
         settle_targets(peft_config, self.model, "linear layer", linear, self.prefix, takes_all_linear=True)
         return peft_config
-
-    def _create_and_replace(  # type: ignore[override]
-        self,
-        config: StackedConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        **_: Any,
-    ) -> None:
-        layer = target
-        if not isinstance(layer, self.tuner_layer_cls):
-            layer = self.tuner_layer_cls(target)
-            self._replace_module(parent, target_name, layer, target)
-        layer.update_layer(adapter_name, config)

@@ -281,6 +281,7 @@ def _one_rank(rank: int, world: int, meeting: str, queue) -> None:
         queue.put((stats.balance_loss.item(), found))
 
 
+@pytest.mark.soak  # tests/training/test_distributed.py has two processes follow one in every run
 def test_two_ranks_give_the_balance_loss_and_gradient_of_their_common_micro_batch(tmp_path) -> None:
     # The task loss is a mean over each rank's own tokens there, so only the balance part can be compared: the router of
     # an untrained task path. With init_weights=False the task gradient reaches the router as well, so it is subtracted.

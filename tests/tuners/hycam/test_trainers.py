@@ -286,7 +286,9 @@ FIGURES = {
 }
 
 
-@pytest.mark.parametrize("kind", FIGURES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in ("DPO", "GRPO", "SFT") else pytest.mark.soak) for kind in FIGURES]
+)
 def test_the_first_step_of_a_fresh_adapter_has_the_figures_of_lora(kind: str, tmp_path: Path) -> None:
     task = "SEQ_CLS" if kind == "Reward" else "CAUSAL_LM"
     own = step(kind, hycam(task_type=task, noise="train"), tmp_path / "hycam").log

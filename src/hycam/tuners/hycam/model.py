@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -16,7 +15,7 @@ from hycam.errors import HycamError
 from hycam.tuners.base import Tuner
 from hycam.tuners.hycam.balance import TrainingStats, add_balance_term, routing_statistics, scored_labels
 from hycam.tuners.hycam.config import HyCAMConfig
-from hycam.tuners.hycam.layer import NOT_MERGEABLE, HyCAMLayer
+from hycam.tuners.hycam.layer import HyCAMLayer
 from hycam.tuners.hycam.norms import TrainedNorm
 from hycam.tuners.hycam.recorder import RoutingRecorder
 from hycam.tuners.targets import settle_targets, shortest_suffixes
@@ -94,9 +93,8 @@ class HyCAMModel(Tuner):
                 layer.watch_residual(self.model.get_submodule(f"{name.rpartition('.')[0]}.{INPUT_NORM}"))
 
     def _unwatch_residuals(self) -> None:
-        for layer in self.model.modules():
-            if isinstance(layer, HyCAMLayer):
-                layer.unwatch_residual()
+        for layer in self._adapter_layers():
+            layer.unwatch_residual()
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
@@ -117,30 +115,13 @@ class HyCAMModel(Tuner):
         self._unwatch_residuals()
         return super().unload()
 
-    def _create_and_replace(  # type: ignore[override]
-        self,
-        hycam_config: HyCAMConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        **_: Any,
-    ) -> None:
-        if not isinstance(target, HyCAMLayer):
-            sizes = self.model.config.get_text_config()
-            initializer_range = getattr(sizes, "initializer_range", 0.02)
-            layer = HyCAMLayer(target, sizes.hidden_size, initializer_range, current_key, self.recorder)
-            self._replace_module(parent, target_name, layer, target)
-            target = layer
-        target.update_layer(adapter_name, hycam_config)
+    def _wrap(self, module: nn.Module, name: str) -> HyCAMLayer:
+        sizes = self.model.config.get_text_config()
+        return HyCAMLayer(module, sizes.hidden_size, getattr(sizes, "initializer_range", 0.02), name, self.recorder)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's own version reads `child.weight`, which an attention module has not (or it is a module of that name).
         setattr(parent, child_name, new_module)
-
-    def _check_merge_allowed(self) -> None:
-        raise ValueError(NOT_MERGEABLE)
 
     def forward(self, *args: Any, balance_mask: Tensor | None = None, **kwargs: Any) -> Any:
         """The backbone's forward, with the balance term in its loss.
@@ -176,19 +157,16 @@ class HyCAMModel(Tuner):
     def _has_active_adapter(self) -> bool:
         if not self.active_adapters:
             return False
-        return any(not layer.disable_adapters for layer in self._layers())
+        return any(not layer.disable_adapters for layer in self._adapter_layers())
 
     def _records(self) -> dict[str, tuple[Tensor, Tensor]]:
         """What the routers did in this forward, ``{layer: (p, logits)}``; the layers hold it no longer."""
         records = {}
-        for layer in self._layers():
+        for layer in self._adapter_layers():
             if layer.hycam_routing is not None:
                 records[layer.hycam_name] = layer.hycam_routing
                 layer.hycam_routing = None
         return records
-
-    def _layers(self) -> Iterator[HyCAMLayer]:
-        return (layer for layer in self.model.modules() if isinstance(layer, HyCAMLayer))
 
 
 def last_stats(model: nn.Module) -> TrainingStats:

@@ -14,11 +14,6 @@ from hycam.ops.routing import router_logits
 from hycam.tuners.linear import StackedLayer
 from hycam.tuners.moelora.config import MoeLoraConfig
 
-NOT_MERGEABLE = (
-    "A MoE-LoRA adapter cannot be merged: which experts act depends on the input, so they cannot be folded into the "
-    "backbone's weights. Use the adapter as it is, or `unload()` to get the backbone back."
-)
-
 
 class MoeLoraLayer(StackedLayer):
     r"""A linear layer with N low-rank experts and a gate that weighs them for each token.
@@ -38,6 +33,10 @@ class MoeLoraLayer(StackedLayer):
     linear_names = ("moelora_gate",)
     other_param_names = ("configs",)
     starts_at_zero = "moelora_B"
+    not_mergeable = (
+        "A MoE-LoRA adapter cannot be merged: which experts act depends on the input, so they cannot be folded into "
+        "the backbone's weights. Use the adapter as it is, or `unload()` to get the backbone back."
+    )
 
     def add_weights(self, adapter: str, config: MoeLoraConfig) -> None:
         self.add_factors(adapter, config.num_experts, config.r)
@@ -56,9 +55,6 @@ class MoeLoraLayer(StackedLayer):
         up = (config.scale * B if config.scale != 1 else B).transpose(0, 1).flatten(1)  # [out, N*r]
         y = _GatedUp.apply(u, g.reshape(-1, g.shape[-1]), up.to(u.dtype), config.rescale_gate)
         return y.reshape(*x.shape[:-1], self.out_features)
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        raise ValueError(NOT_MERGEABLE)
 
 
 def gates(logits: Tensor, top_k: int) -> Tensor:
