@@ -139,15 +139,6 @@ def test_the_auto_class_loads_backbone_and_adapter_from_the_adapters_folder(tmp_
     assert torch.equal(loaded(input_ids=tokens()).logits, model(input_ids=tokens()).logits)
 
 
-def test_modules_to_save_are_trained_and_saved_with_the_adapter(tmp_path) -> None:
-    model = get_peft_model(tiny(), config(init_weights=False, modules_to_save=["lm_head"]))
-    with torch.no_grad():
-        model.base_model.model.lm_head.modules_to_save["default"].weight.mul_(2)
-    model.eval().save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(tiny(), tmp_path)
-    assert torch.equal(loaded(input_ids=tokens()).logits, model(input_ids=tokens()).logits)
-
-
 RELEASED = {"modulation_target": "residual_stream", "train_router": False, "train_norms": True, "routing": "hard",
             "noise": "always", "alpha": 32, "use_bias": True, "router_bias": True, "balance_weight": 0.0}  # fmt: skip
 
