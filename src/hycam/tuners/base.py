@@ -121,7 +121,7 @@ class Tuner(CheckedBeforeLoading):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """PEFT calls this around a forward; ``adapter_names`` would be an adapter for each row of the batch."""
+        """PEFT calls this around a forward; ``adapter_names`` would name an adapter for each row of the batch."""
         if kwargs.get("adapter_names") is not None:
             raise ValueError(ONE_AT_A_TIME.format(kwargs["adapter_names"]) + " `adapter_names` is not supported.")
         yield

@@ -34,9 +34,9 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def check_targets(config: PeftConfig, model: nn.Module, kind: str, there: list[str]) -> None:
-    """Refuses targets that match nothing, with a list of what there is, before the backbone is touched.
+    """Refuses targets that match nothing, before the backbone is touched; the error lists what there is.
 
-    PEFT finds that out too, but only says which targets it was given. And it takes a module that is named in full
+    PEFT notices too, but its error names only the targets it was given. It also adapts a module that is named in full
     whatever ``layers_to_transform`` says, so the two together are refused.
 
     Args:
@@ -72,14 +72,14 @@ def check_targets(config: PeftConfig, model: nn.Module, kind: str, there: list[s
 def settle_targets(
     config: PeftConfig, model: nn.Module, kind: str, there: list[str], prefix: str, takes_all_linear: bool
 ) -> None:
-    """Fills in ``target_modules`` where it is left open, and refuses what matches anything else than it should.
+    """Fills in ``target_modules`` where it is left open, and refuses targets that are not of the method's kind.
 
     Args:
         config: the adapter's configuration, which is changed.
         model: the backbone, perhaps with other adapters.
         kind: what the method adapts, in the singular.
         there: the names of those.
-        prefix: of the method, by which the inside of its layers is told.
+        prefix: of the method; modules inside its own layers have it in their names, and are skipped.
         takes_all_linear: whether ``"all-linear"`` leaves it open, too.
 
     Raises:

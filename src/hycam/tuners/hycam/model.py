@@ -1,4 +1,4 @@
-"""The tuner: puts the wrappers in, and adds the load-balancing loss to what the model returns."""
+"""The tuner: wraps the attention modules, and adds the load-balancing loss to the model's loss."""
 
 from __future__ import annotations
 

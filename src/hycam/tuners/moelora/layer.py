@@ -61,7 +61,7 @@ def gates(logits: Tensor, top_k: int) -> Tensor:
     """``softmax(logits)`` cut to the ``top_k`` largest of each token and renormalised to sum to 1, ``(..., N)``."""
     kept, which = logits.topk(top_k, dim=-1)
     # The softmax of the kept logits is just that, and its gradient is exactly 0 where it is 1 (top_k = 1): a quotient
-    # would leave the rounding's noise, of which Adam makes full steps.
+    # would leave rounding noise, which Adam scales up to full steps.
     return torch.zeros_like(logits).scatter(-1, which, kept.softmax(dim=-1))
 
 
