@@ -16,8 +16,8 @@ from hycam.ops import Dense, LowRank, Modulation, Router, current_backend, gumbe
 from hycam.ops import packed as packing
 from hycam.ops.packed import Packed
 from hycam.tuners.base import AdapterLayer
+from hycam.tuners.hycam.balance import RoutingRecorder
 from hycam.tuners.hycam.config import HyCAMConfig
-from hycam.tuners.hycam.recorder import RoutingRecorder
 from hycam.tuners.weights import Weight
 
 _INNER = ("hycam_shared_N", "hycam_N", "hycam_shared_N_bias", "hycam_N_bias")

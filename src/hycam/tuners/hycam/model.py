@@ -13,11 +13,16 @@ from torch import Tensor, nn
 from hycam.attention import find_attention_modules, find_block_norms
 from hycam.errors import HycamError
 from hycam.tuners.base import Tuner
-from hycam.tuners.hycam.balance import TrainingStats, add_balance_term, routing_statistics, scored_labels
+from hycam.tuners.hycam.balance import (
+    RoutingRecorder,
+    TrainingStats,
+    add_balance_term,
+    routing_statistics,
+    scored_labels,
+)
 from hycam.tuners.hycam.config import HyCAMConfig
 from hycam.tuners.hycam.layer import HyCAMLayer
 from hycam.tuners.hycam.norms import TrainedNorm
-from hycam.tuners.hycam.recorder import RoutingRecorder
 from hycam.tuners.targets import settle_targets, shortest_suffixes
 
 # The families of the released code. Their blocks are sequential and normalise first, with the norm of this name, so
