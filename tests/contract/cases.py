@@ -7,16 +7,18 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from torch import Tensor
 
 from architectures import ARCHITECTURES, tiny, tokens
+from hycam import packed
 from hycam.adapt import adapt, matched_settings
 from hycam.methods import FULL, METHODS, method
 from hycam.ops import BACKENDS
 from hycam.ops.dispatch import unavailable
 
-# The method's own rank does not suit width 32, and these two find or have none.
-_OWN_RANK = [name for name, entry in METHODS.items() if entry.matches_hycam or entry.trains_backbone]
+# The method's own rank does not suit width 32, and these find theirs or have none.
+_OWN_RANK = [name for name, entry in METHODS.items() if entry.matches_hycam or not hasattr(entry.config_class, "r")]
 
 # Every method of the table, and the variants that change how one computes.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -66,6 +68,11 @@ class Case(NamedTuple):
         return {**METHODS[method_name].settings, **settings}
 
     @property
+    def prefix(self) -> str:
+        """What the names of the adapter's weights begin with."""
+        return PEFT_TYPE_TO_PREFIX_MAPPING[METHODS[VARIANTS[self.variant][0]].config().peft_type]
+
+    @property
     def exists(self) -> bool:
         residual = self.settings.get("modulation_target") == "residual_stream"
         return not residual or self.architecture in SEQUENTIAL
@@ -78,7 +85,7 @@ class Case(NamedTuple):
             return self.settings.get("train_router", True)
         if "hycam_N" in name or "hycam_shared_N" in name:
             return self.settings.get("train_inner", True)
-        return any(part in name for part in ("hycam_", "lora_", "modules_to_save"))
+        return any(part in name for part in (self.prefix, "modules_to_save"))
 
     def base(self, **changes: Any) -> torch.nn.Module:
         return tiny(self.architecture, **changes)
@@ -106,8 +113,9 @@ class Case(NamedTuple):
         return model.eval()
 
 
-# On a CPU "auto" trains with the eager form and infers with the packed one. Triton's kernels run in its interpreter.
-FORCED = [name for name in BACKENDS if name != "auto" and unavailable(name) is None]
+# On a CPU "auto" trains with the eager form; `logits` has it infer with the packed one. Triton's kernels run in its
+# interpreter.
+FORCED = [name for name in BACKENDS if unavailable(name) is None]
 ROUTED = [variant for variant in VARIANTS if variant.startswith("hycam")]
 
 
@@ -138,12 +146,16 @@ def train_by_chance(model: PeftModel, seed: int, adapter: str = "default") -> No
             parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
         elif f".modules_to_save.{adapter}" in name:
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-        elif f".{adapter}" in name and ("hycam_" in name or "lora_" in name):
+        elif f".{adapter}" in name and PEFT_TYPE_TO_PREFIX_MAPPING[model.peft_config[adapter].peft_type] in name:
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
 
 
 @torch.no_grad()
 def logits(model: torch.nn.Module, ids: Tensor | None = None, **kwargs: Any) -> Tensor:
-    """The logits; noise that a variant draws in evaluation too is the same in every call."""
+    """The logits, of packed weights where there can be such.
+
+    Noise that a variant draws in evaluation too is the same in every call.
+    """
     torch.manual_seed(13)
-    return model(input_ids=tokens() if ids is None else ids, **kwargs).logits
+    with packed(model):
+        return model(input_ids=tokens() if ids is None else ids, **kwargs).logits

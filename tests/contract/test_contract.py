@@ -72,7 +72,7 @@ def test_a_saved_adapter_loads_into_a_fresh_backbone_with_the_same_logits(adapte
         else ""
     )
     for key in load_file(tmp_path / "adapter_model.safetensors"):
-        assert re.search(rf"\.(hycam|multilora|moelora|lora)_\w+(\.(weight|bias))?$|\.ln_\d\.\w+${norms}", key), key
+        assert re.search(rf"\.{adapter_case.prefix}\w+(\.(weight|bias))?$|\.ln_\d\.\w+${norms}", key), key
     for low_cpu_mem_usage in (False, True):
         loaded = PeftModel.from_pretrained(adapter_case.base(), tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
         # Loaded into empty weights they lie where the file has them, and a product may round by the alignment.
@@ -149,8 +149,9 @@ def test_generation_with_a_cache_gives_what_a_full_forward_gives(case: Case) -> 
             steps.append(out.logits)
     torch.testing.assert_close(torch.cat(steps, dim=1), full, rtol=0, atol=1e-4)
     settings = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-    with_cache = model.generate(input_ids=ids, use_cache=True, **settings)
-    assert torch.equal(with_cache, model.generate(input_ids=ids, use_cache=False, **settings))
+    with hycam.packed(model):
+        with_cache = model.generate(input_ids=ids, use_cache=True, **settings)
+        assert torch.equal(with_cache, model.generate(input_ids=ids, use_cache=False, **settings))
 
 
 def test_gradient_checkpointing_changes_no_gradient(case: Case) -> None:

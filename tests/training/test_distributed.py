@@ -140,9 +140,9 @@ def test_two_processes_under_fsdp_follow_one_process_and_save_a_whole_adapter(sh
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
-def test_two_processes_with_the_lean_backend_follow_one_with_the_eager_one(strategy: str, shared) -> None:
+def test_two_processes_with_the_recompute_backend_follow_one_with_the_eager_one(strategy: str, shared) -> None:
     one = alone(shared(1, backend="eager"))
-    check_equal(one, together(2, shared(2, strategy, backend="lean")))
+    check_equal(one, together(2, shared(2, strategy, backend="recompute")))
 
 
 def test_no_process_waits_for_another_where_only_one_has_rows_of_a_task(shared) -> None:

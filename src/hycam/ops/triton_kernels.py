@@ -1,6 +1,6 @@
-"""The modulation on CUDA: matrix products by cuBLAS, all the rest in one Triton kernel forward and three backward.
+"""The modulation on CUDA: matrix products by cuBLAS, the rest in one Triton kernel forward and three backward.
 
-For the backward pass it keeps h, a, the shared pre-activation and m, each once, and what is of low rank. Triton is
+For the backward pass it keeps h, a, the shared pre-activation and m, each once, and the low-rank activations. Triton is
 imported with the first call. With the environment variable TRITON_INTERPRET=1 set before that, the kernels run on CPU
 tensors in Triton's interpreter, which is for tests: it is exact and very slow.
 """
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hycam.ops.dispatch import Backend, register
 from hycam.ops.products import HiddenProducts, in_product_type, router_map
 from hycam.ops.routing import route
 from hycam.ops.weights import Dense, LowRank, Modulation
@@ -27,9 +28,8 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@torch.compiler.assume_constant_result
-def is_available() -> str | None:
-    """None if the kernels can run here, or the reason why not: the package alone is not enough, it takes a driver."""
+def unavailable() -> str | None:
+    """Why the kernels cannot run here; None where they can. The package alone is not enough, a driver is needed too."""
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed"
     if interpreted():
@@ -48,8 +48,8 @@ def is_available() -> str | None:
     return None
 
 
-def supports(h: Tensor, a: Tensor, weights: Modulation) -> str | None:
-    """None if :func:`modulate` takes these, or the reason why not. It does not ask :func:`is_available`.
+def unsupported(h: Tensor, a: Tensor, weights: Modulation) -> str | None:
+    """Why :func:`modulate` does not take these; None where it does. It does not ask :func:`unavailable`.
 
     The number of modules, the hidden size, biases, ``scale``, hard routing and the kind of shared module are free.
     """
@@ -62,7 +62,7 @@ def supports(h: Tensor, a: Tensor, weights: Modulation) -> str | None:
     of_shared = {} if weights.shared is None else {f"the shared {name}": x for name, x in vars(weights.shared).items()}
     for name, value in {"h": h, "a": a, **of_shared, **vars(specialized)}.items():
         if isinstance(value, Tensor) and value.dtype not in TYPES:
-            return f"the type of {name} is {value.dtype}, which is none of {', '.join(map(str, TYPES))}"
+            return f"the type of {name} is {value.dtype}, not one of {', '.join(map(str, TYPES))}"
     if interpreted():
         return None
     if h.device.type != "cuda":
@@ -82,9 +82,9 @@ def modulate(
     the router or the noise is wider; m and what flows back through it have the type of ``a`` and of the weights. The
     result has the type of ``a``.
 
-    :func:`is_available` and :func:`supports` have to be None for these arguments.
+    :func:`unavailable` and :func:`unsupported` have to be None for these arguments.
     """
-    from hycam.ops.triton_ops import mix
+    from hycam.ops.triton.operators import mix
 
     shared, special, router = in_product_type(weights.shared), in_product_type(weights.specialized), weights.router
     assert isinstance(special, LowRank) and router is not None
@@ -111,3 +111,6 @@ def modulate(
         p.flatten(0, -2).float(), special.scale, keep,
     )  # fmt: skip
     return output.view(a.shape), (p, logits)
+
+
+register(Backend("triton", modulate, unavailable, unsupported, automatic_on="cuda"))

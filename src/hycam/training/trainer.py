@@ -165,9 +165,9 @@ class MultiTaskTrainer(WatchedTrainer):
     ) -> Any:
         task = inputs.pop("task")
         row, position, targets = labelled_positions(inputs["labels"])
-        if self.tuner is not None:
-            self.tuner.counts_tokens = task.numel() > 0
         if not task.numel():
+            if self.tuner is not None:
+                inputs["balance_mask"] = inputs["attention_mask"]
             inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])  # some kernels take no empty row
         if task.dim() == 1:  # one task a row; a packed row has one for each token
             task = task.unsqueeze(1).expand(-1, inputs["labels"].shape[1])

@@ -15,6 +15,7 @@ from hycam.evaluation.perplexity import logits_at
 from hycam.evaluation.retention.base import Base
 from hycam.evaluation.retention.continued import Continued
 from hycam.tables import Tables
+from hycam.tuners.hycam import packed
 
 # Every position has its logits, of two models: with a vocabulary of 49,152 some 0.1 GB each, and as much for the terms.
 _BATCH_TOKENS = 512
@@ -52,20 +53,21 @@ def divergence(
     """
     Tables.of(model).check([row.ids for row in rows])
     total, tokens = 0.0, 0
-    for indices in batches_by_length([len(row.ids) for row in rows], batch_size, _BATCH_TOKENS):
-        batch = [rows[index] for index in indices]
-        ids = [row.ids for row in batch]
-        compared = [[0] * (row.start - 1) + [1] * (len(row.ids) - row.start + 1) for row in batch]
-        row, position = pad(compared, 0, "right").nonzero(as_tuple=True)
-        ours = _log_probabilities(model, tokenizer, ids, row, position)
-        theirs = ours
-        if base is not None:
-            with base() as backbone:
-                theirs = _log_probabilities(backbone, tokenizer, ids, row, position)
-        total += F.kl_div(ours, theirs, log_target=True, reduction="none").sum(dim=-1).double().sum().item()
-        tokens += len(row)
-        if progress is not None:
-            progress(len(indices))
+    with packed(model):  # once for all batches
+        for indices in batches_by_length([len(row.ids) for row in rows], batch_size, _BATCH_TOKENS):
+            batch = [rows[index] for index in indices]
+            ids = [row.ids for row in batch]
+            compared = [[0] * (row.start - 1) + [1] * (len(row.ids) - row.start + 1) for row in batch]
+            row, position = pad(compared, 0, "right").nonzero(as_tuple=True)
+            ours = _log_probabilities(model, tokenizer, ids, row, position)
+            theirs = ours
+            if base is not None:
+                with base() as backbone:
+                    theirs = _log_probabilities(backbone, tokenizer, ids, row, position)
+            total += F.kl_div(ours, theirs, log_target=True, reduction="none").sum(dim=-1).double().sum().item()
+            tokens += len(row)
+            if progress is not None:
+                progress(len(indices))
     return Divergence(total / tokens, tokens, len(rows))
 
 
