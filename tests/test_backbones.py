@@ -23,8 +23,8 @@ from transformers.utils import logging as transformers_logging
 
 from hycam import backbones
 from hycam.cli.main import main
+from hycam.embedded import EmbeddedBackbone
 from hycam.errors import HycamError
-from hycam.gguf import EmbeddedBackbone
 from pickles import plant
 
 

@@ -27,8 +27,8 @@ from transformers import (
 from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
+from hycam.embedded import LLAMA_3, SMOLLM2_135M, EmbeddedBackbone, EmbeddedTokenizer
 from hycam.errors import HycamError, unknown
-from hycam.gguf import SMOLLM2_135M, EmbeddedBackbone
 from hycam.quantization import (
     Quantization,
     check_quantization,
@@ -37,7 +37,6 @@ from hycam.quantization import (
     quantized_before,
     quiet_bitsandbytes,
 )
-from hycam.tokenizers import LLAMA_3, EmbeddedTokenizer
 
 SHORT_NAMES: dict[str, EmbeddedBackbone] = {SMOLLM2_135M.name: SMOLLM2_135M}
 """The backbones that need nothing but the package registry."""

@@ -49,7 +49,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, hint: str = "or name another folder") -> Iterator[Path]:
     """A temporary folder beside ``path`` that takes its place, files and all, when the block ends without an error.
 
     Everything in it is synced to the disk before. A process that is killed leaves the temporary folder behind, and one
@@ -76,7 +76,7 @@ def whole_folder(path: Path) -> Iterator[Path]:
             raise
         sync(path.parent)
     except (OSError, SafetensorError) as error:
-        raise HycamError(f"Could not write {path}: {error}. Make room, or name another folder.") from error
+        raise HycamError(f"Could not write {path}: {error}. Make room, {hint}.") from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
