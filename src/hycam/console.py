@@ -7,7 +7,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol
@@ -41,6 +41,18 @@ def quiet_libraries(informative: bool = True) -> None:
 def plain_console(stderr: bool = False) -> Console:
     """A console that shows texts as they are: names of tasks and files may hold what rich would read as markup."""
     return Console(stderr=stderr, markup=False, emoji=False)
+
+
+def counted(update: Callable[[str, int, int], object], what: str, total: int) -> Callable[[int], None]:
+    """Adds up pieces of work: each call with the number of new ones tells ``update`` what is done of ``total``."""
+    done = 0
+
+    def add(pieces: int) -> None:
+        nonlocal done
+        done += pieces
+        update(what, done, total)
+
+    return add
 
 
 class Reports(Protocol):

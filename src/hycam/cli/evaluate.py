@@ -14,8 +14,7 @@ from hycam.cli.arguments import parse
 from hycam.console import Reporter, plain_console, quiet_libraries
 from hycam.errors import HycamError, UsageError
 from hycam.evaluation.retention.recipe import RetentionRecipe
-from hycam.evaluation.retention.tables import print_retention
-from hycam.evaluation.table import metrics_table
+from hycam.evaluation.table import metrics_table, print_retention
 from hycam.files import write_whole
 from hycam.training.evaluate import evaluate_run
 from hycam.training.recipe import EvaluationRecipe

@@ -14,7 +14,7 @@ from jsonargparse.typing import PositiveInt
 from hycam.adapt import empty_backbone
 from hycam.backbones import config, load_tokenizer
 from hycam.cli.arguments import parse
-from hycam.console import Reporter, quiet_libraries
+from hycam.console import Reporter, counted, quiet_libraries
 from hycam.data.asked import askable, asked_ids, asked_rows
 from hycam.data.prompts import end_token
 from hycam.data.recipe import DataRecipe, TaskRecipe
@@ -54,15 +54,9 @@ def main(arguments: Sequence[str]) -> None:
     Tables.of(empty).check(ids, chosen.max_new_tokens)
     model, _ = run.load()
     with Reporter() as reporter:
-        done = 0
-
-        def count(rows: int) -> None:
-            nonlocal done
-            done += rows
-            reporter.update("generation", done, len(ids))
-
+        progress = counted(reporter.update, "generation", len(ids))
         end = cast(int, tokenizer.convert_tokens_to_ids(end_token(tokenizer, recipe.data.prompt)))
-        answers = generate(model, tokenizer, ids, chosen.max_new_tokens, chosen.batch_size, count, end)
+        answers = generate(model, tokenizer, ids, chosen.max_new_tokens, chosen.batch_size, progress, end)
     for row, answer in zip(asked, answers, strict=True):
         shown = {
             name: row[name] for name in ("system", "history", "instruction", "input") if row[name] or name in _ALWAYS

@@ -113,10 +113,8 @@ def response_nll(
         for start in range(0, len(batches), step):
             indices = batches[min(start + own, len(batches) - 1)]
             batch = rows[indices]
-            row, position, targets = labelled_positions(pad(batch["labels"], IGNORED, "right"))
-            logits = logits_at(model, tokenizer, batch["input_ids"], row, position)
-            wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            each = F.cross_entropy(wide, targets.to(wide.device), reduction="none")
+            row, targets, logits = labelled_logits(model, tokenizer, batch["input_ids"], batch["labels"])
+            each = F.cross_entropy(logits, targets, reduction="none")
             if start + own < len(batches):
                 kept = torch.tensor(indices)[row]
                 nll.index_add_(0, kept, each.cpu().double())
@@ -130,6 +128,18 @@ def response_nll(
     return NLL(rows=list(rows["row"]), nll=nll.numpy(), tokens=tokens.numpy())
 
 
+def labelled_logits(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, input_ids: list[list[int]], labels: list[list[int]]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The labelled tokens of a batch: ``(row, target, logits)``, of shapes ``[n]``, ``[n]`` and ``[n, vocabulary]``.
+
+    The logits are those of :func:`logits_at`, and the targets are on their device.
+    """
+    row, position, targets = labelled_positions(pad(labels, IGNORED, "right"))
+    logits = logits_at(model, tokenizer, input_ids, row, position)
+    return row, targets.to(logits.device), logits
+
+
 def logits_at(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -137,7 +147,7 @@ def logits_at(
     row: torch.Tensor,
     position: torch.Tensor,
 ) -> torch.Tensor:
-    """The model's logits at ``n`` positions of a batch: ``[n, vocabulary]``.
+    """The model's logits at ``n`` positions of a batch, in at least float32: ``[n, vocabulary]``.
 
     Raises:
         HycamError: the model makes its logits without its output embedding.
@@ -150,7 +160,7 @@ def logits_at(
         ).logits
     if logits.shape[:2] != (1, len(row)):
         raise HycamError(f"{type(model).__name__} makes its logits without its output embedding; it cannot be scored.")
-    return logits[0]
+    return logits[0].to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _exp(value: float) -> float:
