@@ -5,9 +5,8 @@ from __future__ import annotations
 import errno
 import io
 import json
+import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -117,11 +116,13 @@ def test_a_full_disk_and_ctrl_c_end_in_one_line(monkeypatch: pytest.MonkeyPatch,
         assert words in capsys.readouterr().err
 
 
-def test_a_reader_that_has_gone_is_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
-    command = f"{sys.executable} -m hycam.cli.main data list --json | head -c 1"
-    done = subprocess.run(["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True)
-    assert "Traceback" not in done.stderr
-    assert done.stdout == "["
+def test_a_reader_that_has_gone_is_no_traceback(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as gone:
+        monkeypatch.setattr("sys.stdout", gone)
+        assert main(["data", "list", "--json"]) == 1
+    assert capsys.readouterr().err == ""
 
 
 def test_a_prompt_is_asked_exactly_as_it_was_trained(recipe: str, tmp_path: Path, monkeypatch) -> None:
