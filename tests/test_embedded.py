@@ -155,6 +155,9 @@ def test_the_weights_are_the_dequantised_ones(backbone: EmbeddedBackbone, tmp_pa
         "output_norm": "model.norm",
     }.items():
         np.testing.assert_array_equal(state[f"{key}.weight"].numpy(), exact[name])
+    # GGUF interleaves the two halves that the rotation pairs.
+    halves = exact["blk.0.attn_q"].reshape(HEADS, -1, 2, WIDTH).swapaxes(1, 2).reshape(WIDTH, WIDTH)
+    np.testing.assert_array_equal(state[f"{layer}self_attn.q_proj.weight"].numpy(), halves)
 
 
 def test_the_tokenizer_keeps_its_chat_template_and_knows_the_context_length(backbone: EmbeddedBackbone) -> None:

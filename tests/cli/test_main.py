@@ -52,7 +52,7 @@ def test_train_evaluate_and_generate_follow_one_another(recipe: str, tmp_path: P
     assert main(["generate", run, "--file", str(tmp_path / "asked.jsonl"), "--max_new_tokens", "3", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["response"] == answers[1]["response"]
     assert main(["generate", run, "Go on from 3", "--file", str(tmp_path / "asked.jsonl")]) == 2
-    assert 'both "Go on from 3" and --file' in capsys.readouterr().err
+    assert 'Both "Go on from 3" and --file' in capsys.readouterr().err
     assert main(["train", recipe]) == 0
     assert "complete already" in capsys.readouterr().err
 

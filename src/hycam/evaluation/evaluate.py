@@ -1,4 +1,4 @@
-"""A model on the rows of several tasks: perplexity of the responses, BLEU-4 and ROUGE-L of its own answers."""
+"""Evaluation on several tasks: perplexity of their responses, BLEU-4 and ROUGE-L of the model's own answers."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ def evaluate(
 ) -> Evaluation:
     """Perplexity of every row's response, and BLEU-4 and ROUGE-L of greedy answers to the rows' prompts.
 
-    Tasks are taken one after the other, so that a task's figures do not depend on which others stand beside it.
+    Tasks are evaluated one by one, so that a task's figures do not depend on the others.
 
     Args:
         model: any causal language model, with or without an adapter.
         tokenizer: the one that made the rows.
         parts: the rows of each task, with the columns that ``hycam.data.encode`` makes: ``row``, ``prompt``,
-            ``response``, ``input_ids``, ``labels`` and ``prompt_length`` (of the tokens that an answer continues).
-        max_new_tokens: most tokens in an answer.
-        batch_size: most rows in a batch.
-        generate_rows: answer the first so many rows of each task; None for all, 0 for none.
+            ``response``, ``input_ids``, ``labels`` and ``prompt_length`` (how many tokens an answer continues).
+        max_new_tokens: tokens in an answer, at most.
+        batch_size: rows in a batch, at most.
+        generate_rows: how many rows of each task are answered, from the first on; None for all.
         progress: see ``Progress``.
 
     Raises:
-        HycamError: there is no task, or one of them has no response to score.
+        HycamError: there is no task, or a task has no response to score.
     """
     if not parts:
         raise HycamError("There is nothing to evaluate: no task was given.")
@@ -84,7 +84,7 @@ def _end(rows: Dataset) -> int | None:
 class _Task:
     """One task: its likelihoods, the answers to its first rows, and how close those are to their references.
 
-    ``rouge`` is ROUGE-L of each answer. ``bleu4`` and ``rouge_l`` are the task's own, None where there is none.
+    ``rouge`` is ROUGE-L of each answer. ``bleu4`` and ``rouge_l`` are the task's own, None where it has none.
     """
 
     rows: Dataset
@@ -136,11 +136,11 @@ def _scored(name: str, rows: Dataset, nll: NLL, answers: list[str]) -> _Task:
 
 
 def _bleu4(name: str, answers: Sequence[str], references: Sequence[str], tokens: Tokens) -> float | None:
-    """BLEU-4 of a task; None where nothing was answered, or no answer could have any."""
+    """BLEU-4 of a task; None where nothing was answered, or no answer could score."""
     if not answers:
         return None
     if bleu4(references, references, tokens) == 0:
-        _log.warning("%s has no BLEU-4: no reference has four words, so that no answer could score.", name)
+        _log.warning("%s has no BLEU-4: no reference has four words, so no answer could score.", name)
         return None
     return bleu4(answers, references, tokens)
 
@@ -185,7 +185,7 @@ def _together(tasks: Mapping[str, _Task], max_new_tokens: int) -> Evaluation:
 
 
 def _pooled_bleu4(tasks: Sequence[_Task]) -> float | None:
-    """BLEU-4 of all answers as one corpus; None where no answer could have any."""
+    """BLEU-4 of all answers as one corpus; None where no answer could score."""
     answers = [text for task in tasks for text in task.answers]
     references = [text for task in tasks for text in task.references]
     tokens = tasks[0].tokens
@@ -193,6 +193,6 @@ def _pooled_bleu4(tasks: Sequence[_Task]) -> float | None:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """The mean of the figures that there are, or None where there is none."""
+    """The mean of the figures that are not None, or None where all are."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None

@@ -44,10 +44,10 @@ class NLL:
 
 @dataclass(frozen=True)
 class AcrossTasks:
-    """One figure for several tasks, in the three ways in which it is taken.
+    """One figure for several tasks, computed in three ways.
 
     ``perplexity`` is the headline, ``exp`` of ``nll``, the mean over tasks of the NLL per token: the geometric mean
-    of the tasks' perplexities. ``perplexity_mean`` is their arithmetic mean, which one hard task can rule.
+    of the tasks' perplexities. ``perplexity_mean`` is their arithmetic mean, which one hard task can dominate.
     ``perplexity_pooled`` (``exp`` of ``nll_pooled``) weighs every token the same, so long tasks count for more.
     """
 
@@ -59,7 +59,7 @@ class AcrossTasks:
 
 
 def across_tasks(tasks: Mapping[str, NLL]) -> AcrossTasks:
-    """Aggregates of at least one task."""
+    """The figures of at least one task."""
     nll = float(np.mean([task.per_token for task in tasks.values()]))
     pooled = float(sum(task.nll.sum() for task in tasks.values()) / sum(task.tokens.sum() for task in tasks.values()))
     return AcrossTasks(
@@ -82,25 +82,25 @@ def response_nll(
 ) -> NLL:
     """NLL of every row's labelled tokens (its response and end token) given what stands before them.
 
-    The logits are the model's own forward's (scaling and soft-capping included), but only for the labelled positions:
-    the rest are taken out in front of the output embedding, so no ``[batch, length, vocabulary]`` tensor is made.
+    The logits come from the model's own forward (scaling and soft-capping included), but for the labelled positions
+    only: the others are removed before the output embedding, so that no ``[batch, length, vocabulary]`` tensor is made.
     The log-softmax is at least float32, sums are float64. Batches are padded on the right, where a causal model
     cannot see the padding, so the result depends on their make-up only by rounding.
 
     Args:
-        model: any causal language model, with or without an adapter; its mode is put back afterwards.
+        model: any causal language model, with or without an adapter; its mode is restored afterwards.
         tokenizer: names the padding id, which is masked by position.
         rows: columns ``input_ids``, ``labels`` (-100 where not scored) and ``row`` (identity). A label on a row's
             first token has nothing before it and is not scored.
-        batch_size: most rows in a batch.
-        batch_tokens: most tokens in a batch, which bounds the logits: 2,048 with a vocabulary of 49,152 are 0.4 GB.
+        batch_size: rows in a batch, at most.
+        batch_tokens: tokens in a batch, at most. That bounds the logits: 2,048 with a vocabulary of 49,152 are 0.4 GB.
         progress: called after each batch with the number of rows in it.
-        shared: whether all processes that train together take part; each does some of the batches, and each gets the
-            whole result. A process without a batch repeats one, since a sharded model runs on all of them or on none.
+        shared: whether the batches are divided among all processes of the group; each gets the whole result. A process
+            without a batch of its own repeats one, since a sharded model runs on all processes or on none.
 
     Raises:
-        HycamError: no token is labelled, a row is beyond the model's tables, or the model makes its
-            logits without its output embedding.
+        HycamError: no token is labelled, a row exceeds the model's tables, or the model makes its logits without its
+            output embedding.
     """
     input_ids = rows["input_ids"][:]
     Tables.of(model).check(input_ids)

@@ -14,7 +14,7 @@ _KL = {"lambada": "passages of LAMBADA", "replies": "of the base's own replies"}
 
 
 def metrics_table(metrics: Mapping[str, Any]) -> Table:
-    """A row for each task and those for all of them, a column for each figure; below, how the answers were scored."""
+    """A row for each task and for their aggregates, a column for each figure; below, how the answers were scored."""
     table = Table(box=None, padding=(0, 2, 0, 0), caption=Text(_how(metrics)), caption_justify="left")
     table.add_column("task", no_wrap=True)
     for title in _FIGURES.values():
@@ -28,7 +28,7 @@ def metrics_table(metrics: Mapping[str, Any]) -> Table:
 
 
 def _how(metrics: Mapping[str, Any]) -> str:
-    """What is counted in the answers, and in which tasks where they differ."""
+    """What is counted in the answers, by task where the tasks differ."""
     tasks: dict[str, list[str]] = {}
     for name, figures in metrics["tasks"].items():
         if signature := figures["bleu_signature"]:

@@ -1,4 +1,4 @@
-"""Retention of one model: the tasks that a recipe names and the divergence, beside the backbone's own figures."""
+"""Retention of one model: bits per byte, accuracy and divergence, next to the backbone's own figures."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ _PLAIN = "{instruction}\n\n"  # how a backbone is asked that was not tuned for c
 
 
 def base_of(model: PreTrainedModel, load: Callable[[], PreTrainedModel]) -> Base:
-    """The adapted model with its adapter disabled where that is known to give the backbone back, else a loaded one.
+    """The backbone: the adapted model with its adapter disabled if that restores it exactly, else loaded anew.
 
     Args:
         model: a PEFT model, or a fully fine-tuned one.
-        load: loads the backbone; called once at most, when it is first needed. It is kept beside ``model`` then, which
-            is still half of what its training took, with gradients and the optimizer's two moments.
+        load: loads the backbone; called at most once, when it is first needed. The backbone then stays in memory beside
+            ``model``: half of what full training takes, with its gradients and the optimizer's two moments.
     """
-    if isinstance(model, PeftModel) and _gives_back(model):
+    if isinstance(model, PeftModel) and _restores(model):
 
         @contextmanager
         def disabled() -> Iterator[PreTrainedModel]:
@@ -59,8 +59,8 @@ def base_of(model: PreTrainedModel, load: Callable[[], PreTrainedModel]) -> Base
     return lambda: nullcontext(loaded())
 
 
-def _gives_back(model: PeftModel) -> bool:
-    """Our own adapters and plain LoRA do. Trained biases, and initialisations that change the backbone, do not."""
+def _restores(model: PeftModel) -> bool:
+    """Our adapters and plain LoRA restore it. Trained biases, or initialisations that change the backbone, do not."""
     return isinstance(model.base_model, Tuner) or all(map(_is_plain_lora, model.peft_config.values()))
 
 
@@ -82,8 +82,8 @@ def replies(
 ) -> list[Continued]:
     """The first ``count`` chat prompts, each with the backbone's greedy reply of at most 64 tokens behind it.
 
-    A prompt is written by the tokenizer's chat template, whose date is fixed; where there is none, it is the question
-    and a blank line.
+    The tokenizer's chat template, with a fixed date, writes the prompt; without a template it is the question and a
+    blank line.
     """
     style = "chat" if tokenizer.chat_template else _PLAIN
     prompts = [render({"instruction": prompt, "input": ""}, style, tokenizer) for prompt in CHAT_PROMPTS[:count]]
@@ -126,10 +126,10 @@ class Retention:
         self._replied: list[Continued] = []
 
     def measure(self) -> dict[str, Any]:
-        """What :mod:`hycam.evaluation.retention` describes, of the model as it now is.
+        """The figures that :mod:`hycam.evaluation.retention` describes, of the model as it is now.
 
         Raises:
-            HycamError: the rows cannot be had.
+            HycamError: the rows cannot be fetched.
         """
         wanted = [name for name in self._recipe.tasks if name not in self._excluded]
         return {"tasks": {name: self._task(name) for name in wanted}, "kl": self._kl(), "excluded": self._excluded}

@@ -44,17 +44,17 @@ class Continued(NamedTuple):
 def joined(
     contexts: Sequence[str], continuations: Sequence[str], tokenizer: PreTrainedTokenizerBase, style: str = AS_IT_IS
 ) -> list[Continued]:
-    """Context and continuation tokenised as one text, as a model meets them; the tokens of the context go before.
+    """Context and continuation tokenised as one text, as a model reads them.
 
-    The blank between the two belongs to the continuation, so that nearly every tokenizer (of words or of their
-    beginnings, byte-level or SentencePiece) begins a token at it. Tokenised apart, SentencePiece would put a second
-    blank there. Where one token spans the boundary all the same, the continuation begins with that token.
+    The space between the two belongs to the continuation, since nearly every tokenizer (byte-level or SentencePiece)
+    begins a token there. Tokenised apart, SentencePiece would put a second space there. If a token spans the boundary
+    all the same, the continuation begins with that token.
 
     Args:
         contexts: texts, as many as ``continuations``.
         continuations: texts.
-        tokenizer: puts its own special tokens before a context, and none behind a continuation.
-        style: ``"chat"`` where the special tokens stand in the contexts.
+        tokenizer: puts its special tokens before a context, and none after a continuation.
+        style: ``"chat"`` if the contexts contain the special tokens.
     """
     before = encode_prompts(list(contexts), tokenizer, style)
     whole = encode_texts([a + b for a, b in zip(contexts, continuations, strict=True)], tokenizer, style)
@@ -62,13 +62,13 @@ def joined(
 
 
 def _shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens two texts begin with in common."""
+    """The length of the common prefix."""
     pairs = zip(first, second, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def choices_of(items: Sequence[Item], tokenizer: PreTrainedTokenizerBase) -> list[Continued]:
-    """Every choice of every item behind its context, in order."""
+    """Every choice of every item after its context, in order."""
     contexts = [item.context for item in items for _ in item.choices]
     return joined(contexts, [choice for item in items for choice in item.choices], tokenizer)
 
@@ -94,10 +94,10 @@ def likelihoods(
     """Scores continuations as :func:`hycam.evaluation.perplexity.response_nll` does responses; no end token is scored.
 
     Args:
-        model: any causal language model, with or without an adapter; its mode is put back afterwards.
+        model: any causal language model, with or without an adapter; its mode is restored afterwards.
         tokenizer: names the padding id, which is masked by position.
         rows: contexts with their continuations.
-        batch_size: most rows in a batch; a batch has at most 2,048 tokens.
+        batch_size: rows in a batch, at most; a batch has at most 2,048 tokens.
         progress: called after each batch with the number of rows in it.
     """
     Tables.of(model).check([row.ids for row in rows])
@@ -169,7 +169,7 @@ def divergence(
         base: gives the backbone; None where ``model`` is the backbone, which then runs once.
         tokenizer: names the padding id, which is masked by position.
         rows: token ids, each with at least one before ``start``.
-        batch_size: most rows in a batch; a batch has at most 512 tokens, or one row.
+        batch_size: rows in a batch, at most; a batch has at most 512 tokens, or one row.
         progress: called after each batch with the number of rows in it.
 
     Returns:
