@@ -6,7 +6,6 @@ The real backbone is in test_smollm2.py.
 from __future__ import annotations
 
 import base64
-import hashlib
 import logging
 import resource
 from collections.abc import Iterator
@@ -28,8 +27,8 @@ from transformers import (
 )
 
 from hycam import backbones, embedded
-from hycam.downloads import LLAMA_MODELS, Wheel, wheel_member
-from hycam.embedded import EmbeddedBackbone, EmbeddedTokenizer
+from hycam.downloads import LLAMA_MODELS, wheel_member
+from hycam.embedded import EmbeddedBackbone
 from hycam.errors import HycamError
 
 WORDS = ["<|end|>", "<|start|>", "a", "b", "c", "Ġ", "ab", "Ġc"]
@@ -245,54 +244,22 @@ WORD = (
 )
 
 
-class TestTokenizerOfAWheel:
-    @pytest.fixture
-    def content(self) -> bytes:
-        tokens = [bytes([byte]) for byte in range(256)] + [b"ab", b"cd", b"abc", b"abcd", b" ab"]
-        return b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens))
-
-    @pytest.fixture
-    def ranks(self, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """The file as if it had been fetched before."""
-        monkeypatch.setenv("HYCAM_CACHE", str(tmp_path))
-        path = tmp_path / "wheels" / "no_such_wheel_of_hycam-1-py3-none-any" / "ranks"
-        path.parent.mkdir(parents=True)
-        path.write_bytes(content)
-        return path
-
-    @pytest.fixture
-    def small(self, content: bytes, ranks: Path) -> EmbeddedTokenizer:
-        return EmbeddedTokenizer(
-            name="small",
-            wheel=Wheel("no-such-wheel-of-hycam==1", "0" * 64, {"ranks": hashlib.sha256(content).hexdigest()}),
-            special_tokens=("<b>", "<e>", "<p>"),
-            begin="<b>",
-            end="<e>",
-            padding="<p>",
-        )
-
-    def test_merges_in_the_order_of_the_ranks_and_within_words(self, small: EmbeddedTokenizer) -> None:
-        tokenizer = AutoTokenizer.from_pretrained(small.folder())
-        ids = tokenizer(["abcd", "xabc", "ab cd", "a b"], add_special_tokens=False)["input_ids"]
-        assert ids == [[259], [ord("x"), 258], [256, ord(" "), 257], [ord("a"), ord(" "), ord("b")]]
-
-    def test_special_tokens_follow_the_ranks_and_the_first_begins_a_text(self, small: EmbeddedTokenizer) -> None:
-        tokenizer = AutoTokenizer.from_pretrained(small.folder())
-        assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (261, 262, 263)
-        assert tokenizer("ab")["input_ids"] == [261, 256]
-
-    def test_is_made_once(self, small: EmbeddedTokenizer, ranks: Path) -> None:
-        folder = small.folder()
-        ranks.unlink()
-        assert small.folder() == folder
-
-    def test_a_damaged_folder_is_made_again(self, small: EmbeddedTokenizer, caplog: pytest.LogCaptureFixture) -> None:
-        path = small.folder() / "tokenizer.json"
-        whole = path.read_bytes()
-        path.write_bytes(whole[: len(whole) // 2])
-        with caplog.at_level(logging.WARNING):
-            assert (small.folder() / "tokenizer.json").read_bytes() == whole
-        assert "damaged" in caplog.text
+def test_a_tokenizer_merges_by_rank_and_its_special_tokens_follow_the_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = [bytes([byte]) for byte in range(256)] + [b"ab", b"cd", b"abc", b"abcd", b" ab"]
+    ranks = tmp_path / "ranks"
+    ranks.write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens)))
+    monkeypatch.setenv("HYCAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(embedded, "wheel_member", lambda wheel, member: ranks)
+    small = replace(
+        embedded.LLAMA_3, name="small", special_tokens=("<b>", "<e>", "<p>"), begin="<b>", end="<e>", padding="<p>"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(small.folder())
+    ids = tokenizer(["abcd", "xabc", "ab cd", "a b"], add_special_tokens=False)["input_ids"]
+    assert ids == [[259], [ord("x"), 258], [256, ord(" "), 257], [ord("a"), ord(" "), ord("b")]]
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (261, 262, 263)
+    assert tokenizer("ab")["input_ids"] == [261, 256]
 
 
 def test_a_tokenizer_is_no_backbone() -> None:

@@ -1,4 +1,4 @@
-"""The real embedded backbone: its sizes, its tokenizer, and figures on a text of our own."""
+"""The real embedded backbone: its weights, its tokenizer, and figures on a text of our own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def chat(tokenizer: PreTrainedTokenizerBase, question: str) -> list[int]:
     return tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def test_every_size_is_the_gguf_files_own(model: PreTrainedModel) -> None:
+@pytest.mark.soak  # the file is pinned, and test_embedded.py reads a small one of the same kind
+def test_every_weight_and_size_is_the_gguf_files_own(model: PreTrainedModel) -> None:
     reader = gguf.GGUFReader(wheel_member(SMOLLM2, SMOLLM2.members[0]))
     config = model.config
     fields = {
@@ -51,6 +52,36 @@ def test_every_size_is_the_gguf_files_own(model: PreTrainedModel) -> None:
         "tokenizer.ggml.padding_token_id": config.pad_token_id,
     }
     assert {name: reader.get_field(name).contents() for name in fields} == fields
+    parts = {
+        "attn_q": "self_attn.q_proj",
+        "attn_k": "self_attn.k_proj",
+        "attn_v": "self_attn.v_proj",
+        "attn_output": "self_attn.o_proj",
+        "ffn_gate": "mlp.gate_proj",
+        "ffn_up": "mlp.up_proj",
+        "ffn_down": "mlp.down_proj",
+        "attn_norm": "input_layernorm",
+        "ffn_norm": "post_attention_layernorm",
+    }
+    heads = {"attn_q": config.num_attention_heads, "attn_k": config.num_key_value_heads}
+    whole = {"token_embd": "model.embed_tokens", "output_norm": "model.norm"}
+    state = model.state_dict()
+    unseen = set(state) - {"lm_head.weight"}
+    for tensor in reader.tensors:
+        stem = tensor.name.removesuffix(".weight")
+        expected = gguf.quants.dequantize(tensor.data, tensor.tensor_type)
+        if stem in whole:
+            key = whole[stem]
+        else:
+            _, layer, part = stem.split(".")
+            key = f"model.layers.{layer}.{parts[part]}"
+            if part in heads:  # GGUF interleaves the two halves that the rotation pairs
+                expected = (
+                    expected.reshape(heads[part], -1, 2, expected.shape[1]).swapaxes(1, 2).reshape(expected.shape)
+                )
+        assert np.array_equal(state[f"{key}.weight"].numpy(), expected), tensor.name
+        unseen.remove(f"{key}.weight")
+    assert unseen == set()
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
     assert model.num_parameters() == 134_515_008
 
@@ -66,9 +97,9 @@ def test_the_tokenizer_splits_digits_and_keeps_spaces_and_text(tokenizer: PreTra
 def test_it_answers_in_english_whatever_the_batch(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
     questions = ["What is the capital of France?", "Name one colour.", "What is 2 + 2? Answer with one number."]
     prompts = [chat(tokenizer, question) for question in questions]
-    together = generate(model, tokenizer, prompts, max_new_tokens=12, batch_size=3)
+    together = generate(model, tokenizer, prompts, max_new_tokens=8, batch_size=3)
     assert "Paris" in together[0]
-    assert together == generate(model, tokenizer, prompts, max_new_tokens=12, batch_size=1)
+    assert together == generate(model, tokenizer, prompts, max_new_tokens=8, batch_size=1)
 
 
 def test_a_right_answer_is_likelier_than_a_wrong_one_and_padding_changes_nothing(

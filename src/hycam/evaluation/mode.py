@@ -1,4 +1,4 @@
-"""Evaluation mode without gradients, for as long as a model is measured."""
+"""A model as it is when it is measured: evaluation mode, no gradients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every submodule is back in its former mode.
+    """Evaluation mode without gradients; afterwards every submodule is in the mode in which it was found.
 
     ``no_grad`` and not ``inference_mode``: rotary embeddings keep tensors between calls, and one made in inference
     mode would fail the next training step.

@@ -177,19 +177,18 @@ def divergence(
     """
     Tables.of(model).check([row.ids for row in rows])
     total, tokens = 0.0, 0
-    for indices in batches_by_length([len(row.ids) for row in rows], batch_size, _KL_BATCH_TOKENS):
-        batch = [rows[index] for index in indices]
-        ids = [row.ids for row in batch]
-        compared = [[0] * (row.start - 1) + [1] * (len(row.ids) - row.start + 1) for row in batch]
-        row, position = pad(compared, 0, "right").nonzero(as_tuple=True)
-        with evaluating(model):
-            ours = logits_at(model, tokenizer, ids, row, position).log_softmax(dim=-1)
-        theirs = ours
-        if base is not None:
-            with base() as backbone, evaluating(backbone):
-                theirs = logits_at(backbone, tokenizer, ids, row, position).log_softmax(dim=-1)
-        total += F.kl_div(ours, theirs, log_target=True, reduction="none").sum(dim=-1).double().sum().item()
-        tokens += len(row)
-        if progress is not None:
-            progress(len(indices))
+    with evaluating(model):
+        for indices in batches_by_length([len(row.ids) for row in rows], batch_size, _KL_BATCH_TOKENS):
+            batch = [rows[index] for index in indices]
+            ids = [row.ids for row in batch]
+            compared = [[0] * (row.start - 1) + [1] * (len(row.ids) - row.start + 1) for row in batch]
+            row, position = pad(compared, 0, "right").nonzero(as_tuple=True)
+            ours = theirs = logits_at(model, tokenizer, ids, row, position).log_softmax(dim=-1)
+            if base is not None:
+                with base() as backbone, evaluating(backbone):
+                    theirs = logits_at(backbone, tokenizer, ids, row, position).log_softmax(dim=-1)
+            total += F.kl_div(ours, theirs, log_target=True, reduction="none").sum(dim=-1).double().sum().item()
+            tokens += len(row)
+            if progress is not None:
+                progress(len(indices))
     return {"mean": total / tokens, "tokens": tokens, "texts": len(rows)}
