@@ -149,6 +149,16 @@ def load(
         further["device_map"] = {"": device}  # they are quantised there, and cannot be moved afterwards
     if quantization is not None:
         further["quantization_config"] = quantization_config(quantization, dtype)
+    model = _read_weights(name, config=own_config, dtype=dtype, trust_remote_code=trust_remote_code, **further)
+    if not further:
+        return model.to(device)
+    keep_weights(model)
+    _check_computes(model, name)
+    return model
+
+
+def _read_weights(name: str, **settings: Any) -> Any:
+    """The model with all of its weights, from safetensors; ``settings`` are for ``from_pretrained``."""
     with _bars_on_a_terminal_only():
         source = _source(name)
         if Path(source).is_dir():
@@ -158,13 +168,7 @@ def load(
             if find_adapter_config_file(source) is not None:
                 raise HycamError(_IS_ADAPTER.format(name))
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source,
-                config=own_config,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-                **further,
+                source, use_safetensors=True, output_loading_info=True, **settings
             )
     model, report = loaded
     if report["missing_keys"]:
@@ -173,10 +177,6 @@ def load(
             f"{name} is not a complete causal language model: its weights lack {missing[0]}"
             f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}, which would keep random values."
         )
-    if not further:
-        return model.to(device)
-    keep_weights(model)
-    _check_computes(model, name)
     return model
 
 
