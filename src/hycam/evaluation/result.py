@@ -1,4 +1,4 @@
-"""The result of an evaluation, and the two files it is kept in."""
+"""The result of an evaluation, and the two files that hold it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ PREDICTIONS_FILE = "predictions.jsonl"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one model is worth on several tasks.
+    """The figures of one model on several tasks.
 
     ``tasks[name]`` has ``perplexity``, ``nll`` (nats per token), ``tokens``, ``rows``, ``bleu4``, ``rougeL``,
     ``generated_rows``, ``bleu_signature`` and ``rouge_tokens`` (what the words are, see
     :class:`hycam.evaluation.tokens.Tokens`). ``macro`` weighs every task the same: ``perplexity`` is ``exp`` of the
     mean ``nll``, ``perplexity_mean`` the arithmetic mean of perplexities. ``pooled`` takes all rows as one corpus.
-    Where nothing was generated, or no reference has what is counted (four words for ``bleu4``), ``bleu4`` and
-    ``rougeL`` are None; ``bleu_signature`` and the pooled ``bleu4`` are also where the tasks have words of several
-    kinds. ``predictions`` has one entry for each row that
-    was scored: ``task``, ``row``, ``prompt``, ``prediction`` (None where not generated), ``reference``, ``rougeL``,
-    ``nll`` (summed over the row's tokens) and ``tokens``.
+    ``bleu4`` and ``rougeL`` are None where nothing was generated, or no reference has what they count (four words for
+    ``bleu4``); ``bleu_signature`` and the pooled ``bleu4`` also where the tasks have words of different kinds.
+    ``predictions`` has one entry for each scored row: ``task``, ``row``, ``prompt``, ``prediction`` (None where not
+    generated), ``reference``, ``rougeL``, ``nll`` (summed over the row's tokens) and ``tokens``.
     """
 
     tasks: dict[str, dict[str, Any]]
@@ -40,14 +39,14 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Everything but the predictions, as ``metrics.json`` holds it: None for a figure that is no finite number."""
+        """Everything but the predictions, as ``metrics.json`` holds it: None for a figure that is not finite."""
         names = ("tasks", "macro", "pooled", "bleu_signature", "max_new_tokens")
         return _finite({name: getattr(self, name) for name in names})
 
     def write(self, folder: Path) -> None:
         """Writes ``metrics.json`` and ``predictions.jsonl``, each whole or not at all; the metrics last.
 
-        A figure that is no finite number (a model that diverged) is written as ``null``.
+        A figure that is not finite (of a model that diverged) is written as ``null``.
 
         Raises:
             HycamError: the folder cannot be written or the disk is full; what was there before is still there.
@@ -65,7 +64,7 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
     """The entries of a ``predictions.jsonl``.
 
     Raises:
-        HycamError: it cannot be read, or a line is no such entry.
+        HycamError: it cannot be read, or a line is not such an entry.
     """
     found = []
     try:
@@ -96,7 +95,7 @@ def _is_entry(entry: Any) -> bool:
 
 
 def _finite(value: Any) -> Any:
-    """``value`` with None for every number that JSON has no word for."""
+    """``value`` with None for every number that is not finite, which JSON cannot express."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

