@@ -122,7 +122,7 @@ def _modulation(chosen: Namespace, model: PreTrainedModel, tokenizer: PreTrained
     numbers = {name: None if values is None else values.tolist() for name, values in parts.items()}
     figure = None
     if chosen.figure is not None:
-        from hycam.study.figures.modulation import modulation_maps
+        from hycam.study.figures.adapters import modulation_maps
 
         figure = modulation_maps(found, tokens, f"layer {found.layer}")
     return {"layer": found.layer, "text": chosen.text, "tokens": tokens, **numbers}, table, figure
@@ -139,7 +139,7 @@ def _representations(
     table.caption = "Of vectors standardised over both, feature by feature."
     figure = None
     if chosen.figure is not None:
-        from hycam.study.figures.representations import representation_maps
+        from hycam.study.figures.adapters import representation_maps
 
         figure = representation_maps(found, plane, f"values of layer {found.layer}")
     numbers = {"layer": found.layer, "tasks": found.tasks, "on": plane.on.tolist(), "off": plane.off.tolist(),

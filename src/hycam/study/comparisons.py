@@ -32,6 +32,9 @@ from hycam.study.vary import told
 SEEDS = "paired t of seeds"
 """As the kind of a t test: over the seeds of one fold, so that it is about the seed alone."""
 
+MARGIN = 0.01
+"""Relative differences of perplexity up to this are a tie."""
+
 # What a kind of t test is over, and what is said of it.
 _KINDS = {
     CORRECTED: ("folds", "corrected t", "; approximate"),
@@ -76,7 +79,7 @@ class Comparison:
     sentence: str
 
 
-def compare(results: Results, reference: str, margin: float = 0.01) -> list[Comparison]:
+def compare(results: Results, reference: str, margin: float = MARGIN) -> list[Comparison]:
     """The reference method against every other, on every backbone and setting, for every task and over all.
 
     Args:

@@ -12,7 +12,7 @@ from scipy import stats
 from hycam.study.cells import Cell
 from hycam.study.plan import Plan
 from hycam.study.tables import TABLES
-from hycam.study.tables.sizes import trend
+from hycam.study.tables.scores import trend
 from hycam.study.tables.table import Entry, NotRun
 from study.factory import TASKS, plan_of, study_of
 

@@ -6,8 +6,8 @@ from io import StringIO
 
 from rich.console import Console
 
+from hycam.study.tables import terminal
 from hycam.study.tables.table import Entry, Table
-from hycam.study.tables.terminal import terminal
 
 
 def printed(table: Table) -> str:

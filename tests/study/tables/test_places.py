@@ -11,7 +11,7 @@ from hycam.data.recipe import DataRecipe, SplitRecipe
 from hycam.study.cells import Cell
 from hycam.study.plan import Plan
 from hycam.study.recipe import StudyMethod
-from hycam.study.tables.over_folds import Line, is_peft_baseline, lines, place, spread_note
+from hycam.study.tables.places import Line, lines, peft_baselines, place, spread_note
 from hycam.study.tables.scores import PPL
 from study.factory import DIVERGED, FAILED, TASKS, plan_of, steady, study_of
 
@@ -108,4 +108,4 @@ def test_peft_baselines_are_the_adapters_that_are_not_hycam() -> None:
     study = study_of({label: StudyMethod(name) for label, name in names.items()})
     study.methods["g"] = StudyMethod("peft", {"peft_type": "IA3"}, 1e-3)
     plan = plan_of(study, lambda cell: None)
-    assert [label for label in study.methods if is_peft_baseline(plan, label)] == ["c", "d", "g"]
+    assert peft_baselines(plan) == ["c", "d", "g"]

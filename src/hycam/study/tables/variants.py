@@ -1,0 +1,219 @@
+"""What a choice does to a method: the variant of HyCAM, the tasks it is trained with, the learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from math import isfinite
+from statistics import fmean
+
+import numpy as np
+
+from hycam.study import paper
+from hycam.study.comparisons import Comparison
+from hycam.study.plan import Plan
+from hycam.study.results import Result
+from hycam.study.sweep import RATE, family_of
+from hycam.study.tables.places import (
+    Column,
+    Line,
+    Place,
+    Scored,
+    block,
+    blocks,
+    column,
+    headed,
+    interval,
+    is_hycam,
+    lines,
+    need_results,
+    of_training,
+    over_rows,
+    place,
+    spread_note,
+    tabulated,
+    trained_lines,
+)
+from hycam.study.tables.scores import MARKS, PPL, comparable_backbones, notes, other_data, score_column
+from hycam.study.tables.table import BLANK, NONE, Entry, Table, marked, need
+
+
+def ablations_table(plan: Plan, comparisons: list[Comparison]) -> Table:
+    """Table 6: variants of HyCAM, with their size, their perplexity and how much higher it is than the reference's."""
+    need_results(plan)
+    found = lines(plan, lambda method: is_hycam(plan, method))
+    need(len(found) > 1, "This study has no two variants of HyCAM.")
+    reference = next((line for line in found if line.method == plan.study.reference), None)
+    columns = [column(plan, "Trainable parameters", of_training("trainable_parameters"), ",.0f", spread=False),
+               score_column(plan, PPL)]  # fmt: skip
+    note = notes(plan, "over tasks (and folds)")
+    if reference is not None:
+        columns += _against(plan, reference)
+        note.append("Over rows: 95 % interval if other rows had been scored, with the same adapters.")
+    if any(_published(plan, line, backbone) for line in found for backbone in plan.study.backbones):
+        columns += _beside_the_paper(plan)
+        note.append(
+            'Beside "Paper", as published, stands our perplexity as the paper probably takes it, the arithmetic mean '
+            f"of the tasks' perplexities; the data of {', '.join(other_data(plan))} are not the paper's."
+        )
+    rows = blocks(plan, found, columns)
+    return tabulated(plan, "ablations", "Variants of HyCAM", " ".join(note), columns, rows, "Variant")
+
+
+def _against(plan: Plan, reference: Line) -> list[Column]:
+    """The difference of perplexity from the reference's, in percent, and its interval over rows."""
+
+    def difference(line: Line, backbone: str) -> Entry:
+        ours, theirs = (place(plan, one, backbone).mean(PPL.read) for one in (line, reference))
+        if line == reference or ours is None or theirs is None:
+            return NONE
+        percent = _percent(ours - theirs)
+        return Entry(f"{percent:+.2f}", percent)
+
+    def over(line: Line, backbone: str) -> Entry:
+        ours, theirs = (place(plan, one, backbone) for one in (line, reference))
+        if line == reference or ours.mean(PPL.read) is None or theirs.mean(PPL.read) is None:
+            return NONE
+        return interval(over_rows(_on_same_rows(ours, theirs)), "+.2f", _percent)
+
+    return [Column(f"Against {reference.label}, %", difference), Column("over rows", over)]
+
+
+def _on_same_rows(ours: Place, theirs: Place) -> dict[str, list[Scored]]:
+    """By task the differences of NLL of the same cells; nothing where they were scored on different rows."""
+    scored: dict[str, list[Scored]] = {}
+    for at, one in ours.cells.items():
+        against = theirs.cells[at]
+        if one.tasks.keys() != against.tasks.keys():
+            return {}
+        for task in one.tasks:
+            mine, other = one.rows(task), against.rows(task)
+            if mine.identities != other.identities or not np.array_equal(mine.tokens, other.tokens):
+                return {}
+            scored.setdefault(task, []).append((mine.identities, mine.nll - other.nll, mine.tokens))
+    return scored
+
+
+def _beside_the_paper(plan: Plan) -> list[Column]:
+    def mean(line: Line, backbone: str) -> Entry:
+        own = place(plan, line, backbone).entry(lambda one: one.macro["perplexity_mean"], muted=True)
+        return own if _published(plan, line, backbone) else BLANK
+
+    def printed(line: Line, backbone: str) -> Entry:
+        value = _published(plan, line, backbone)
+        return Entry(f"{value:.3f}", value, muted=True) if value else BLANK
+
+    return [Column("Arithmetic mean", mean), Column("Paper", printed)]
+
+
+def _published(plan: Plan, line: Line, backbone: str) -> float | None:
+    """The paper's perplexity of a variant, where the cells are of its comparison."""
+    is_comparable = not line.settings and backbone in comparable_backbones(plan)
+    return paper.ablation(line.method, backbone) if is_comparable else None
+
+
+def _percent(difference: float) -> float:
+    return 100 * math.expm1(difference)
+
+
+def interference_table(plan: Plan, comparisons: list[Comparison]) -> Table:
+    """Methods x tasks: NLL after joint training minus that after training on the task alone, on the same fold."""
+    need_results(plan)
+    tasks = list(dict.fromkeys(cell.task for cell in plan.cells if cell.task))
+    need(tasks, "Nothing is trained on one task alone: the study needs single_tasks.")
+    need(any(one.task for one in plan.results.done), "No cell with a single task has finished yet.")
+
+    def lost(line: Line, backbone: str, task: str) -> dict[tuple[int, int], float]:
+        """By fold and seed, where both trainings have a finite loss."""
+        joint, alone = (place(plan, line, backbone, trained).cells for trained in (None, task))
+        both = {at: [cells[at].tasks[task]["nll"] for cells in (joint, alone)] for at in joint if at in alone}
+        return {at: nlls[0] - nlls[1] for at, nlls in both.items() if None not in nlls}
+
+    def mean_lost(line: Line, backbone: str) -> dict[tuple[int, int], float]:
+        each = [lost(line, backbone, task) for task in tasks]
+        return {at: fmean(of_task[at] for of_task in each) for at in each[0] if all(at in one for one in each)}
+
+    def of_task(task: str) -> Column:
+        def entry(line: Line, backbone: str) -> Entry:
+            found = lost(line, backbone, task)
+            return place(plan, line, backbone, task).entry(lambda one: found.get((one.fold, one.seed)), "+.4f")
+
+        return Column(task, entry, lower=True)
+
+    def mean(line: Line, backbone: str) -> Entry:
+        found = mean_lost(line, backbone)
+        return place(plan, line, backbone).entry(lambda one: found.get((one.fold, one.seed)), "+.4f")
+
+    def over(line: Line, backbone: str) -> Entry:
+        joint, whole = place(plan, line, backbone).cells, mean_lost(line, backbone)
+        alone = {task: place(plan, line, backbone, task).cells for task in tasks}
+        scored = {task: [_of_rows(joint[at], alone[task][at], task) for at in whole] for task in tasks if whole}
+        return interval(over_rows(scored), "+.4f")
+
+    columns = [*map(of_task, tasks), Column("Mean", mean, lower=True), Column("Over rows", over)]
+    note = (
+        "NLL per response token after joint training minus that after training on the task alone, nats; above 0 the "
+        "other tasks get in the way, below 0 they help. Over rows: 95 % interval of the mean if other rows had been "
+        f"scored, with the same adapters. {spread_note(plan)} {MARKS}"
+    )
+    rows = blocks(plan, trained_lines(plan), columns)
+    return tabulated(plan, "interference", "Interference between tasks", note, columns, rows)
+
+
+def _of_rows(together: Result, single: Result, task: str) -> Scored:
+    one, other = together.rows(task), single.rows(task)
+    return one.identities, one.nll - other.nll, one.tokens
+
+
+def learning_rates_table(plan: Plan, comparisons: list[Comparison]) -> Table:
+    """The trials of a sweep: the validation loss of each method at each learning rate, and which is best."""
+    study = plan.study
+    source = study.learning_rates_from
+    where = f" Its learning rates are from {source}: report on that one." if source else ""
+    need(study.sweep.learning_rates, f"This study is no sweep of learning rates.{where}")
+    need(plan.results.done or plan.results.failed,
+         "No trial of this sweep has finished yet: run it with `hycam study`.")  # fmt: skip
+    rates = sorted({cell.settings[RATE] for cell in plan.cells if RATE in cell.settings})
+    columns = [
+        *(_trials(plan, rate) for rate in rates),
+        Column("Best", lambda line, name: _best(plan, line.method, name)[0]),
+        Column("Trials", lambda line, name: _best(plan, line.method, name)[1]),
+    ]
+    labels = list(dict.fromkeys(line.method for line in trained_lines(plan)))
+    rows = []
+    for backbone in study.backbones:
+        for family in dict.fromkeys(family_of(study, name) for name in labels):
+            own = [Line(name, {}) for name in study.methods if family_of(study, name) == family]
+            rows += _marked_together(block(plan, backbone, own, columns), len(headed(plan, "", "")), len(rates))
+    note = (
+        "Validation loss: the mean over tasks of the NLL per response token. Bold: the best of a method's trials, "
+        "underlined: the second; variants of a method are trials of it, and so is what diverged. A best value at an "
+        f"edge of what was tried extends the grid, up to {study.sweep.most_trials} rates. {spread_note(plan)}"
+    )
+    return tabulated(plan, "learning_rates", "Learning rates: validation loss of every trial", note, columns, rows)
+
+
+def _marked_together(rows: Sequence[Sequence[Entry]], begin: int, rates: int) -> list[list[Entry]]:
+    """The trials of a method and its variants compete with one another, across columns."""
+    trials = iter(marked([[entry] for row in rows for entry in row[begin : begin + rates]], [True]))
+    return [[*row[:begin], *(next(trials)[0] for _ in range(rates)), *row[begin + rates :]] for row in rows]
+
+
+def _trials(plan: Plan, rate: float) -> Column:
+    """Blank where the rate was not tried with a method."""
+
+    def entry(line: Line, backbone: str) -> Entry:
+        own = place(plan, Line(line.method, {RATE: rate}), backbone)
+        return own.entry(PPL.read, ".4f") if own.planned else BLANK
+
+    return Column(f"{rate:g}", entry, group="Learning rate")
+
+
+def _best(plan: Plan, label: str, backbone: str) -> tuple[Entry, Entry]:
+    """The best rate of a method and how many trials it had, beside the variant that has it."""
+    best = plan.best.get((backbone, family_of(plan.study, label)))
+    if best is None or best.label != label:
+        return BLANK, BLANK
+    edge = ", at an edge" if best.at_edge else ""
+    rate = Entry(f"{best.rate:g}{edge}", best.rate) if isfinite(best.nll) else Entry("all diverged", muted=True)
+    return rate, Entry(str(best.trials), best.trials)
