@@ -14,6 +14,8 @@ from hycam.study.comparisons import SEEDS, Comparison, compare, starred
 from hycam.study.results import Result, Results
 from hycam.study.significance import CORRECTED, MACRO, PAIRED, corrected_t, holm
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 TASKS = ("code", "talk")
 
 

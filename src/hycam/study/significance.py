@@ -25,7 +25,10 @@ RESAMPLES = 10_000
 FEWEST_ROWS = 6
 """With fewer, no test of the signs reaches 5 %, while a percentile bootstrap can call anything significant."""
 
-_DRAWN_AT_ONCE = 2**22  # rows, which bounds the memory to about 100 MB
+Scored = tuple[Sequence[str], np.ndarray, np.ndarray]
+"""Of one cell and task: the rows' identities, their differences and their weights, all ``[rows]``."""
+
+_DRAWN_AT_ONCE = 2**22  # rows, which keeps the memory below about 100 MB
 
 
 @dataclass(frozen=True)
@@ -145,12 +148,8 @@ def holm(p: Sequence[float]) -> list[float]:
     return multipletests(p, method="holm")[1].tolist() if len(p) else []
 
 
-def pooled(cells: Sequence[tuple[Sequence[str], np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Differences and weights by row, each added up over the cells: a row of several (seeds) is one to be drawn.
-
-    Args:
-        cells: of each the rows' identities, differences and weights, all ``[rows]``.
-    """
+def pooled(cells: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray]:
+    """Differences and weights by row, each added up over the cells: a row that several seeds scored is drawn as one."""
     _, place = np.unique(np.concatenate([names for names, _, _ in cells]), return_inverse=True)
     differences, weights = (np.concatenate([cell[at] for cell in cells]) for at in (1, 2))
     return np.bincount(place, differences), np.bincount(place, weights)

@@ -31,7 +31,8 @@ def plan_for(name: str) -> Plan:
 
 
 def draw(name: str, plan: Plan) -> Figure:
-    return FIGURES[name].draw(plan, compare(plan.results, plan.study.reference))
+    compared = compare(plan.results, plan.study.reference) if name in ("forest", "size_trend") else []
+    return FIGURES[name].draw(plan, compared)
 
 
 def test_the_names_are_those_that_a_report_asks_for() -> None:

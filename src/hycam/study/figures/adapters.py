@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hycam.data.prepare import prepare
 from hycam.inspection.modulation import ModulationMap, modulation_map
 from hycam.inspection.representations import NEIGHBOURS, Projection, Representations, project, representations
-from hycam.inspection.tokens import token_texts
+from hycam.inspection.watch import token_texts
 from hycam.methods import method
 from hycam.study.cells import Cell
 from hycam.study.comparisons import Comparison

@@ -14,16 +14,13 @@ from hycam.methods import METHODS
 from hycam.study.cells import Cell
 from hycam.study.plan import Plan
 from hycam.study.results import Result
-from hycam.study.significance import FEWEST_ROWS, MACRO, Bootstrap, pooled, row_bootstrap
+from hycam.study.significance import FEWEST_ROWS, MACRO, Bootstrap, Scored, pooled, row_bootstrap
 from hycam.study.tables.table import NONE, Entry, Table, marked, need
 from hycam.study.vary import told
 from hycam.training.run import BASE
 
 Read = Callable[[Result], float | None]
 """A figure of a cell; None where it has none."""
-
-Scored = tuple[Sequence[str], np.ndarray, np.ndarray]
-"""Of one cell and task: the rows' identities, their differences and their weights, all ``[rows]``."""
 
 
 @dataclass(frozen=True)

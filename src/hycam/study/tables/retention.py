@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -11,12 +11,12 @@ import numpy as np
 from hycam.study.comparisons import Comparison
 from hycam.study.plan import Plan
 from hycam.study.results import Result
+from hycam.study.significance import Scored
 from hycam.study.tables.places import (
     Column,
     Line,
     Place,
     Read,
-    Scored,
     block,
     column,
     headed,
@@ -31,9 +31,6 @@ from hycam.study.tables.scores import MARKS, PPL, score_column
 from hycam.study.tables.table import BLANK, NONE, Entry, Table, need
 
 _TEXTS = {"lambada": "KL, LAMBADA", "replies": "KL, replies"}
-
-Lost = dict[str, dict[str, float]]
-"""Bits per byte that each row costs more than before, by task and row."""
 
 
 @dataclass(frozen=True)
@@ -97,52 +94,42 @@ def _over_rows(plan: Plan, measured: Sequence[Result], tasks: Sequence[str]) -> 
 
 def _interval(line: Place) -> Entry:
     """Of the mean over tasks of the rows' differences from the backbone; where the line is whole."""
-    lost = _lost_by_cell(line)
-    return NONE if lost is None else interval(over_rows(_scored(lost.values())), "+.4f")
+    cells = _lost(line)
+    tasks = dict.fromkeys(task for cell in cells.values() for task in cell)
+    return interval(
+        over_rows({task: [cell[task] for cell in cells.values() if task in cell] for task in tasks}), "+.4f"
+    )
 
 
 def _against(reference: Place, line: Place) -> Entry:
     """The same of the reference's differences minus these, on the same rows; where both are whole."""
-    ours, theirs = _lost_by_cell(reference), _lost_by_cell(line)
-    if ours is None or theirs is None or reference == line or _rows_of(ours) != _rows_of(theirs):
+    ours, theirs = _lost(reference), _lost(line)
+    if reference == line or not ours or ours.keys() != theirs.keys():
         return NONE
-    found = over_rows(_scored(
-        {task: {row: ours[at][task][row] - lost for row, lost in rows.items()} for task, rows in cell.items()}
-        for at, cell in theirs.items()
-    ))  # fmt: skip
+    scored: dict[str, list[Scored]] = {}
+    for at, cell in theirs.items():
+        if {task: own[0] for task, own in cell.items()} != {task: own[0] for task, own in ours[at].items()}:
+            return NONE
+        for task, (rows, lost, weights) in cell.items():
+            scored.setdefault(task, []).append((rows, ours[at][task][1] - lost, weights))
+    found = over_rows(scored)
     return NONE if found is None else Entry(f"{found.mean:+.4f} {interval(found, '+.4f').text}")
 
 
-def _rows_of(cells: Mapping[tuple[int, int], Lost]) -> dict[tuple[int, int], dict[str, set[str]]]:
-    return {at: {task: set(rows) for task, rows in cell.items()} for at, cell in cells.items()}
+def _lost(line: Place) -> dict[tuple[int, int], dict[str, Scored]]:
+    """Bits per byte that each row costs more than before, every row of the same weight: by fold and seed, and by task.
 
-
-def _lost_by_cell(line: Place) -> dict[tuple[int, int], Lost] | None:
-    """By fold and seed; None where a cell is missing or was not measured."""
-    found = {at: _lost(one) for at, one in line.cells.items()}
-    return found if line.is_whole and all(found.values()) else None
-
-
-def _lost(one: Result) -> Lost:
-    kept = one.content["retention"]
-    items = {task: figures["items"] for task, figures in kept["tasks"].items()} if kept else {}
-    return {
-        task: {
-            row: (ours - base) / size
-            for row, ours, base, size in zip(own["row"], own["bits"], own["base_bits"], own["bytes"], strict=True)
-        }
-        for task, own in items.items()
-    }
-
-
-def _scored(cells: Iterable[Lost]) -> dict[str, list[Scored]]:
-    """By task what each cell has of it, every row of the same weight."""
-    found: dict[str, list[Scored]] = {}
-    for cell in cells:
-        for task, rows in cell.items():
-            own = np.fromiter(rows.values(), dtype=np.float64)
-            found.setdefault(task, []).append((list(rows), own, np.ones(len(own))))
-    return found
+    Empty where a cell is missing or was not measured.
+    """
+    found: dict[tuple[int, int], dict[str, Scored]] = {}
+    for at, one in line.cells.items():
+        kept = one.content["retention"] or {"tasks": {}}
+        for task, figures in kept["tasks"].items():
+            own = figures["items"]
+            order = np.argsort(own["row"], kind="stable")
+            lost = np.subtract(own["bits"], own["base_bits"])[order] / np.asarray(own["bytes"])[order]
+            found.setdefault(at, {})[task] = ([own["row"][row] for row in order], lost, np.ones(len(lost)))
+    return found if line.is_whole and len(found) == len(line.cells) else {}
 
 
 def _figures(measured: Sequence[Result], tasks: Sequence[str]) -> list[_Figure]:

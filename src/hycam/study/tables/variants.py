@@ -7,18 +7,14 @@ from collections.abc import Sequence
 from math import isfinite
 from statistics import fmean
 
-import numpy as np
-
 from hycam.study import paper
 from hycam.study.comparisons import Comparison
+from hycam.study.pairs import other_rows, row_differences
 from hycam.study.plan import Plan
-from hycam.study.results import Result
 from hycam.study.sweep import RATE, family_of
 from hycam.study.tables.places import (
     Column,
     Line,
-    Place,
-    Scored,
     block,
     blocks,
     column,
@@ -74,24 +70,13 @@ def _against(plan: Plan, reference: Line) -> list[Column]:
         ours, theirs = (place(plan, one, backbone) for one in (line, reference))
         if line == reference or ours.mean(PPL.read) is None or theirs.mean(PPL.read) is None:
             return NONE
-        return interval(over_rows(_on_same_rows(ours, theirs)), "+.2f", _percent)
+        both = [(one, theirs.cells[at]) for at, one in ours.cells.items()]
+        if any(other_rows(*cells) for cells in both):
+            return NONE
+        scored = {task: [row_differences(*cells, task) for cells in both] for task in both[0][0].tasks}
+        return interval(over_rows(scored), "+.2f", _percent)
 
     return [Column(f"Against {reference.label}, %", difference), Column("over rows", over)]
-
-
-def _on_same_rows(ours: Place, theirs: Place) -> dict[str, list[Scored]]:
-    """By task the differences of NLL of the same cells; nothing where they were scored on different rows."""
-    scored: dict[str, list[Scored]] = {}
-    for at, one in ours.cells.items():
-        against = theirs.cells[at]
-        if one.tasks.keys() != against.tasks.keys():
-            return {}
-        for task in one.tasks:
-            mine, other = one.rows(task), against.rows(task)
-            if mine.identities != other.identities or not np.array_equal(mine.tokens, other.tokens):
-                return {}
-            scored.setdefault(task, []).append((mine.identities, mine.nll - other.nll, mine.tokens))
-    return scored
 
 
 def _beside_the_paper(plan: Plan) -> list[Column]:
@@ -147,7 +132,7 @@ def interference_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     def over(line: Line, backbone: str) -> Entry:
         joint, whole = place(plan, line, backbone).cells, mean_lost(line, backbone)
         alone = {task: place(plan, line, backbone, task).cells for task in tasks}
-        scored = {task: [_of_rows(joint[at], alone[task][at], task) for at in whole] for task in tasks if whole}
+        scored = {task: [row_differences(joint[at], alone[task][at], task) for at in whole] for task in tasks if whole}
         return interval(over_rows(scored), "+.4f")
 
     columns = [*map(of_task, tasks), Column("Mean", mean, lower=True), Column("Over rows", over)]
@@ -158,11 +143,6 @@ def interference_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     )
     rows = blocks(plan, trained_lines(plan), columns)
     return tabulated(plan, "interference", "Interference between tasks", note, columns, rows)
-
-
-def _of_rows(together: Result, single: Result, task: str) -> Scored:
-    one, other = together.rows(task), single.rows(task)
-    return one.identities, one.nll - other.nll, one.tokens
 
 
 def learning_rates_table(plan: Plan, comparisons: list[Comparison]) -> Table:
