@@ -24,8 +24,8 @@ NLLS = {"Full Finetune": 1.15, "LoRA": 1.12, "MultiLoRA": 1.14, "RieMoE-LoRA": 1
 BACKBONES = {"Llama 2 7B": "smollm2-135m", "Elsewhere": "other"}
 
 
-def made(plan: Plan, name: str = "main") -> Table:
-    return TABLES[name](plan, compare(plan.results, plan.study.reference))
+def made(plan: Plan, compared: bool = False) -> Table:
+    return TABLES["main"](plan, compare(plan.results, plan.study.reference) if compared else [])
 
 
 def rows(table: Table) -> dict[str, list[Entry]]:
@@ -46,20 +46,20 @@ def test_every_method_has_a_line_and_every_backbone_its_columns() -> None:
 
 
 def test_the_best_is_bold_the_second_underlined_and_the_star_needs_every_baseline_beaten() -> None:
-    table = rows(made(plan_of(study_of(), steady(NLLS))))
+    table = rows(made(plan_of(study_of(), steady(NLLS)), compared=True))
     assert [label for label, row in table.items() if row[0].best] == ["HyCAM"]
     assert [label for label, row in table.items() if row[0].second] == ["RieMoE-LoRA"]
     assert [label for label, row in table.items() if row[0].star] == ["HyCAM"]
-    close = rows(made(plan_of(study_of(), steady({**NLLS, "LoRA": 1.0501}))))
+    close = rows(made(plan_of(study_of(), steady({**NLLS, "LoRA": 1.0501})), compared=True))
     assert not any(row[0].star for row in close.values())
 
 
 def test_a_star_needs_peft_baselines_and_every_fold() -> None:
-    alone = rows(made(plan_of(study_of(("Full Finetune", "HyCAM")), steady(NLLS))))
+    alone = rows(made(plan_of(study_of(("Full Finetune", "HyCAM")), steady(NLLS)), compared=True))
     assert not alone["HyCAM"][0].star
     nlls = steady(NLLS)
     partly = plan_of(study_of(), lambda cell: None if cell.fold == 4 and cell.method == "HyCAM" else nlls(cell))
-    entry = rows(made(partly))["HyCAM"][0]
+    entry = rows(made(partly, compared=True))["HyCAM"][0]
     assert entry.text.endswith("(4 of 5 folds)")
     assert not entry.star
     assert not entry.best

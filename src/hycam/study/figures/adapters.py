@@ -150,5 +150,5 @@ def representation_maps(found: Representations, plane: Projection, title: str) -
         axes.set_xticks([])
         axes.set_yticks([])
     figure.suptitle(title)
-    legend_below(figure, every)
+    legend_below(figure)
     return figure

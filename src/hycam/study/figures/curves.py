@@ -52,7 +52,7 @@ def draw_learning_rates(plan: Plan, comparisons: list[Comparison]) -> Figure:
         axes.set_xticks([], minor=True)
         axes.set(xlabel="peak learning rate", ylabel=f"{plan.study.evaluation.part} loss (nats per token)")
         _mark_beyond(axes, own, look)
-    legend_below(figure, [axes for axes, _ in every])
+    legend_below(figure)
     return figure
 
 
@@ -111,10 +111,10 @@ def draw_task_loss(plan: Plan, comparisons: list[Comparison]) -> Figure:
     figure, every, look = panels_by_backbone(labelled(groups))
     for axes, own in every:
         for name, cells in own.items():
-            steps, low, mean, high = over_cells([task_loss(cell) for cell in cells])
-            band(axes, steps, low, mean, high, name, look[name], markevery=max(1, len(steps) // 8))
+            steps, *bounds = over_cells([task_loss(cell) for cell in cells])
+            band(axes, steps, bounds, name, look[name], markevery=max(1, len(steps) // 8))
         axes.set(xlabel="optimizer step", ylabel="task loss (nats per token)")
-    legend_below(figure, [axes for axes, _ in every])
+    legend_below(figure)
     return figure
 
 

@@ -69,7 +69,7 @@ def draw_forest(plan: Plan, comparisons: list[Comparison]) -> Figure:
     _limit(axes, [one for rows in groups.values() for one in rows])
     methods = " or ".join(dict.fromkeys(one.method for one in measured))
     axes.set_xlabel(f"difference of perplexity in %; to the left, {methods} is better")
-    legend_below(figure, [axes])
+    legend_below(figure)
     return figure
 
 
@@ -153,7 +153,7 @@ def draw_size_trend(plan: Plan, comparisons: list[Comparison]) -> Figure:
     axes.axhline(0, color=GREY, linewidth=0.8)
     log_axis(axes, "parameters of the backbone")
     axes.set_ylabel(f"perplexity of {comparisons[0].method} lower by (%)")
-    legend_below(figure, [axes])
+    legend_below(figure)
     return figure
 
 

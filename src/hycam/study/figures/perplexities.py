@@ -87,14 +87,13 @@ def _drawn(lines: dict[tuple[str, str], Line], scale: str = "linear") -> tuple[F
         kept = in_common([results for *_, results in points])
         for label in own:
             found = {x: perplexity(cells) for (name, x, _), cells in zip(points, kept, strict=True) if name == label}
-            low, mean, high = zip(*((at.low, at.mean, at.high) for at in found.values()), strict=True)
-            band(axes, list(found), low, mean, high, label, look[label])
+            band(axes, list(found), zip(*found.values(), strict=True), label, look[label])
         values = sorted({x for _, x, _ in points})
         axes.set_xscale(scale)
         axes.set_xticks(values, [f"{x:,.0f}" for x in values])
         axes.set_xticks([], minor=True)
         axes.set_ylabel("perplexity")
-    legend_below(figure, [axes for axes, _ in every])
+    legend_below(figure)
     return figure, [axes for axes, _ in every]
 
 
@@ -140,5 +139,5 @@ def draw_cost(plan: Plan, comparisons: list[Comparison]) -> Figure:
         for axes, what in zip(pair, _COSTS.values(), strict=True):
             log_axis(axes, what)
         pair[0].set_ylabel("perplexity" if len(backbones) == 1 else f"perplexity, {backbone}")
-    legend_below(figure, every.flat)
+    legend_below(figure)
     return figure

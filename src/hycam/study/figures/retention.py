@@ -61,7 +61,7 @@ def _drawn(paths: Paths, mark_first: bool) -> Figure:
         axes.axvline(0, color=GREY, linewidth=0.8)
         axes.set(xlabel="forgetting (bits per byte; to the right is worse)",
                  ylabel="gain over the backbone (nats per token)")  # fmt: skip
-    legend_below(figure, [axes for axes, _ in every])
+    legend_below(figure)
     return figure
 
 

@@ -96,7 +96,7 @@ def draw_expert_load(plan: Plan, comparisons: list[Comparison]) -> Figure:
     axes.axhline(1 / modules, color=GREY, linestyle=":", label=f"1/K = {1 / modules:.3g}")
     axes.set(xlabel="optimizer step", ylabel="share of the routing probability")
     figure.suptitle(_named(result))
-    legend_below(figure, [axes])
+    legend_below(figure)
     return figure
 
 
@@ -117,14 +117,13 @@ def draw_mutual_information(plan: Plan, comparisons: list[Comparison]) -> Figure
             cells = [one.content["routing"] for one in results]
             bounds |= {math.log2(min(len(one["tasks"]), one["experts"])) for one in cells}
             layers = [spread(values) for values in zip(*(one["mutual_information"] for one in cells), strict=True)]
-            low, mean, high = zip(*((one.low, one.mean, one.high) for one in layers), strict=True)
-            band(axes, range(len(layers)), low, mean, high, name, look[name])
+            band(axes, range(len(layers)), zip(*layers, strict=True), name, look[name])
         axes.set_ylim(bottom=0)
         axes.set(xlabel="layer", ylabel="mutual information (bits)")
         most = " or ".join(f"{bound:.2f}" for bound in sorted(bounds))
         axes.text(0.99, 0.97, f"at most {most} bits", transform=axes.transAxes, ha="right", va="top", color=GREY,
                   fontsize=8)  # fmt: skip
-    legend_below(figure, [axes for axes, _ in every])
+    legend_below(figure)
     return figure
 
 

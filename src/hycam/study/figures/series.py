@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -37,12 +37,11 @@ class Series:
     results: list[Result]
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A mean and the smallest and largest value that went into it."""
+class Spread(NamedTuple):
+    """A mean between the smallest and the largest value that went into it."""
 
-    mean: float
     low: float
+    mean: float
     high: float
 
 
@@ -108,7 +107,7 @@ def perplexity(results: Iterable[Result]) -> Spread:
 
 
 def spread(values: Sequence[float], scale: Callable[[float], float] = float) -> Spread:
-    return Spread(scale(fmean(values)), scale(min(values)), scale(max(values)))
+    return Spread(scale(min(values)), scale(fmean(values)), scale(max(values)))
 
 
 def thinned(values: np.ndarray, most: int = 60) -> np.ndarray:

@@ -167,10 +167,10 @@ def panels_by_backbone(
     return figure, list(zip(every, own, strict=True)), looks(dict.fromkeys(label for _, label in lines))
 
 
-def band(axes: Axes, x: Any, low: Any, mean: Any, high: Any, label: str, look: Mapping[str, Any],
-         **how: Any) -> None:  # fmt: skip
-    """A line with the range about it shaded."""
-    axes.plot(x, mean, label=label, **look, **how)
+def band(axes: Axes, x: Any, bounds: Iterable[Any], label: str, look: Mapping[str, Any], **how: Any) -> None:
+    """A line with the range about it shaded; ``bounds`` are the lower ends, the line itself and the upper ends."""
+    low, line, high = bounds
+    axes.plot(x, line, label=label, **look, **how)
     axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
 
 
@@ -182,10 +182,10 @@ def looks(labels: Iterable[K]) -> dict[K, dict[str, Any]]:
     }
 
 
-def legend_below(figure: Figure, axes: Iterable[Axes]) -> None:
+def legend_below(figure: Figure) -> None:
     """One legend for all panels, outside of them, where it can hide nothing; as many columns as its labels leave."""
     found: dict[str, Any] = {}
-    for one in axes:
+    for one in figure.axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     column = 0.75 + 0.065 * max(map(len, found))  # inches: the line, and about so much a letter of 8 points

@@ -12,12 +12,12 @@ from hycam.study.results import Result
 from hycam.study.tables.places import (
     Column,
     Line,
+    Place,
     Read,
     blocks,
     column,
     need_results,
     of_training,
-    place,
     spread_note,
     tabulated,
     trained_lines,
@@ -58,11 +58,11 @@ def cost_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     need(found, "This study trains nothing.")
     lora = next((name for name, one in plan.study.methods.items() if one.name == "lora" and not one.config), None)
     columns = [
-        column(plan, "Trainable parameters", _TRAINABLE, ",.0f", spread=False),
-        column(plan, "Tokens per second", _per_second, ",.0f"),
-        column(plan, "Peak memory, GiB", _in("peak_memory_bytes", 2**30), ".2f"),
-        column(plan, "Saved, MiB", _in("adapter_bytes", 2**20), ",.1f", spread=False),
-        column(plan, "Training, s", of_training("seconds"), ",.0f"),
+        column("Trainable parameters", _TRAINABLE, ",.0f", spread=False),
+        column("Tokens per second", _per_second, ",.0f"),
+        column("Peak memory, GiB", _in("peak_memory_bytes", 2**30), ".2f"),
+        column("Saved, MiB", _in("adapter_bytes", 2**20), ",.1f", spread=False),
+        column("Training, s", of_training("seconds"), ",.0f"),
     ]
     note = [
         "Tokens per second: training tokens, prompts included, over the seconds of training with its validations. Peak "
@@ -71,8 +71,8 @@ def cost_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     ]
     if lora:
         columns += [
-            _until_as_good(plan, lora, f"Steps to {lora}'s best", lambda point: point.step),
-            _until_as_good(plan, lora, f"Seconds to {lora}'s best", lambda point: point.seconds),
+            _until_as_good(lora, f"Steps to {lora}'s best", lambda point: point.step),
+            _until_as_good(lora, f"Seconds to {lora}'s best", lambda point: point.seconds),
         ]
         note.append(
             f"{lora}'s best: the lowest validation loss of its cell of the same fold; counted until the first "
@@ -91,21 +91,20 @@ def budget_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     others = {line.method for line in found} - {reference}
     need(others and reference in plan.study.methods, f"Budgets are compared between {reference} and another method.")
 
-    def of_backbone(line: Line, backbone: str) -> Entry:
-        own = place(plan, line, backbone)
+    def of_backbone(own: Place) -> Entry:
         return _percent(own.mean(_TRAINABLE), own.mean(of_training("total_parameters")), ".2f")
 
-    def against(line: Line, backbone: str) -> Entry:
-        mine, theirs = (place(plan, one, backbone).mean(_TRAINABLE) for one in (line, Line(reference, line.settings)))
-        if mine is None or theirs is None or line.method == reference:
+    def against(own: Place) -> Entry:
+        mine, theirs = own.mean(_TRAINABLE), own.of(reference).mean(_TRAINABLE)
+        if mine is None or theirs is None or own.line.method == reference:
             return NONE
         return _percent(mine - theirs, theirs, "+.2f")
 
     columns = [
-        column(plan, "Trainable parameters", _TRAINABLE, ",.0f", spread=False),
+        column("Trainable parameters", _TRAINABLE, ",.0f", spread=False),
         Column("Of the backbone, %", of_backbone),
         Column(f"Against {reference}, %", against),
-        score_column(plan, PPL),
+        score_column(PPL),
     ]
     note = " ".join(notes(plan, "over tasks (and folds)"))
     return tabulated(plan, "budget", "Trainable parameters and perplexity", note, columns, blocks(plan, found, columns))
@@ -131,16 +130,15 @@ def wall_time_table(plan: Plan, comparisons: list[Comparison]) -> Table:
         seconds = limit(one)
         return None if seconds is None else 100 * min(1.0, seconds / validations(one)[-1].seconds)
 
-    def loss(line: Line, backbone: str) -> Entry:
-        own = place(plan, line, backbone)
+    def loss(own: Place) -> Entry:
         entry = own.entry(_of(reached, lambda point: point.loss), ".4f")
         is_late = entry == NONE and any(limit(one) is not None for one in own.done)
         return Entry("no validation by then", muted=True) if is_late else entry
 
     columns = [
         Column("Validation loss", loss, lower=True),
-        column(plan, "At step", _of(reached, lambda point: point.step), ",.0f"),
-        column(plan, "Of its training, %", share, ".0f"),
+        column("At step", _of(reached, lambda point: point.step), ",.0f"),
+        column("Of its training, %", share, ".0f"),
     ]
     times = {name: [limit for (where, *_), limit in until.items() if where == name] for name in plan.study.backbones}
     said = "; ".join(f"{name} {fmean(known):,.0f} s" for name, known in times.items() if known)
@@ -170,18 +168,18 @@ def _of(reached: Callable[[Result], Point | None], figure: Callable[[Point], flo
     return read
 
 
-def _until_as_good(plan: Plan, lora: str, heading: str, figure: Callable[[Point], float]) -> Column:
+def _until_as_good(lora: str, heading: str, figure: Callable[[Point], float]) -> Column:
     """What it took until the first validation as low as the lowest of LoRA's cell of the same fold and seed."""
 
-    def entry(line: Line, backbone: str) -> Entry:
-        beside = place(plan, Line(lora, line.settings), backbone).cells
+    def entry(own: Place) -> Entry:
+        beside = own.of(lora).cells
 
         def reached(one: Result) -> Point | None:
             other = beside.get((one.fold, one.seed))
             best = lowest(validations(other)) if other else None
             return next((point for point in validations(one) if point.loss <= best.loss), None) if best else None
 
-        found = place(plan, line, backbone).entry(_of(reached, figure), ",.0f")
+        found = own.entry(_of(reached, figure), ",.0f")
         return Entry("not reached", muted=True) if found == NONE and beside else found
 
     return Column(heading, entry)
@@ -194,7 +192,7 @@ def _common_times(plan: Plan, found: list[Line]) -> dict[tuple[str, int, int], f
     """
     times: dict[tuple[str, int, int], float] = {}
     for backbone in plan.study.backbones:
-        of_lines = [cells for line in found if (cells := place(plan, line, backbone).cells)]
+        of_lines = [cells for line in found if (cells := Place(plan, line, backbone).cells)]
         for at in dict.fromkeys(at for cells in of_lines for at in cells):
             ends = [validations(cells[at])[-1:] for cells in of_lines if at in cells]
             if len(ends) == len(of_lines) and all(ends):

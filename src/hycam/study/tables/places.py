@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 from statistics import fmean
 from typing import Any
@@ -37,11 +38,37 @@ class Line:
 
 @dataclass(frozen=True)
 class Place:
-    """The planned cells of one line on one backbone, and those of them that finished or failed."""
+    """The cells of one line on one backbone, trained on one task or (None) on all of them."""
 
-    planned: Sequence[Cell]
-    done: Sequence[Result]
-    failed: Sequence[Result]
+    plan: Plan
+    line: Line
+    backbone: str
+    task: str | None = None
+
+    @cached_property
+    def planned(self) -> list[Cell]:
+        wanted = (self.line.method, self.line.settings, self.backbone, self.task)
+        return [one for one in self.plan.cells if (one.method, one.settings, one.backbone, one.task) == wanted]
+
+    @cached_property
+    def done(self) -> list[Result]:
+        return self._own(self.plan.results.done)
+
+    @cached_property
+    def failed(self) -> list[Result]:
+        return self._own(self.plan.results.failed)
+
+    def _own(self, results: Sequence[Result]) -> list[Result]:
+        identities = {cell.identity for cell in self.planned}
+        return [one for one in results if one.identity in identities]
+
+    def of(self, method: str) -> Place:
+        """The cells of another method with the same settings, on the same backbone."""
+        return replace(self, line=Line(method, self.line.settings))
+
+    def alone(self, task: str) -> Place:
+        """The same, trained on this task alone."""
+        return replace(self, task=task)
 
     @property
     def is_whole(self) -> bool:
@@ -130,43 +157,33 @@ def trained_lines(plan: Plan) -> list[Line]:
     return lines(plan, lambda label: plan.study.methods[label].name != BASE)
 
 
-def place(plan: Plan, line: Line, backbone: str, task: str | None = None) -> Place:
-    """The cells of a line on a backbone, trained on one task or (None) on all of them."""
-    wanted = (line.method, line.settings, backbone, task)
-    planned = [cell for cell in plan.cells if (cell.method, cell.settings, cell.backbone, cell.task) == wanted]
-    own = {cell.identity for cell in planned}
-    done, failed = (
-        [one for one in results if one.identity in own] for results in (plan.results.done, plan.results.failed)
-    )
-    return Place(planned, done, failed)
-
-
 @dataclass(frozen=True)
 class Column:
     """A column of a table with a row for each line and backbone.
 
     Attributes:
         heading: its own.
-        entry: of a line on a backbone.
+        entry: of a place.
         lower: whether the lowest is best, the highest is, or (None) nothing is marked.
         group: the heading above it and its neighbours.
     """
 
     heading: str
-    entry: Callable[[Line, str], Entry]
+    entry: Callable[[Place], Entry]
     lower: bool | None = None
     group: str = ""
 
 
-def column(plan: Plan, heading: str, read: Read, form: str = ".3f", spread: bool = True, lower: bool | None = None,
+def column(heading: str, read: Read, form: str = ".3f", spread: bool = True, lower: bool | None = None,
            group: str = "") -> Column:  # fmt: skip
     """A column with a figure of the cells; see :meth:`Place.entry`."""
-    return Column(heading, lambda line, name: place(plan, line, name).entry(read, form, spread=spread), lower, group)
+    return Column(heading, lambda own: own.entry(read, form, spread=spread), lower, group)
 
 
 def block(plan: Plan, backbone: str, found: Sequence[Line], columns: Sequence[Column]) -> list[list[Entry]]:
     """The rows of these lines on a backbone, with the best of each column marked."""
-    rows = [[*headed(plan, backbone, line.label), *(one.entry(line, backbone) for one in columns)] for line in found]
+    places = [Place(plan, line, backbone) for line in found]
+    rows = [[*headed(plan, backbone, own.line.label), *(one.entry(own) for one in columns)] for own in places]
     return marked(rows, [*[None] * len(headed(plan, "", "")), *(one.lower for one in columns)])
 
 

@@ -14,7 +14,6 @@ from hycam.study.results import Result
 from hycam.study.significance import Scored
 from hycam.study.tables.places import (
     Column,
-    Line,
     Place,
     Read,
     block,
@@ -22,7 +21,6 @@ from hycam.study.tables.places import (
     headed,
     interval,
     over_rows,
-    place,
     spread_note,
     tabulated,
     trained_lines,
@@ -54,9 +52,9 @@ def retention_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     need(measured, "No finished cell has measured retention: name tasks in the study's retention part.")
     tasks = list(dict.fromkeys(name for one in measured for name in one.content["retention"]["tasks"]))
     figures, over, explained = _figures(measured, tasks), *_over_rows(plan, measured, tasks)
-    shown = [column(plan, one.heading, one.read, one.form, lower=one.lower, group=one.group) for one in figures]
+    shown = [column(one.heading, one.read, one.form, lower=one.lower, group=one.group) for one in figures]
     before_over = 1 if tasks else 0  # the mean over tasks, which the intervals are of
-    columns = [score_column(plan, PPL), *shown[:before_over], *over, *shown[before_over:]]
+    columns = [score_column(PPL), *shown[:before_over], *over, *shown[before_over:]]
     rows = []
     for backbone in plan.study.backbones:
         of_backbone = [one for one in measured if one.backbone == backbone]
@@ -80,11 +78,10 @@ def _over_rows(plan: Plan, measured: Sequence[Result], tasks: Sequence[str]) -> 
     if not tasks:
         return [], ""
     reference = plan.study.reference
-    over = [Column("over rows", lambda line, backbone: _interval(place(plan, line, backbone)))]
+    over = [Column("over rows", _interval)]
     explained = "Over rows: 95 % interval of the mean Δ if other rows had been scored, with the same adapters."
     if reference in {one.method for one in measured}:
-        over.append(Column(f"{reference} minus it", lambda line, backbone: _against(
-            place(plan, Line(reference, line.settings), backbone), place(plan, line, backbone))))  # fmt: skip
+        over.append(Column(f"{reference} minus it", lambda own: _against(own.of(reference), own)))
         explained += (
             f" {reference} minus it: difference of the mean Δ on the same rows, with its interval; below 0 where "
             f"{reference} forgets less."
@@ -104,7 +101,7 @@ def _interval(line: Place) -> Entry:
 def _against(reference: Place, line: Place) -> Entry:
     """The same of the reference's differences minus these, on the same rows; where both are whole."""
     ours, theirs = _lost(reference), _lost(line)
-    if reference == line or not ours or ours.keys() != theirs.keys():
+    if reference.line == line.line or not ours or ours.keys() != theirs.keys():
         return NONE
     scored: dict[str, list[Scored]] = {}
     for at, cell in theirs.items():

@@ -25,7 +25,6 @@ from hycam.study.tables.places import (
     lines,
     need_results,
     peft_baselines,
-    place,
     spread_note,
     tabulated,
     trained_lines,
@@ -77,9 +76,9 @@ def scores(plan: Plan) -> list[Score]:
     return [score for score in ALL_SCORES if score is PPL or any(score.read(one) is not None for one in done)]
 
 
-def score_column(plan: Plan, score: Score, task: str | None = None) -> Column:
+def score_column(score: Score, task: str | None = None) -> Column:
     """A score over all tasks, or of one of them."""
-    return Column(score.heading, lambda line, name: score.entry(place(plan, line, name), task), score.lower, task or "")
+    return Column(score.heading, lambda own: score.entry(own, task), score.lower, task or "")
 
 
 def notes(plan: Plan, over: str) -> list[str]:
@@ -149,7 +148,7 @@ def sizes_table(plan: Plan, comparisons: list[Comparison]) -> Table:
 def tasks_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     """Table 5: methods x tasks, one block of rows for each backbone."""
     need_results(plan)
-    columns = [score_column(plan, score, task) for task in plan.results.task_names for score in scores(plan)]
+    columns = [score_column(score, task) for task in plan.results.task_names for score in scores(plan)]
     rows, has_paper = [], False
     for backbone in plan.study.backbones:
         found = lines(plan)
@@ -189,9 +188,9 @@ def other_data(plan: Plan) -> list[str]:
 def _whole_scores(plan: Plan, compared: Sequence[Line]) -> dict[str, dict[str, list[float | None]]]:
     """By method and backbone, on the backbones where all of these lines are finished: the best of the baselines that
     happen to be finished may not be the best baseline."""
-    whole = [name for name in plan.study.backbones if all(place(plan, line, name).is_whole for line in compared)]
+    whole = [name for name in plan.study.backbones if all(Place(plan, line, name).is_whole for line in compared)]
     return {
-        line.method: {name: [score.entry(place(plan, line, name)).value for score in ALL_SCORES] for name in whole}
+        line.method: {name: [score.entry(Place(plan, line, name)).value for score in ALL_SCORES] for name in whole}
         for line in compared
     }
 
@@ -232,7 +231,7 @@ def _ours(plan: Plan, line: Line, comparisons: Sequence[Comparison]) -> list[Ent
     for backbone in plan.study.backbones:
         has_star = may_have_star and starred(own, backbone, line.method, peft_baselines(plan))
         for score in scores(plan):
-            entry = score.entry(place(plan, line, backbone))
+            entry = score.entry(Place(plan, line, backbone))
             row.append(replace(entry, star=has_star and score is PPL and entry.value is not None))
     return row
 
@@ -247,7 +246,7 @@ def _published(plan: Plan, line: Line) -> list[list[Entry]]:
     for backbone in plan.study.backbones:
         for score in scores(plan):
             is_ours = score is PPL and backbone in printed
-            own = place(plan, line, backbone)
+            own = Place(plan, line, backbone)
             arithmetic.append(own.entry(lambda one: one.macro["perplexity_mean"], muted=True) if is_ours else BLANK)
             published.append(_as_printed(printed.get(backbone), score))
     return [arithmetic, published]

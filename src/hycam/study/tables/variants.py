@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isfinite
 from statistics import fmean
 
@@ -15,6 +16,7 @@ from hycam.study.sweep import RATE, family_of
 from hycam.study.tables.places import (
     Column,
     Line,
+    Place,
     block,
     blocks,
     column,
@@ -25,7 +27,6 @@ from hycam.study.tables.places import (
     need_results,
     of_training,
     over_rows,
-    place,
     spread_note,
     tabulated,
     trained_lines,
@@ -40,14 +41,14 @@ def ablations_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     found = lines(plan, lambda method: is_hycam(plan, method))
     need(len(found) > 1, "This study has no two variants of HyCAM.")
     reference = next((line for line in found if line.method == plan.study.reference), None)
-    columns = [column(plan, "Trainable parameters", of_training("trainable_parameters"), ",.0f", spread=False),
-               score_column(plan, PPL)]  # fmt: skip
+    columns = [column("Trainable parameters", of_training("trainable_parameters"), ",.0f", spread=False),
+               score_column(PPL)]  # fmt: skip
     note = notes(plan, "over tasks (and folds)")
     if reference is not None:
-        columns += _against(plan, reference)
+        columns += _against(reference)
         note.append("Over rows: 95 % interval if other rows had been scored, with the same adapters.")
-    if any(_published(plan, line, backbone) for line in found for backbone in plan.study.backbones):
-        columns += _beside_the_paper(plan)
+    if any(_published(Place(plan, line, backbone)) for line in found for backbone in plan.study.backbones):
+        columns += [Column("Arithmetic mean", _arithmetic), Column("Paper", _printed)]
         note.append(
             'Beside "Paper", as published, stands our perplexity as the paper probably takes it, the arithmetic mean '
             f"of the tasks' perplexities; the data of {', '.join(other_data(plan))} are not the paper's."
@@ -56,21 +57,21 @@ def ablations_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     return tabulated(plan, "ablations", "Variants of HyCAM", " ".join(note), columns, rows, "Variant")
 
 
-def _against(plan: Plan, reference: Line) -> list[Column]:
+def _against(reference: Line) -> list[Column]:
     """The difference of perplexity from the reference's, in percent, and its interval over rows."""
 
-    def difference(line: Line, backbone: str) -> Entry:
-        ours, theirs = (place(plan, one, backbone).mean(PPL.read) for one in (line, reference))
-        if line == reference or ours is None or theirs is None:
+    def difference(own: Place) -> Entry:
+        ours, theirs = (one.mean(PPL.read) for one in (own, replace(own, line=reference)))
+        if own.line == reference or ours is None or theirs is None:
             return NONE
         percent = _percent(ours - theirs)
         return Entry(f"{percent:+.2f}", percent)
 
-    def over(line: Line, backbone: str) -> Entry:
-        ours, theirs = (place(plan, one, backbone) for one in (line, reference))
-        if line == reference or ours.mean(PPL.read) is None or theirs.mean(PPL.read) is None:
+    def over(own: Place) -> Entry:
+        other = replace(own, line=reference)
+        if own.line == reference or own.mean(PPL.read) is None or other.mean(PPL.read) is None:
             return NONE
-        both = [(one, theirs.cells[at]) for at, one in ours.cells.items()]
+        both = [(one, other.cells[at]) for at, one in own.cells.items()]
         if any(other_rows(*cells) for cells in both):
             return NONE
         scored = {task: [row_differences(*cells, task) for cells in both] for task in both[0][0].tasks}
@@ -79,22 +80,19 @@ def _against(plan: Plan, reference: Line) -> list[Column]:
     return [Column(f"Against {reference.label}, %", difference), Column("over rows", over)]
 
 
-def _beside_the_paper(plan: Plan) -> list[Column]:
-    def mean(line: Line, backbone: str) -> Entry:
-        own = place(plan, line, backbone).entry(lambda one: one.macro["perplexity_mean"], muted=True)
-        return own if _published(plan, line, backbone) else BLANK
-
-    def printed(line: Line, backbone: str) -> Entry:
-        value = _published(plan, line, backbone)
-        return Entry(f"{value:.3f}", value, muted=True) if value else BLANK
-
-    return [Column("Arithmetic mean", mean), Column("Paper", printed)]
+def _arithmetic(own: Place) -> Entry:
+    return own.entry(lambda one: one.macro["perplexity_mean"], muted=True) if _published(own) else BLANK
 
 
-def _published(plan: Plan, line: Line, backbone: str) -> float | None:
+def _printed(own: Place) -> Entry:
+    value = _published(own)
+    return Entry(f"{value:.3f}", value, muted=True) if value else BLANK
+
+
+def _published(own: Place) -> float | None:
     """The paper's perplexity of a variant, where the cells are of its comparison."""
-    is_comparable = not line.settings and backbone in comparable_backbones(plan)
-    return paper.ablation(line.method, backbone) if is_comparable else None
+    is_comparable = not own.line.settings and own.backbone in comparable_backbones(own.plan)
+    return paper.ablation(own.line.method, own.backbone) if is_comparable else None
 
 
 def _percent(difference: float) -> float:
@@ -108,34 +106,20 @@ def interference_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     need(tasks, "Nothing is trained on one task alone: the study needs single_tasks.")
     need(any(one.task for one in plan.results.done), "No cell with a single task has finished yet.")
 
-    def lost(line: Line, backbone: str, task: str) -> dict[tuple[int, int], float]:
-        """By fold and seed, where both trainings have a finite loss."""
-        joint, alone = (place(plan, line, backbone, trained).cells for trained in (None, task))
-        both = {at: [cells[at].tasks[task]["nll"] for cells in (joint, alone)] for at in joint if at in alone}
-        return {at: nlls[0] - nlls[1] for at, nlls in both.items() if None not in nlls}
-
-    def mean_lost(line: Line, backbone: str) -> dict[tuple[int, int], float]:
-        each = [lost(line, backbone, task) for task in tasks]
+    def mean_lost(own: Place) -> dict[tuple[int, int], float]:
+        each = [_lost(own, task) for task in tasks]
         return {at: fmean(of_task[at] for of_task in each) for at in each[0] if all(at in one for one in each)}
 
     def of_task(task: str) -> Column:
-        def entry(line: Line, backbone: str) -> Entry:
-            found = lost(line, backbone, task)
-            return place(plan, line, backbone, task).entry(lambda one: found.get((one.fold, one.seed)), "+.4f")
+        return Column(task, lambda own: _of_cells(own.alone(task), _lost(own, task)), lower=True)
 
-        return Column(task, entry, lower=True)
-
-    def mean(line: Line, backbone: str) -> Entry:
-        found = mean_lost(line, backbone)
-        return place(plan, line, backbone).entry(lambda one: found.get((one.fold, one.seed)), "+.4f")
-
-    def over(line: Line, backbone: str) -> Entry:
-        joint, whole = place(plan, line, backbone).cells, mean_lost(line, backbone)
-        alone = {task: place(plan, line, backbone, task).cells for task in tasks}
+    def over(own: Place) -> Entry:
+        joint, alone, whole = own.cells, {task: own.alone(task).cells for task in tasks}, mean_lost(own)
         scored = {task: [row_differences(joint[at], alone[task][at], task) for at in whole] for task in tasks if whole}
         return interval(over_rows(scored), "+.4f")
 
-    columns = [*map(of_task, tasks), Column("Mean", mean, lower=True), Column("Over rows", over)]
+    mean = Column("Mean", lambda own: _of_cells(own, mean_lost(own)), lower=True)
+    columns = [*map(of_task, tasks), mean, Column("Over rows", over)]
     note = (
         "NLL per response token after joint training minus that after training on the task alone, nats; above 0 the "
         "other tasks get in the way, below 0 they help. Over rows: 95 % interval of the mean if other rows had been "
@@ -143,6 +127,17 @@ def interference_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     )
     rows = blocks(plan, trained_lines(plan), columns)
     return tabulated(plan, "interference", "Interference between tasks", note, columns, rows)
+
+
+def _lost(joint: Place, task: str) -> dict[tuple[int, int], float]:
+    """What joint training costs on a task, by fold and seed, where both trainings have a finite loss."""
+    together, alone = joint.cells, joint.alone(task).cells
+    both = {at: [cells[at].tasks[task]["nll"] for cells in (together, alone)] for at in together if at in alone}
+    return {at: nlls[0] - nlls[1] for at, nlls in both.items() if None not in nlls}
+
+
+def _of_cells(own: Place, figures: Mapping[tuple[int, int], float]) -> Entry:
+    return own.entry(lambda one: figures.get((one.fold, one.seed)), "+.4f")
 
 
 def learning_rates_table(plan: Plan, comparisons: list[Comparison]) -> Table:
@@ -155,9 +150,9 @@ def learning_rates_table(plan: Plan, comparisons: list[Comparison]) -> Table:
          "No trial of this sweep has finished yet: run it with `hycam study`.")  # fmt: skip
     rates = sorted({cell.settings[RATE] for cell in plan.cells if RATE in cell.settings})
     columns = [
-        *(_trials(plan, rate) for rate in rates),
-        Column("Best", lambda line, name: _best(plan, line.method, name)[0]),
-        Column("Trials", lambda line, name: _best(plan, line.method, name)[1]),
+        *(_trials(rate) for rate in rates),
+        Column("Best", lambda own: _best(own)[0]),
+        Column("Trials", lambda own: _best(own)[1]),
     ]
     labels = list(dict.fromkeys(line.method for line in trained_lines(plan)))
     rows = []
@@ -179,20 +174,20 @@ def _marked_together(rows: Sequence[Sequence[Entry]], begin: int, rates: int) ->
     return [[*row[:begin], *(next(trials)[0] for _ in range(rates)), *row[begin + rates :]] for row in rows]
 
 
-def _trials(plan: Plan, rate: float) -> Column:
+def _trials(rate: float) -> Column:
     """Blank where the rate was not tried with a method."""
 
-    def entry(line: Line, backbone: str) -> Entry:
-        own = place(plan, Line(line.method, {RATE: rate}), backbone)
-        return own.entry(PPL.read, ".4f") if own.planned else BLANK
+    def entry(own: Place) -> Entry:
+        trial = replace(own, line=Line(own.line.method, {RATE: rate}))
+        return trial.entry(PPL.read, ".4f") if trial.planned else BLANK
 
     return Column(f"{rate:g}", entry, group="Learning rate")
 
 
-def _best(plan: Plan, label: str, backbone: str) -> tuple[Entry, Entry]:
+def _best(own: Place) -> tuple[Entry, Entry]:
     """The best rate of a method and how many trials it had, beside the variant that has it."""
-    best = plan.best.get((backbone, family_of(plan.study, label)))
-    if best is None or best.label != label:
+    best = own.plan.best.get((own.backbone, family_of(own.plan.study, own.line.method)))
+    if best is None or best.label != own.line.method:
         return BLANK, BLANK
     edge = ", at an edge" if best.at_edge else ""
     rate = Entry(f"{best.rate:g}{edge}", best.rate) if isfinite(best.nll) else Entry("all diverged", muted=True)
