@@ -15,15 +15,14 @@ from hycam.data.prepare import prepare
 from hycam.inspection.modulation import ModulationMap, modulation_map
 from hycam.inspection.representations import NEIGHBOURS, Projection, Representations, project, representations
 from hycam.inspection.watch import token_texts
-from hycam.methods import method
 from hycam.study.cells import Cell
 from hycam.study.comparisons import Comparison
 from hycam.study.figures.series import thinned
 from hycam.study.figures.style import DIVERGING, blank, drawing, legend_below, looks, styled
 from hycam.study.plan import Plan
+from hycam.study.tables.places import is_hycam
 from hycam.study.tables.table import NotRun, need
-from hycam.training.run import BASE, Run
-from hycam.tuners.hycam import HyCAMConfig
+from hycam.training.run import Run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +40,7 @@ def adapted_cell(plan: Plan) -> Cell:
         NotRun: there is none.
     """
     finished = {one.identity for one in plan.results.done if one.task is None}
-    kind = [cell for cell in plan.cells if cell.identity in finished and _is_hycam(cell)]
+    kind = [cell for cell in plan.cells if cell.identity in finished and is_hycam(plan, cell.method)]
     need(kind, "It needs a finished cell of HyCAM.")
     for cell in sorted(kind, key=lambda cell: cell.method != plan.study.reference):
         if (Run(Path(cell.recipe.output)).adapter / "adapter_config.json").exists():
@@ -57,11 +56,6 @@ def opened(cell: Cell) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[s
     """
     model, tokenizer = Run(Path(cell.recipe.output)).load()
     return model, tokenizer, getattr(prepare(cell.recipe.data, tokenizer), cell.recipe.evaluation.part)
-
-
-def _is_hycam(cell: Cell) -> bool:
-    settings = cell.recipe.method
-    return settings.name != BASE and isinstance(method(settings.name).config(settings.config), HyCAMConfig)
 
 
 @drawing(

@@ -1,4 +1,4 @@
-"""Table 1: the rows and the tokens of each task, beside the paper's."""
+"""Table 1: the rows and the tokens of each task, with the paper's beside them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,10 @@ from hycam.study.plan import Plan
 from hycam.study.tables.table import BLANK, Entry, NotRun, Table
 
 _PAPER_TOKENIZER = "llama-3"
-_COUNTS = ["Rows", "Tokens", "Tokens a row"]
-_BLANKS = [BLANK] * len(_COUNTS)
 
 
 def data_table(plan: Plan, comparisons: list[Comparison]) -> Table:
-    """The study's tasks, whole, counted as the paper counts its own; reads every row, which takes some seconds."""
+    """The study's tasks, whole, counted as the paper counts its own; each row is read, which takes some seconds."""
     recipe = plan.study.data
     try:
         found = chosen_tasks(recipe)
@@ -36,30 +34,36 @@ def data_table(plan: Plan, comparisons: list[Comparison]) -> Table:
         f"Every row with its prompt, response and one token more, counted with the tokenizer {tokenizer}. A cell may "
         "train and test on fewer, as the study's settings say."
     )
+    counts = ["Rows", "Tokens", "Tokens a row"]
     if not has_paper:
-        return Table("data", "Data", note, ["Task", *_COUNTS, "Domain"], [[*row[:4], row[-1]] for row in rows])
+        return Table("data", "Data", note, ["Task", *counts, "Domain"], [[*row[:4], row[-1]] for row in rows])
     note += (
         " Paper: its Table 1, where 20,222 rows of CodeAlpaca are probably a misprint of 20,022. Its WebGPT had 736 "
         "tokens a row and so another form of the data, which is not set beside ours."
     )
     groups = [("", 1), ("Ours", 3), ("Paper", 3), ("", 1)]
-    return Table("data", "Data", note, ["Task", *_COUNTS, *_COUNTS, "Domain"], rows, groups)
+    return Table("data", "Data", note, ["Task", *counts, *counts, "Domain"], rows, groups)
 
 
 def _line(name: str, chosen: Chosen, recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase) -> list[Entry]:
-    # Where each part has a file of its own, its tasks differ only in where they come from.
-    task = chosen.task or chosen.parts["train"]
-    rows = rows_of(chosen, recipe, keep_empty=True).dataset
-    ours = statistics(task, rows, tokenizer, skip_bad_rows=recipe.skip_bad_rows)
-    theirs = paper.counts(name)
-    return [
-        Entry(name),
-        *_counts(ours.samples, ours.total_tokens, ours.mean_tokens),
-        *(_counts(theirs["samples"], theirs["total_tokens"], theirs["mean_tokens"], muted=True) if theirs else _BLANKS),
-        Entry(ours.domain),
-    ]
+    # Where each part has a file of its own, its tasks differ in where they come from alone.
+    counted = statistics(
+        chosen.task or chosen.parts["train"],
+        rows_of(chosen, recipe, keep_empty=True).dataset,
+        tokenizer,
+        skip_bad_rows=recipe.skip_bad_rows,
+    )
+    printed = paper.counts(name)
+    theirs = [BLANK] * 3
+    if printed is not None:
+        theirs = [
+            _count(printed["samples"], muted=True),
+            _count(printed["total_tokens"], muted=True),
+            Entry(f"{printed['mean_tokens']:.2f}", printed["mean_tokens"], muted=True),
+        ]
+    mean = Entry(f"{counted.mean_tokens:.2f}", counted.mean_tokens)
+    return [Entry(name), _count(counted.samples), _count(counted.total_tokens), mean, *theirs, Entry(counted.domain)]
 
 
-def _counts(samples: int, total_tokens: int, mean_tokens: float, muted: bool = False) -> list[Entry]:
-    counted = [Entry(f"{number:,}", number, muted=muted) for number in (samples, total_tokens)]
-    return [*counted, Entry(f"{mean_tokens:.2f}", mean_tokens, muted=muted)]
+def _count(number: int, muted: bool = False) -> Entry:
+    return Entry(f"{number:,}", number, muted=muted)
