@@ -12,7 +12,7 @@ from hycam.study.recipe import StudyRecipe
 from hycam.study.report.content import gather
 from hycam.study.report.files import write
 from hycam.study.report.summary import main_sentences, summary
-from hycam.study.tables.terminal import terminal
+from hycam.study.tables import terminal
 from hycam.training.parse import parse_recipe
 
 _DESCRIPTION = """Writes the report of a study into OUTPUT/report: index.html, which needs no network, and beside it the

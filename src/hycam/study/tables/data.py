@@ -14,13 +14,12 @@ from hycam.errors import HycamError
 from hycam.study import paper
 from hycam.study.comparisons import Comparison
 from hycam.study.plan import Plan
-from hycam.study.tables.over_folds import BLANK
-from hycam.study.tables.table import Entry, NotRun, Table
+from hycam.study.tables.table import BLANK, Entry, NotRun, Table
 
 _PAPER_TOKENIZER = "llama-3"
 
 
-def data(plan: Plan, comparisons: list[Comparison]) -> Table:
+def data_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     """The study's tasks, whole, counted as the paper counts its own; each row is read, which takes some seconds."""
     recipe = plan.study.data
     try:

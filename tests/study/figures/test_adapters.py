@@ -10,9 +10,7 @@ import pytest
 
 from hycam.inspection.modulation import modulation_map
 from hycam.inspection.representations import project, representations
-from hycam.study.figures.inspected import adapted_cell, opened
-from hycam.study.figures.modulation import draw_modulation
-from hycam.study.figures.representations import draw_representations
+from hycam.study.figures.adapters import adapted_cell, draw_modulation, draw_representations, opened
 from hycam.study.plan import Plan
 from hycam.study.results import Results
 from hycam.study.tables.table import NotRun

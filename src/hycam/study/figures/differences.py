@@ -1,4 +1,4 @@
-"""The paired differences with their intervals, and the margin within which a difference is a tie."""
+"""The paired differences with their intervals, and how the gain goes with the size of the backbone."""
 
 from __future__ import annotations
 
@@ -7,19 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hycam.study.comparisons import Comparison
+from hycam.study.comparisons import MARGIN, Comparison
 from hycam.study.figures.series import spelled
-from hycam.study.figures.style import COLOURS, GREY, blank, legend_below, styled
+from hycam.study.figures.style import COLOURS, GREY, blank, drawing, legend_below, log_axis, looks
 from hycam.study.plan import Plan
 from hycam.study.significance import MACRO, Bootstrap, TTest
-from hycam.study.tables.table import NotRun
+from hycam.study.tables.table import NotRun, need
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.transforms import Transform
 
-MARGIN = 0.01  # of the comparisons' equivalence test
 _MOST_ROWS = 60  # with more of them only the means over tasks are shown
 _MACRO = "mean over tasks"
 _LEAST_REACH = 3.0  # percent on either side of the axis
@@ -32,15 +31,23 @@ _ROWS: dict[str, Any] = {
     "markerfacecolor": "white",
 }
 
+Gains = dict[float, tuple[float, float, float]]
+"""By parameters of the backbone, ascending: the gain and its interval, in percent of the other's perplexity."""
 
-@styled
+
+@drawing(
+    "Paired differences",
+    "Relative difference of perplexity between two methods on the same folds, with 95 % intervals: of the t test over "
+    "folds or replicates (diamonds; corrected for overlapping folds), and of a paired bootstrap over rows, which is "
+    "about these trained adapters and not about the method (circles). The shaded margin is what counts as a tie. "
+    "Numbers are of the t test where there is one; verdicts are after Holm's correction over all comparisons.",
+)
 def draw_forest(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """A row for each comparison, the mean over tasks first, with the two intervals beneath one another."""
     if plan.study.sweep.learning_rates:
         raise NotRun("A sweep compares learning rates; the methods are compared in the study that takes its best ones.")
     measured = [one for one in comparisons if one.test or one.bootstrap]
-    if not measured:
-        raise NotRun("It needs two methods on one fold, and two folds or at least some rows of each task.")
+    need(measured, "It needs two methods on one fold, and two folds or at least some rows of each task.")
     groups: dict[str, list[Comparison]] = {}
     for one in measured:
         if one.task == MACRO or len(measured) <= _MOST_ROWS:
@@ -62,12 +69,12 @@ def draw_forest(plan: Plan, comparisons: list[Comparison]) -> Figure:
     _limit(axes, [one for rows in groups.values() for one in rows])
     methods = " or ".join(dict.fromkeys(one.method for one in measured))
     axes.set_xlabel(f"difference of perplexity in %; to the left, {methods} is better")
-    legend_below(figure, [axes])
+    legend_below(figure)
     return figure
 
 
 def percent(found: TTest | Bootstrap) -> tuple[float, float, float]:
-    """Mean, lower and upper end of a difference of log-perplexity as relative differences of perplexity, in percent."""
+    """Mean and interval of a difference of log-perplexity as relative differences of perplexity, in percent."""
     mean, low, high = 100 * np.expm1([found.mean, found.low, found.high])
     return float(mean), float(low), float(high)
 
@@ -117,3 +124,52 @@ def _left_of(axes: Axes) -> Transform:
     from matplotlib.transforms import ScaledTranslation
 
     return axes.get_yaxis_transform() + ScaledTranslation(-6 / 72, 0, axes.figure.dpi_scale_trans)
+
+
+@drawing(
+    "Gain and the size of the backbone",
+    "By how much the reference's perplexity is lower than that of another method, all tasks weighing the same, with "
+    "the 95 % interval of the comparison; points are set apart sideways so that intervals can be told apart. The line "
+    "is the least-squares regression on the logarithm of the size, from three sizes on.",
+)
+def draw_size_trend(plan: Plan, comparisons: list[Comparison]) -> Figure:
+    """A line for each other method: the gain over it with its interval, and from three sizes on its regression."""
+    gains = gains_by_size(plan, comparisons)
+    need(any(len(of_size) > 1 for of_size in gains.values()),
+         "It needs the same two methods on two or more backbones.")  # fmt: skip
+    figure = blank(3.4)
+    axes = figure.subplots()
+    look = looks(gains)
+    for place, (label, of_size) in enumerate(gains.items()):
+        # Set apart sideways, since the intervals of all methods stand at the same few sizes.
+        sizes = np.asarray(list(of_size)) * 1.03 ** (place - (len(gains) - 1) / 2)
+        mean, low, high = np.asarray(list(of_size.values())).T
+        axes.errorbar(sizes, mean, yerr=[mean - low, high - mean], capsize=2, linewidth=0.9, label=label,
+                      **{**look[label], "linestyle": "none"})  # fmt: skip
+        if len(sizes) > 2:
+            slope, start = np.polyfit(np.log10(list(of_size)), mean, 1)
+            axes.plot(sizes, slope * np.log10(list(of_size)) + start, color=look[label]["color"],
+                      linestyle=look[label]["linestyle"])  # fmt: skip
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    log_axis(axes, "parameters of the backbone")
+    axes.set_ylabel(f"perplexity of {comparisons[0].method} lower by (%)")
+    legend_below(figure)
+    return figure
+
+
+def gains_by_size(plan: Plan, comparisons: list[Comparison]) -> dict[str, Gains]:
+    """By the methods compared (and settings): over all tasks, by how much the reference's perplexity is lower."""
+    sizes = {one.backbone: float(one.training["total_parameters"]) for one in plan.results.done if one.training}
+    gains: dict[str, Gains] = {}
+    for one in comparisons:
+        found = one.test or one.bootstrap
+        if one.task == MACRO and found is not None and one.backbone in sizes:
+            label = ", ".join([f"over {one.against}", *spelled(one.settings)])
+            gains.setdefault(label, {})[sizes[one.backbone]] = _lower(found)
+    return {label: dict(sorted(of_size.items())) for label, of_size in gains.items()}
+
+
+def _lower(found: TTest | Bootstrap) -> tuple[float, float, float]:
+    """A difference of log-perplexity, with its interval reversed: ``1 - exp(difference)`` in percent."""
+    mean, high, low = -100 * np.expm1([found.mean, found.low, found.high])
+    return float(mean), float(low), float(high)

@@ -1,4 +1,4 @@
-"""Lines along a setting: whether it is varied or told apart by label, over the folds that every point has."""
+"""Perplexity along a setting and against what it costs, over the folds that every point has."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hycam.study.figures.perplexity_against import draw_data_ladder, draw_num_specialized
+from hycam.study.figures.perplexities import draw_cost, draw_data_ladder, draw_num_specialized
 from hycam.study.plan import Plan
 from hycam.study.recipe import StudyMethod
 from hycam.study.results import Results
 from hycam.study.tables.table import NotRun
 from study.factory import plan_of, steady, study_of
-from study.figures.drawn import legend, lines
-from study.figures.plans import EXPERTS, LEVELS, ROWS, experts, ladder, shifted
+from study.figures.drawn import legend, lines, points
+from study.figures.plans import EXPERTS, LEVELS, ROWS, WITH_BASE, costs, experts, ladder, shifted, sizes, sweep
 
 
 def expected(plan: Plan, **wanted) -> float:
@@ -66,8 +66,8 @@ def test_the_data_ladder_has_a_line_for_each_method() -> None:
     figure = draw_data_ladder(plan, [])
     found = lines(figure.axes[0])
     assert list(found) == list(LEVELS)[:5] == legend(figure)
-    for method, points in found.items():
-        assert dict(points) == pytest.approx(
+    for method, drawn in found.items():
+        assert dict(drawn) == pytest.approx(
             {rows: expected(plan, method=method, **{ROWS: rows}) for rows in (32, 128, 512)}
         )
 
@@ -95,3 +95,31 @@ def test_one_value_is_no_line() -> None:
     for draw in (draw_num_specialized, draw_data_ladder):
         with pytest.raises(NotRun, match="two or more"):
             draw(plan, [])
+
+
+def test_each_method_stands_at_its_costs() -> None:
+    plan = costs()
+    parameters, seconds = (points(axes) for axes in draw_cost(plan, []).axes)
+    losses = [one.macro["nll"] for one in plan.results.select(method="LoRA")]
+    at = (math.exp(sum(losses) / 2), math.exp(min(losses)), math.exp(max(losses)))
+    assert parameters["LoRA"] == pytest.approx((19_537_920, *at))
+    assert seconds["LoRA"] == pytest.approx((100.5, *at))
+
+
+def test_a_fold_that_one_method_lacks_counts_for_none() -> None:
+    plan = costs()
+    lacking = [one for one in plan.results.done if (one.method, one.fold) != ("HyCAM", 1)]
+    _, seconds = (points(axes) for axes in draw_cost(replace(plan, results=Results(lacking)), []).axes)
+    assert {x for x, *_ in seconds.values()} == {100.0}
+
+
+def test_the_backbone_as_it_is_costs_nothing_and_is_not_drawn() -> None:
+    plan = plan_of(study_of(WITH_BASE), steady(LEVELS))
+    assert legend(draw_cost(plan, [])) == list(LEVELS)[:5]
+
+
+def test_two_panels_for_each_backbone_and_of_a_sweep_one_point_for_each_method() -> None:
+    figure = draw_cost(sizes(), [])
+    assert len(figure.axes) == 6
+    assert figure.axes[2].get_ylabel() == "perplexity, Qwen 1.5B"
+    assert len(points(draw_cost(sweep(), []).axes[0])) == 5

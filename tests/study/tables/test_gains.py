@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from hycam.study.improvement import average_relative_improvement, relative_gains
 from hycam.study.paper import published
+from hycam.study.tables.gains import average_relative_improvement, relative_gains
 
 PEFT = ("LoRA", "MultiLoRA", "RieMoE-LoRA")
 FULL = "Full Finetune"
