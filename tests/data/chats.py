@@ -87,3 +87,9 @@ def trained(row: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> list[str
             found[-1].append(label)
         before = label
     return [tokenizer.decode(ids) for ids in found]
+
+
+def turns_of(talk: dict[str, Any]) -> list[tuple[str, str]]:
+    """The questions and answers of what ``hycam.data.messages.conversation`` gives."""
+    earlier = [(turn["asked"], turn["answered"]) for turn in talk["history"]]
+    return [*earlier, (talk["instruction"], talk["response"])]

@@ -16,8 +16,8 @@ import pytest
 import hycam.data.cache
 from hycam.data.cache import ArrowWriter, cached, entry_of, read_arrow
 from hycam.data.load import load_task
+from hycam.data.own import own_task
 from hycam.data.recipe import TaskRecipe
-from hycam.data.tasks.own import own_task
 from hycam.errors import HycamError
 
 
@@ -108,9 +108,9 @@ import json, os, shutil, signal, sys, time
 from pathlib import Path
 import hycam.data.load
 from hycam.data.load import load_task
-from hycam.data.tasks.base import Task
-from hycam.data.tasks.columns import by_column_names
-from hycam.data.tasks.sources import NamedFile
+from hycam.data.sources import Task
+from hycam.data.columns import by_column_names
+from hycam.data.sources import NamedFile
 
 hycam.data.load._ROWS_AT_ONCE = 2
 hycam.data.load._called = lambda convert: "the same"  # what the children's converters count beside is no other content

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hycam.data.folders import data_files
-from hycam.data.formats import read_rows
+from hycam.data.read import data_files, read_rows
 from hycam.errors import HycamError
 
 ROW = b'{"instruction": "Go.", "output": "Gone."}\n'
@@ -69,7 +68,7 @@ def test_a_folder_gives_its_data_files_in_the_order_of_their_names(tmp_path: Pat
         "c.JSONL",
         "link/linked.jsonl",
     ]
-    assert "passed over: part.jsonl.zst" in caplog.text and "hidden" not in caplog.text
+    assert "left out: part.jsonl.zst" in caplog.text and "hidden" not in caplog.text
 
 
 def test_a_folder_without_data_or_in_itself_is_refused(tmp_path: Path) -> None:

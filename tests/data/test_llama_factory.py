@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from hycam.data.formats import read_rows
+from hycam.data.columns import ByColumns
 from hycam.data.llama_factory import dataset_info
+from hycam.data.read import read_rows
 from hycam.data.recipe import TaskRecipe
-from hycam.data.tasks.columns import ByColumns
 from hycam.errors import HycamError
 
 OPENAI_TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
@@ -337,4 +337,4 @@ def test_rows_are_read_as_the_entry_says(tmp_path: Path, entry: dict, row: dict)
     example = ByColumns(task.columns, task.tags)(source)
     assert (example.instruction, example.response, example.system) == ("Add.", "5", "")
     assert example.input == ("2 3" if "2 3" in row.values() else "")
-    assert example.history == ((("Hi", "Hello"),) if "h" in row else ())
+    assert example.history == ([{"asked": "Hi", "answered": "Hello"}] if "h" in row else [])

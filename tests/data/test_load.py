@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 import hycam.data.load
 from hycam.data.load import load_task
+from hycam.data.own import own_task
 from hycam.data.recipe import TaskRecipe
+from hycam.data.sources import NamedFile
 from hycam.data.tasks import TASKS, Example, Task
-from hycam.data.tasks.own import own_task
-from hycam.data.tasks.sources import NamedFile
 from hycam.errors import HycamError
 
 
@@ -305,7 +305,7 @@ def test_an_edited_converter_of_a_script_is_not_given_the_rows_of_the_old_one(tm
     path = write(tmp_path / "mine.jsonl", {"a": "x", "b": "y"})
 
     def made(word: str):
-        return lambda row: Example.of(row, instruction=f"{word} {row.text('a')}", response=row.text("b"))
+        return lambda row: Example(row.identity, instruction=f"{word} {row.text('a')}", response=row.text("b"))
 
     def asked(convert) -> list[str]:
         return load_task(Task("mine", "own", "own", (NamedFile(path, convert),)))["instruction"][:]

@@ -13,16 +13,15 @@ from transformers import PreTrainedTokenizerBase
 from hycam.data.chat import no_trained_answer
 from hycam.data.chat_template import generation_prompt
 from hycam.data.chosen import chosen_tasks
+from hycam.data.columns import CONVERSATIONS, ByColumns, pair_to_ask
 from hycam.data.conversation import conversation_of
 from hycam.data.encode import Form, encode
 from hycam.data.encoded import BadRows
+from hycam.data.messages import BY_ASSISTANT, USUAL, role_of
 from hycam.data.partition import rows_of
 from hycam.data.prompts import check_prompt
 from hycam.data.recipe import DataRecipe, MixtureRecipe, SplitRecipe, TaskRecipe
-from hycam.data.source_row import SourceRow
-from hycam.data.tasks.base import Example
-from hycam.data.tasks.columns import CONVERSATIONS, ByColumns, pair_to_ask
-from hycam.data.tasks.messages import BY_ASSISTANT, USUAL, role_of
+from hycam.data.rows import Example, SourceRow
 from hycam.data.tokens import encode_prompts
 from hycam.errors import HycamError
 

@@ -1,4 +1,4 @@
-"""JSON with no key twice in an object, and a list of JSON objects read piece by piece."""
+"""JSON without a key twice in an object, and a list of JSON objects read piece by piece."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hycam.errors import HycamError
 
@@ -18,58 +18,55 @@ _SPACE = re.compile(r"\s*")
 _CUT = 16  # more characters than a number, a word or an escape of JSON may lack at the end of what was read
 
 
-def repeated(pairs: Sequence[tuple[str, Any]]) -> str:
-    """The key that an object has twice, of which the library json keeps the last and says nothing."""
-    return Counter(key for key, _ in pairs).most_common(1)[0][0]
+def keys_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, as the library json is to make it; raises HycamError where a key is there twice.
 
-
-def key_twice(key: str) -> str:
-    """What is wrong with an object that has ``key`` twice, as a part of a sentence."""
-    return f'an object has the key "{key}" twice, of which only the last would be read'
-
-
-def keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, as the library json is to make it; raises HycamError where a key is there twice."""
+    The library by itself keeps the last of the two without a word.
+    """
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise HycamError(key_twice(repeated(pairs)))
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise HycamError(f'an object has the key "{key}" twice, of which only the last would be read')
     return found
 
 
 class OpenList:
-    """A JSON list that is read piece by piece: ``text`` is what of the file is at hand, ``at`` the place in it.
+    """A JSON list of which no more is held at a time than its longest item needs.
 
-    ``twice`` is a key that an object in the last item has twice, or None.
+    ``text`` is what of the file is at hand, and ``at`` the place in it that has been read.
     """
 
-    def __init__(self, path: Path, pieces: Iterator[str]) -> None:
-        self.path = path
-        self.pieces = pieces
+    def __init__(self, path: Path, file: TextIO, chunk: int) -> None:
+        self.path, self.file, self.chunk = path, file, chunk
         self.decoder = json.JSONDecoder(object_pairs_hook=self._object)
-        self.twice: str | None = None
-        self.line, self.text = 1, ""
-        self.counted = 0  # ``line`` is that of this place in ``text``, so that counting line ends stays linear
-        self.column = 0  # characters before ``text`` on its first line
-        self.at = 0
-        self.is_first = True
+        self.twice: HycamError | None = None  # of an object in the last item
+        self.text, self.at = "", 0
+        self.counted, self.line, self.column = 0, 1, 1  # a place in ``text``, and its line and column in the file
+
+    def items(self) -> Iterator[tuple[int, Any]]:
+        """Each item with the line on which it begins; an error in place of one that has a key twice.
+
+        Raises:
+            HycamError: it is no list of JSON values; the message has the place.
+        """
         self._peek()
         self.at += 1  # the bracket
+        is_open = self._peek() != "]"
+        while is_open:
+            yield self._item()
+            mark = self._peek()
+            if mark not in (",", "]"):
+                raise self._error(self.at, 'a comma or the "]" that closes the list was expected')
+            is_open = mark == ","
+            if is_open:
+                self.at += 1
+                if self._peek() == "]":
+                    raise self._error(self.at, "a list of JSON objects was expected (nothing follows the comma)")
+        self.at += 1
+        if self._peek():
+            raise self._error(self.at, "nothing was expected after the list")
 
-    def next_item(self) -> tuple[int, Any] | None:
-        """The line on which the next item begins, and the item; None after the last one, and after it nothing."""
-        character = self._peek()
-        if not self.is_first and character not in (",", "]"):
-            raise self._error(self.at, 'a comma or the "]" that closes the list was expected')
-        if not self.is_first and character == ",":
-            self.at += 1
-            if self._peek() == "]":
-                raise self._error(self.at, "a list of JSON objects was expected (nothing follows the comma)")
-        elif character == "]":
-            self.at += 1
-            if self._peek():
-                raise self._error(self.at, "nothing was expected after the list")
-            return None
-        self.is_first = False
+    def _item(self) -> tuple[int, Any]:
         while True:
             self.twice = None
             try:
@@ -79,22 +76,23 @@ class OpenList:
                 is_cut = error.msg.startswith("Unterminated string") or error.pos > len(self.text) - _CUT
                 if not (is_cut and self._read(len(self.text) - self.at)):
                     raise self._error(error.pos, f"a list of JSON objects was expected ({error.msg})") from None
-            except ValueError:
+            except ValueError:  # of int(), which takes no more than some thousands of digits
                 raise self._error(self.at, TOO_LONG) from None
             except RecursionError:
                 raise self._error(self.at, f"the object is {TOO_DEEP}") from None
             else:
                 if isinstance(value, int | float) and end > len(self.text) - _CUT and self._read(1):
                     continue  # the number may have further digits
-                line = self._line_at(self.at)
+                line, _ = self._place(self.at)
                 self.at = end
-                return line, value
+                return line, value if self.twice is None else HycamError(f"{self.path}:{line}: {self.twice}.")
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):  # not raised: where the item ends is still to be found
-            self.twice = repeated(pairs)
-        return found
+        try:
+            return keys_once(pairs)
+        except HycamError as error:  # kept, since the end of the item is still to be found
+            self.twice = error
+            return {}
 
     def _peek(self) -> str:
         """The next character that is no white space, or nothing at the end of the file."""
@@ -107,25 +105,21 @@ class OpenList:
 
     def _read(self, least: int) -> bool:
         """Lets go of what was read and appends so many characters, or what is left; whether there was anything."""
-        pieces, length = [], 0
-        for piece in self.pieces:
-            pieces.append(piece)
-            length += len(piece)
-            if length >= least:
-                break
-        if length:
-            self.line, last = self._line_at(self.at), self.text.rfind("\n", 0, self.at)
-            self.column = self.at - last - 1 if last >= 0 else self.column + self.at
-            self.text = "".join((self.text[self.at :], *pieces))
+        more = self.file.read(max(least, self.chunk))
+        if more:
+            self._place(self.at)
+            self.text = self.text[self.at :] + more
             self.at = self.counted = 0
-        return bool(length)
+        return bool(more)
 
-    def _line_at(self, place: int) -> int:
-        self.line += self.text.count("\n", self.counted, place)
-        self.counted = place
-        return self.line
+    def _place(self, at: int) -> tuple[int, int]:
+        """Line and column of a place in ``text``; counted from the last one, so that it stays linear."""
+        lines = self.text.count("\n", self.counted, at)
+        self.line += lines
+        self.column = at - self.text.rfind("\n", 0, at) if lines else self.column + at - self.counted
+        self.counted = at
+        return self.line, self.column
 
-    def _error(self, place: int, what: str) -> HycamError:
-        last = self.text.rfind("\n", 0, place)
-        column = place - last if last >= 0 else self.column + place + 1
-        return HycamError(f"{self.path}:{self._line_at(place)}:{column}: {what}.")
+    def _error(self, at: int, what: str) -> HycamError:
+        line, column = self._place(at)
+        return HycamError(f"{self.path}:{line}:{column}: {what}.")

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from hycam.data.json_list import keys_once
+from hycam.data.messages import TAGS
 from hycam.data.recipe import TaskRecipe
-from hycam.data.tasks.messages import TAGS
-from hycam.data.tasks.sources import expanded
+from hycam.data.sources import expanded
 from hycam.errors import HycamError, encodable, nearest, unknown
 
 _log = logging.getLogger(__name__)

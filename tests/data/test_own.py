@@ -12,8 +12,8 @@ import datasets
 import pytest
 
 from hycam.data.load import load_task
+from hycam.data.own import name_of, own_parts, own_task
 from hycam.data.recipe import TaskRecipe
-from hycam.data.tasks.own import name_of, own_parts, own_task
 from hycam.errors import HycamError
 
 

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import hycam.data.formats
-from hycam.data.formats import read_rows
+import hycam.data.read
+from hycam.data.read import read_rows
 from hycam.errors import HycamError
 
 ROWS = [
@@ -128,8 +128,8 @@ def test_any_text_comes_back_out_of_every_format_whatever_the_chunk(
 @contextmanager
 def chunks_of(size: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hycam.data.formats, "_CHUNK", size)
-        patch.setattr(hycam.data.formats, "_PARQUET_ROWS", size)
+        patch.setattr(hycam.data.read, "_CHUNK", size)
+        patch.setattr(hycam.data.read, "_PARQUET_ROWS", size)
         yield
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hycam.data.source_row import SourceRow
-from hycam.data.tasks.conversations import Conversation, conversation
-from hycam.data.tasks.messages import METADATA
+from data.chats import turns_of
+from hycam.data.messages import METADATA, conversation
+from hycam.data.rows import SourceRow
 from hycam.errors import HycamError
 
 ROW = SourceRow("a.jsonl", 7, {})
@@ -26,6 +26,13 @@ def refusal(messages: Any, tags: dict[str, str] | None = None) -> str:
         conversation(ROW, "messages", messages, tags or {})
     assert str(caught.value).startswith("a.jsonl:7: ")
     return str(caught.value)
+
+
+def turned(system: str, *turns: tuple[str, str]) -> dict[str, Any]:
+    """What comes of a conversation that is questions and answers alone."""
+    *history, (asked, answered) = turns
+    earlier = [{"asked": asked, "answered": answered} for asked, answered in history]
+    return {"system": system, "history": earlier, "instruction": asked, "response": answered}
 
 
 texts = st.text(max_size=5)
@@ -47,12 +54,12 @@ def test_every_spelling_gives_the_turns_that_were_written(system: str | None, tu
         ([{"role": role, "content": text, "tool_calls": None, "id": "x"} for role, text in said], {}),
         ([{"who": own[role], "what": text} for role, text in said], tags),
     ]:
-        assert conversation(ROW, "messages", messages, tagged) == Conversation(system or "", tuple(turns))
+        assert conversation(ROW, "messages", messages, tagged) == turned(system or "", *turns)
 
 
 def test_a_role_without_a_tag_keeps_its_usual_spellings() -> None:
     messages = openai(("system", "brief"), ("user", "ask"), ("bot", "say"))
-    assert conversation(ROW, "messages", messages, {"assistant": "bot"}) == Conversation("brief", (("ask", "say"),))
+    assert conversation(ROW, "messages", messages, {"assistant": "bot"}) == turned("brief", ("ask", "say"))
     assert 'is by "assistant"' in refusal(openai(("user", "ask"), ("assistant", "say")), {"assistant": "bot"})
 
 
@@ -97,17 +104,17 @@ def test_what_is_no_conversation_is_refused_with_the_number_of_the_message(messa
 
 @pytest.mark.parametrize("nothing", [None, [], ""])
 def test_a_conversation_in_which_nothing_was_said_is_an_empty_row(nothing: Any) -> None:
-    assert conversation(ROW, "messages", nothing, {}) == Conversation("", (("", ""),))
+    assert conversation(ROW, "messages", nothing, {}) == turned("", ("", ""))
 
 
 def test_null_is_empty_text_in_a_message_as_elsewhere() -> None:
     said = openai(("user", None), ("assistant", None), ("user", "c"), ("assistant", "d"))
-    assert conversation(ROW, "messages", said, {}).turns == (("", ""), ("c", "d"))
+    assert conversation(ROW, "messages", said, {}) == turned("", ("", ""), ("c", "d"))
 
 
 def whole(messages: Any, **more: Any) -> dict[str, Any]:
     """What stands in the column ``messages``."""
-    found: dict[str, Any] = json.loads(conversation(ROW, "messages", messages, {}, **more).messages)
+    found: dict[str, Any] = json.loads(conversation(ROW, "messages", messages, {}, **more)["messages"])
     return found
 
 
@@ -120,27 +127,27 @@ FURTHER = [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d
 )
 def test_an_answer_of_weight_0_is_told_apart_from_the_others(untrained: dict) -> None:
     talk = conversation(ROW, "messages", [QUESTION, ANSWER | untrained, *FURTHER], {})
-    assert talk.turns == (("a", "b"), ("c", "d"))
-    assert json.loads(talk.messages) == {"messages": [QUESTION, ANSWER | {"weight": 0}, *FURTHER], "tools": None}
+    assert turns_of(talk) == [("a", "b"), ("c", "d")]
+    assert json.loads(talk["messages"]) == {"messages": [QUESTION, ANSWER | {"weight": 0}, *FURTHER], "tools": None}
 
 
 @pytest.mark.parametrize("trained", [{}, {"weight": None}, {"weight": 1}, {"weight": 1.0}, {"train": True}])
 def test_an_answer_of_weight_1_is_an_answer_like_any_other(trained: dict) -> None:
     said = [QUESTION | {"weight": 0}, ANSWER | trained, *FURTHER]
-    assert conversation(ROW, "messages", said, {}) == Conversation("", (("a", "b"), ("c", "d")))
+    assert conversation(ROW, "messages", said, {}) == turned("", ("a", "b"), ("c", "d"))
 
 
 def test_a_conversation_ends_at_its_last_trained_answer() -> None:
     untrained = [FURTHER[0], FURTHER[1] | {"weight": 0}]
-    assert conversation(ROW, "messages", [QUESTION, ANSWER, *untrained], {}) == Conversation("", (("a", "b"),))
+    assert conversation(ROW, "messages", [QUESTION, ANSWER, *untrained], {}) == turned("", ("a", "b"))
     talk = conversation(ROW, "messages", [*untrained, QUESTION, ANSWER, *untrained], {})
-    assert talk.turns == (("c", "d"), ("a", "b"))
-    assert [message["content"] for message in json.loads(talk.messages)["messages"]] == ["c", "d", "a", "b"]
+    assert turns_of(talk) == [("c", "d"), ("a", "b")]
+    assert [message["content"] for message in json.loads(talk["messages"])["messages"]] == ["c", "d", "a", "b"]
 
 
 def test_a_conversation_without_a_trained_answer_has_nothing_to_learn_from() -> None:
     said = [QUESTION, ANSWER | {"weight": 0}]
-    assert conversation(ROW, "messages", said, {}, system="s") == Conversation("s", (("a", ""),))
+    assert conversation(ROW, "messages", said, {}, system="s") == turned("s", ("a", ""))
 
 
 @pytest.mark.parametrize(
@@ -164,7 +171,7 @@ def test_the_reasoning_of_an_answer_is_kept_whatever_it_is_called(key: str) -> N
     assert whole([QUESTION, ANSWER | {key: "thought"}])["messages"] == [QUESTION, reasoned]
     assert whole([QUESTION, reasoned | {key: "thought"}])["messages"] == [QUESTION, reasoned]
     for nothing in (None, "", " "):
-        assert not conversation(ROW, "messages", [QUESTION, ANSWER | {key: nothing}], {}).messages
+        assert conversation(ROW, "messages", [QUESTION, ANSWER | {key: nothing}], {}) == turned("", ("a", "b"))
     assert "only an answer of the assistant" in refusal([QUESTION | {key: "thought"}, ANSWER])
     assert "is a number (5)" in refusal([QUESTION, ANSWER | {key: 5}])
     twice = ANSWER | {key: "thought", "content": "<think>thought</think>No."}
@@ -186,9 +193,9 @@ def test_the_system_text_of_a_column_is_in_the_whole_conversation() -> None:
 
 def test_a_developer_is_the_system_and_a_refusal_an_answer() -> None:
     said = [{"role": "developer", "content": "s"}, QUESTION, {"role": "assistant", "content": None, "refusal": "No."}]
-    assert conversation(ROW, "messages", said, {}) == Conversation("s", (("a", "No."),))
+    assert conversation(ROW, "messages", said, {}) == turned("s", ("a", "No."))
     parts = [QUESTION, {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}]
-    assert conversation(ROW, "messages", parts, {}).turns == (("a", "No."),)
+    assert conversation(ROW, "messages", parts, {}) == turned("", ("a", "No."))
     assert "both a content and a refusal" in refusal([QUESTION, ANSWER | {"refusal": "No."}])
     assert "only an answer" in refusal([{"role": "user", "content": "", "refusal": "No."}, ANSWER])
 
@@ -203,7 +210,7 @@ def test_a_key_that_is_not_understood_is_refused_by_name_unless_it_is_null_or_ig
 
     assert f'message {place + 1} of "messages" has "{key}"' in refusal(with_key("x"))
     assert f"(ignore: [{key}])" in refusal(with_key(False))
-    plain = Conversation("", (("a", "b"),))
+    plain = turned("", ("a", "b"))
     for nothing in (None, "", [], {}):
         assert conversation(ROW, "messages", with_key(nothing), {}) == plain
     assert conversation(ROW, "messages", with_key("x"), {}, ignore=[key]) == plain
@@ -212,12 +219,12 @@ def test_a_key_that_is_not_understood_is_refused_by_name_unless_it_is_null_or_ig
 def test_what_the_recipe_ignores_has_no_effect() -> None:
     said = [QUESTION, ANSWER | {"weight": 0, "reasoning_content": "thought"}]
     ignored = conversation(ROW, "messages", said, {}, ignore=("weight", "reasoning_content"))
-    assert ignored == Conversation("", (("a", "b"),))
+    assert ignored == turned("", ("a", "b"))
 
 
 def test_notes_on_a_message_are_passed_over() -> None:
     notes = dict.fromkeys(METADATA, "x")
-    assert conversation(ROW, "messages", [QUESTION | notes, ANSWER | notes], {}) == Conversation("", (("a", "b"),))
+    assert conversation(ROW, "messages", [QUESTION | notes, ANSWER | notes], {}) == turned("", ("a", "b"))
 
 
 def test_a_part_that_is_not_trained_is_refused_by_name() -> None:
@@ -233,5 +240,5 @@ def test_of_two_spellings_in_one_table_the_one_that_is_filled_counts() -> None:
         {"role": None, "content": None, "from": who, "value": what} for who, what in (("human", "a"), ("gpt", "b"))
     ]
     for said in (openai_, shared):
-        assert conversation(ROW, "messages", said, {}) == Conversation("", (("a", "b"),))
+        assert conversation(ROW, "messages", said, {}) == turned("", ("a", "b"))
     assert 'has "from"' in refusal([QUESTION | {"from": "human"}, ANSWER])

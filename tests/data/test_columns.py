@@ -5,9 +5,8 @@ from datetime import date
 
 import pytest
 
-from hycam.data.source_row import SourceRow
-from hycam.data.tasks.base import Example
-from hycam.data.tasks.columns import ByColumns, by_column_names
+from hycam.data.columns import ByColumns, by_column_names
+from hycam.data.rows import Example, SourceRow, turn
 from hycam.errors import HycamError
 
 
@@ -51,7 +50,7 @@ def refusal(fields: object, columns: dict[str, str] | None = None, tags: dict[st
 def test_system_and_history_are_read_where_a_row_has_them() -> None:
     pair = {"instruction": "ask", "output": "say"}
     example = made({**pair, "system": "be brief", "history": [["a", "b"], ["c", "d"]]})
-    assert (example.system, example.history) == ("be brief", (("a", "b"), ("c", "d")))
+    assert (example.system, example.history) == ("be brief", [turn("a", "b"), turn("c", "d")])
     assert example.group == "a"  # conversations that begin alike stay together
     for nothing in (
         {},
@@ -60,7 +59,7 @@ def test_system_and_history_are_read_where_a_row_has_them() -> None:
         {"system": "", "history": ""},
     ):
         example = made({**pair, **nothing})
-        assert (example.system, example.history, example.group) == ("", (), "ask")
+        assert (example.system, example.history, example.group) == ("", [], "ask")
 
 
 def test_the_columns_of_a_recipe_are_read_instead_of_the_usual_ones() -> None:
@@ -68,7 +67,7 @@ def test_the_columns_of_a_recipe_are_read_instead_of_the_usual_ones() -> None:
     row |= {"instruction": "not this", "output": "nor this", "system": "nor this"}
     columns = {"instruction": "q", "input": "ctx", "response": "a", "system": "rules", "history": "before"}
     example = made(row, **columns, group="page", part="page")
-    assert example == Example("a.jsonl:1", "17", "ask", "in", "say", "be brief", (("x", "y"),), "17")
+    assert example == Example("a.jsonl:1", "ask", "say", "in", "17", "be brief", [turn("x", "y")], "17")
     assert made(row, instruction="q", response="a").system == ""
 
 
@@ -176,7 +175,7 @@ def test_of_two_schemas_in_one_file_each_row_has_the_one_that_is_filled(shape: t
         {**filled, **dict.fromkeys(every - filled.keys(), nothing)},
     ):
         example = made(fields)
-        assert (example.system, example.history, example.messages) == ("", (), "")
+        assert (example.system, example.history, example.messages) == ("", [], "")
         assert (example.instruction, example.input, example.response) == ("ask", "", "say")
 
 
@@ -228,10 +227,10 @@ def test_messages_without_a_completion_are_an_empty_row(answer: list | None) -> 
 
 
 def test_null_in_a_history_is_empty_text() -> None:
-    assert made({"instruction": "x", "output": "y", "history": [["a", None], [None, "b"]]}).history == (
-        ("a", ""),
-        ("", "b"),
-    )
+    assert made({"instruction": "x", "output": "y", "history": [["a", None], [None, "b"]]}).history == [
+        turn("a", ""),
+        turn("", "b"),
+    ]
 
 
 TRAINING_KEYS = {
@@ -299,7 +298,7 @@ def test_tools_are_read_beside_messages_under_any_name() -> None:
 def test_of_trls_prompt_and_completion_the_completion_alone_is_trained() -> None:
     further = [{"role": "user", "content": "and"}, {"role": "assistant", "content": "so"}]
     example = made({"prompt": [*TALK, further[0]], "completion": further[1:]})
-    assert (example.history, example.instruction, example.response) == ((("ask", "say"),), "and", "so")
+    assert (example.history, example.instruction, example.response) == ([turn("ask", "say")], "and", "so")
     assert json.loads(example.messages)["messages"] == [TALK[0], TALK[1] | {"weight": 0}, *further]
 
 

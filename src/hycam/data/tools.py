@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hycam.data.source_row import SourceRow, kind_of
+from hycam.data.rows import SourceRow, kind_of
 
 _BESIDE = ("id", "index", "type", "function")  # keys of a call beside its function
 _CALL = (*_BESIDE, "name", "arguments")
