@@ -13,7 +13,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import logging
 import string
 import sys
@@ -26,7 +25,7 @@ from typing import Any, BinaryIO
 import pyarrow
 import pyarrow.parquet
 
-from hycam.data.json_list import TOO_DEEP, TOO_LONG, OpenList, keys_once
+from hycam.data.json_text import OpenList, decoded, parsed
 from hycam.data.rows import Bad, SourceRow, kind_of, label_of, refuse
 from hycam.errors import HycamError
 
@@ -171,37 +170,10 @@ def _json_lines(path: Path, content: Content) -> Iterator[Found]:
         line = raw.removeprefix(_MARK) if number == 1 else raw
         if line.strip():
             try:
-                found = _json(path, number, line)
+                found = parsed(path, decoded(path, line, number), "one whole JSON object on the line", number)
             except HycamError as error:
                 found = error
             yield number, found
-
-
-def _json(path: Path, number: int, raw: bytes) -> Any:
-    text = _decoded(path, number, raw)
-    try:
-        return json.loads(text, object_pairs_hook=keys_once)
-    except HycamError as error:
-        raise HycamError(f"{path}:{number}: {error}.") from None
-    except json.JSONDecodeError as error:
-        column = min(error.pos, len(text.rstrip())) + 1  # not behind the line's end, where white space was skipped
-        raise HycamError(
-            f"{path}:{number}:{column}: one whole JSON object on the line was expected ({error.msg})."
-        ) from None
-    except ValueError:  # of int(), which takes no more than some thousands of digits
-        raise HycamError(f"{path}:{number}: {TOO_LONG}.") from None
-    except RecursionError:
-        raise HycamError(f"{path}:{number}: the object is {TOO_DEEP}.") from None
-
-
-def _decoded(path: Path, number: int, raw: bytes) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        raise HycamError(
-            f"{path}:{number}:{error.start + 1}: the byte 0x{raw[error.start]:02x} is not UTF-8. If the file is in "
-            "another encoding, convert it (for example iconv -f WINDOWS-1252 -t UTF-8) and try again."
-        ) from None
 
 
 def _text_rows(path: Path, content: Content, is_list: bool, is_json: bool) -> Iterator[Found]:
@@ -224,7 +196,7 @@ def _text_rows(path: Path, content: Content, is_list: bool, is_json: bool) -> It
     except UnicodeDecodeError:
         with _opened(path) as again:
             for number, raw in enumerate(again, 1):
-                _decoded(path, number, raw)
+                decoded(path, raw, number)
         raise
 
 

@@ -1,4 +1,4 @@
-"""JSON without a key twice in an object, and a list of JSON objects read piece by piece."""
+"""JSON whose errors have a line and a column, and in which no object has a key twice; whole, or a list in pieces."""
 
 from __future__ import annotations
 
@@ -11,18 +11,48 @@ from typing import Any, TextIO
 
 from hycam.errors import HycamError
 
-TOO_DEEP = "nested too deeply"
-TOO_LONG = "there is a number of too many digits"
-
+_TOO_DEEP = "nested too deeply"
+_TOO_LONG = "there is a number of too many digits"
 _SPACE = re.compile(r"\s*")
 _CUT = 16  # more characters than a number, a word or an escape of JSON may lack at the end of what was read
 
 
-def keys_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """An object, as the library json is to make it; raises HycamError where a key is there twice.
+def decoded(path: Path, raw: bytes, line: int = 1) -> str:
+    """The text that begins on ``line`` of a file; raises HycamError with its place where it is not UTF-8."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        line, column = line + raw.count(b"\n", 0, error.start), error.start - raw.rfind(b"\n", 0, error.start)
+        what = f"the byte 0x{raw[error.start]:02x} is not UTF-8"
+        raise HycamError(
+            f"{path}:{line}:{column}: {what}. If the file is in another encoding, convert it (for example iconv -f "
+            "WINDOWS-1252 -t UTF-8) and try again."
+        ) from None
 
-    The library by itself keeps the last of the two without a word.
+
+def parsed(path: Path, text: str, expected: str, line: int | None = None) -> Any:
+    """The value that is written in ``text``, which is the whole file, or one ``line`` of it.
+
+    Raises:
+        HycamError: it is not JSON, or an object has a key twice; the message has the place and what was ``expected``.
     """
+    place = f"{path}:{line}" if line else str(path)
+    try:
+        return json.loads(text, object_pairs_hook=_keys_once)
+    except HycamError as error:
+        raise HycamError(f"{place}: {error}.") from None
+    except json.JSONDecodeError as error:
+        at = min(error.pos, len(text.rstrip()))  # not behind the line's end, where white space was skipped
+        line, column = (line or 1) + text.count("\n", 0, at), at - text.rfind("\n", 0, at)
+        raise HycamError(f"{path}:{line}:{column}: {expected} was expected ({error.msg}).") from None
+    except ValueError:  # of int(), which takes no more than some thousands of digits
+        raise HycamError(f"{place}: {_TOO_LONG}.") from None
+    except RecursionError:
+        raise HycamError(f"{place}: the object is {_TOO_DEEP}.") from None
+
+
+def _keys_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An object, as the library json is to make it, which by itself keeps the last of two equal keys without a word."""
     found = dict(pairs)
     if len(found) < len(pairs):
         key = Counter(key for key, _ in pairs).most_common(1)[0][0]
@@ -77,9 +107,9 @@ class OpenList:
                 if not (is_cut and self._read(len(self.text) - self.at)):
                     raise self._error(error.pos, f"a list of JSON objects was expected ({error.msg})") from None
             except ValueError:  # of int(), which takes no more than some thousands of digits
-                raise self._error(self.at, TOO_LONG) from None
+                raise self._error(self.at, _TOO_LONG) from None
             except RecursionError:
-                raise self._error(self.at, f"the object is {TOO_DEEP}") from None
+                raise self._error(self.at, f"the object is {_TOO_DEEP}") from None
             else:
                 if isinstance(value, int | float) and end > len(self.text) - _CUT and self._read(1):
                     continue  # the number may have further digits
@@ -89,7 +119,7 @@ class OpenList:
 
     def _object(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         try:
-            return keys_once(pairs)
+            return _keys_once(pairs)
         except HycamError as error:  # kept, since the end of the item is still to be found
             self.twice = error
             return {}
