@@ -16,7 +16,7 @@ from hycam.backbones import config, load_tokenizer
 from hycam.cli.arguments import parse
 from hycam.console import Reporter, quiet_libraries
 from hycam.data.asked import askable, asked_ids, asked_rows
-from hycam.data.prompts import end_token
+from hycam.data.chat import end_token
 from hycam.data.recipe import DataRecipe, TaskRecipe
 from hycam.errors import HycamError, UsageError
 from hycam.evaluation.generation import generate

@@ -10,14 +10,12 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from hycam.data.chat import no_trained_answer
-from hycam.data.chat_template import generation_prompt
+from hycam.data.chat import generation_prompt, no_trained_answer
 from hycam.data.chosen import chosen_tasks
 from hycam.data.conversation import conversation_of
-from hycam.data.encode import Form, encode
-from hycam.data.encoded import BadRows
+from hycam.data.encode import encode, warn_of_bad_rows
 from hycam.data.partition import rows_of
-from hycam.data.prompts import check_prompt
+from hycam.data.prompts import Form, check_prompt
 from hycam.data.recipe import DataRecipe, MixtureRecipe, SplitRecipe, TaskRecipe
 from hycam.data.source_row import SourceRow
 from hycam.data.tasks.base import Example
@@ -65,7 +63,7 @@ def asked_ids(
     Args:
         rows: have at least ``instruction`` and ``input``, as :func:`asked_rows` gives them.
         tokenizer: of the backbone.
-        prompt: see :func:`hycam.data.prompts.render_turns`.
+        prompt: see :class:`hycam.data.prompts.Form`.
         thinks: whether the answers are to begin with a thought, where a chat template can do both.
 
     Raises:
@@ -90,21 +88,21 @@ def askable(
     Raises:
         HycamError: there is no such row.
     """
-    whole, bad = _whole(rows), BadRows()
+    whole = _whole(rows)
     if prompt == "chat":
         check_prompt(prompt, tokenizer)
+        bad = {}
         for number, row in enumerate(whole):
             try:
                 _opening(row, tokenizer, thinks)
             except HycamError as error:
-                bad += BadRows([number], str(error))
+                bad[number] = str(error)
     else:
         bad = encode(datasets.Dataset.from_list(whole), tokenizer, Form(prompt, _NO_LIMIT, skip_bad_rows=True)).bad
-    refused = set(bad.numbers)
-    if len(refused) == len(rows):
-        raise HycamError(bad.first)
-    bad.tell("generation")
-    return [row for number, row in enumerate(rows) if number not in refused]
+    if len(bad) == len(rows):
+        raise HycamError(bad[min(bad)])
+    warn_of_bad_rows("generation", bad)
+    return [row for number, row in enumerate(rows) if number not in bad]
 
 
 def _whole(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

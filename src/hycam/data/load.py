@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow
 from datasets.fingerprint import Hasher
 
-from hycam.data.cache import ArrowWriter, cached, read_arrow
+from hycam.data.cache import cached, read_arrow
 from hycam.data.source_row import refuse
 from hycam.data.tasks import Example, Task, task
 from hycam.data.tasks.base import Convert, Fetched
@@ -110,7 +110,7 @@ def _build(fetched: Fetched, folder: Path, skip_bad_rows: bool, path: Path | Non
 
     examples = fetched.examples(passed_over if skip_bad_rows else refuse)
     total = 0
-    with ArrowWriter(folder / "rows.arrow", _SCHEMA) as writer:
+    with pyarrow.ipc.new_stream(str(folder / "rows.arrow"), _SCHEMA) as writer:
         for batch in _batches(examples):
             empty += [total + number for number, example in enumerate(batch) if example.is_empty]
             total += len(batch)
