@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from chat_templates import Family
 from chat_tokenizers import chat_tokenizer
-from hycam.data.encode import Form, encode
+from hycam.data.encode import encode
+from hycam.data.prompts import Form
 from hycam.labelled import IGNORED
 
 TOOLS = [

@@ -14,7 +14,6 @@ from hycam.data.splits import (
     order_key,
     split_column,
     split_count,
-    split_disjoint,
     split_fold,
     straddling,
 )
@@ -205,7 +204,7 @@ class TestDisjoint:
     @settings(max_examples=100, deadline=None)
     @given(many_groups, seeds)
     def test_replicates_share_no_row_cover_all_rows_and_separate_no_group(self, groups: list[str], seed: int) -> None:
-        splits = [split_disjoint(groups, 3, replicate, 2, 3, seed) for replicate in range(3)]
+        splits = [split_count(groups, 2, 3, seed, 3, replicate) for replicate in range(3)]
         owner: dict[str, int] = {}
         rows: list[int] = []
         for number, split in enumerate(splits):
@@ -223,7 +222,7 @@ class TestDisjoint:
     ) -> None:
         largest = max(Counter(groups).values())
         for replicate in range(3):
-            split = split_disjoint(groups, 3, replicate, 2, 3, seed)
+            split = split_count(groups, 2, 3, seed, 3, replicate)
             rows = len(split.train) + len(split.validation) + len(split.test)
             assert abs(rows - len(groups) / 3) <= largest
             assert abs(len(split.test) - 3) < 2 * largest
@@ -234,24 +233,20 @@ class TestDisjoint:
         ordered = sorted(range(100), key=lambda row: hashlib.sha256(f"2333\0row {row}".encode()).hexdigest())
         for replicate in range(5):
             block = ordered[20 * replicate : 20 * replicate + 20]
-            assert split_disjoint(groups, 5, replicate, validation_rows=3, test_rows=7, seed=2333) == Split(
+            assert split_count(groups, 3, 7, 2333, 5, replicate) == Split(
                 train=sorted(block[10:]), validation=sorted(block[7:10]), test=sorted(block[:7])
             )
-
-    def test_one_replicate_is_a_split_by_count(self) -> None:
-        groups = [f"group {number % 17}" for number in range(90)]
-        assert split_disjoint(groups, 1, 0, 9, 12, seed=4) == split_count(groups, 9, 12, seed=4)
 
     @pytest.mark.parametrize("replicate", [-1, 3])
     def test_a_replicate_that_there_is_not_is_refused(self, replicate: int) -> None:
         with pytest.raises(HycamError, match=f"no replicate {replicate}: they are 0 to 2.*data.fold"):
-            split_disjoint([str(row) for row in range(30)], 3, replicate, 1, 1, 0)
+            split_count([str(row) for row in range(30)], 1, 1, 0, 3, replicate)
 
     def test_too_few_groups_or_rows_for_the_replicates_are_refused(self) -> None:
         with pytest.raises(HycamError, match="30 rows in 2 groups cannot give 3 disjoint replicates"):
-            split_disjoint([str(row % 2) for row in range(30)], 3, 0, 1, 1, 0)
+            split_count([str(row % 2) for row in range(30)], 1, 1, 0, 3, 0)
         with pytest.raises(HycamError, match=r"10 rows in 10 groups cannot give 4 for validation, 6 for the test"):
-            split_disjoint([str(row) for row in range(30)], 3, 1, 4, 6, 0)
+            split_count([str(row) for row in range(30)], 4, 6, 0, 3, 1)
 
 
 class TestColumn:

@@ -8,12 +8,12 @@ import datasets
 import pytest
 from transformers import PreTrainedTokenizer
 
-import hycam.data.encode
+import hycam.data.tokens
 from chat_templates import CHATML, FAMILIES, LLAMA_2, LLAMA_3_1, PHI_3, QWEN_3
 from chat_tokenizers import KINDS
 from data.chats import assistant, encoded, plain_row, template_ids, tokenizer_of, trained, user
-from hycam.data.encode import Form, encode
-from hycam.data.prompts import render
+from hycam.data.encode import encode
+from hycam.data.prompts import Form, render
 from hycam.data.tokens import encode_prompts
 from hycam.errors import HycamError
 from hycam.labelled import IGNORED
@@ -127,8 +127,8 @@ def test_the_ends_of_a_giant_chat_give_the_tokens_of_the_whole(
     said = [("Short", "answer"), (text, "answer"), ("Short", text), (text, "1", text, text, "Now?", "the answer")]
     dataset = datasets.concatenate_datasets([plain_row(*one) for one in said])
     found = []
-    for plenty in (hycam.data.encode._PLENTY, 10**9):
-        monkeypatch.setattr(hycam.data.encode, "_PLENTY", plenty)
+    for plenty in (hycam.data.tokens._PLENTY, 10**9):
+        monkeypatch.setattr(hycam.data.tokens, "_PLENTY", plenty)
         made = encode(dataset, tokenizer, Form("chat", max_length=100, overlong=overlong))
         found.append((made.dataset.to_list(), made.counts))
     assert found[0] == found[1]

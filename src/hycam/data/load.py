@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow
 from datasets.fingerprint import Hasher
 
-from hycam.data.cache import ArrowWriter, cached, read_arrow
+from hycam.data.cache import cached, read_arrow
 from hycam.data.columns import ByColumns
 from hycam.data.rows import Bad, Example, refuse
 from hycam.data.sources import Convert, Fetched, Task
@@ -102,11 +102,11 @@ def _build(fetched: Fetched, folder: Path, skip_bad_rows: bool, path: Path | Non
         bad.append(str(error) if not bad else "")  # the first is told, the others are counted
 
     total = 0
-    with ArrowWriter(folder / "rows.arrow", _SCHEMA) as writer:
+    with pyarrow.ipc.new_stream(str(folder / "rows.arrow"), _SCHEMA) as writer:
         for batch in _batches(_examples(fetched, skip if skip_bad_rows else refuse)):
             empty += [total + number for number, example in enumerate(batch) if example.is_empty]
             total += len(batch)
-            writer.write(pyarrow.RecordBatch.from_pylist([vars(example) for example in batch], _SCHEMA))
+            writer.write_batch(pyarrow.RecordBatch.from_pylist([vars(example) for example in batch], _SCHEMA))
     counts = {"empty": empty, "bad": len(bad), "first_bad": bad[0] if bad else "", "path": str(path or "")}
     (folder / "counts.json").write_text(json.dumps(counts))
 

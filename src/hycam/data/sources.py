@@ -33,6 +33,8 @@ class Fetched:
 class Source:
     """A place that has the rows of a task, and ``convert``, which makes examples of them."""
 
+    convert: Convert
+
     def describe(self) -> str:
         """Where that is, in a few words."""
         raise NotImplementedError

@@ -7,7 +7,8 @@ from typing import cast
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hycam.data.prompts import end_token, render
+from hycam.data.chat import end_token
+from hycam.data.prompts import render
 from hycam.data.tokens import encode_prompts
 from hycam.evaluation.generation import generate
 from hycam.evaluation.retention.chat_prompts import CHAT_PROMPTS
