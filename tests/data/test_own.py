@@ -44,13 +44,6 @@ def test_files_whose_rows_would_have_the_same_names_are_refused(tmp_path: Path) 
     assert "would have the same names: remove one" in refusal(lambda: load_task(str(tmp_path / "desk")))
 
 
-def test_an_empty_folder_and_an_empty_file_are_named(tmp_path: Path) -> None:
-    (tmp_path / "desk.jsonl").mkdir()
-    assert f"{tmp_path / 'desk.jsonl'} has no data file" in refusal(lambda: load_task(str(tmp_path / "desk.jsonl")))
-    (tmp_path / "a.csv").touch()
-    assert f"{tmp_path / 'a.csv'} is empty" in refusal(lambda: load_task(str(tmp_path / "a.csv")))
-
-
 def test_an_optional_column_that_no_row_has_is_named(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", "1")
     task = own_task(TaskRecipe(path=str(tmp_path / "a.jsonl"), columns={"group": "doc", "system": "output"}))

@@ -95,12 +95,9 @@ def test_several_outputs_follow_several_calls_and_questions_go_on() -> None:
     calls = CALLED | {"tool_calls": [{"id": "c1", **CALL}, {"id": "c2", **CALL}]}
     said = [ASKED, calls, FOUND, FOUND | {"tool_call_id": "c2"}, ANSWERED, ASKED, ANSWERED]
     assert whole(said) == {"messages": said, "tools": None}
+    untrained = [ASKED, CALLED | {"weight": 0}, FOUND, ANSWERED]
+    assert whole(untrained)["messages"] == untrained
     assert turns_of(conversation(ROW, "messages", said, {})) == [("Where?", "There.")] * 2
-
-
-def test_a_call_may_be_left_untrained() -> None:
-    said = [ASKED, CALLED | {"weight": 0}, FOUND, ANSWERED]
-    assert whole(said)["messages"] == said
 
 
 def test_tools_that_are_not_called_are_told_all_the_same() -> None:
