@@ -252,7 +252,7 @@ class _Reader:
         return "".join(map(str, texts))
 
     def _agreed(self, fields: dict[str, Any], names: tuple[str, ...]) -> Any:
-        """What one of the keys ``names`` has; None where there is none of them."""
+        """The value under whichever of the keys ``names`` is there, or None; of two they must agree."""
         found = [name for name in names if name in fields]
         for other in found[1:]:
             if fields[other] != fields[found[0]]:

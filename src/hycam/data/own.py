@@ -30,7 +30,7 @@ def own_task(entry: TaskRecipe, part_column: str | None = None) -> Task:
         part_column: has each row's part, where the task is split by a column.
 
     Raises:
-        HycamError: the entry contradicts itself, or names columns or tags that there are not.
+        HycamError: the entry contradicts itself, or names columns or tags that do not exist.
     """
     if bool(entry.path) == bool(entry.hub):
         raise HycamError(f'The task "{name_of(entry)}" needs either a path or a hub dataset.')

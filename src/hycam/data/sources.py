@@ -176,7 +176,7 @@ class Task:
         domain: what it is about.
         licence: the terms of its text.
         sources: where to look, best first.
-        remedy: what to do when none of them has it.
+        remedy: what to do when no source has it.
         paper: the paper's count, where it is a task of the paper.
     """
 
@@ -263,7 +263,7 @@ def _of_files(labelled: dict[str, list[Path]], convert: Convert) -> Fetched:
 
 
 def _state(file: Path) -> tuple[int, int, int] | None:
-    """What is another when the file is written to; None where it is gone."""
+    """Changes whenever the file is written to; None where it is gone."""
     try:
         status = file.stat()
     except (OSError, ValueError):

@@ -42,7 +42,7 @@ def calls_of(row: SourceRow, who: str, stated: Any) -> list[dict[str, Any]]:
     object.
 
     Raises:
-        HycamError: there is none, or something else.
+        HycamError: there is no call, or it is not understood.
     """
     calls = _parsed(row, f"the call of {who}", stated)
     calls = calls if isinstance(calls, list) else [calls]
