@@ -119,6 +119,17 @@ file, folder = Path(sys.argv[1]), Path(os.environ["HYCAM_CACHE"]) / "data"
 def answers(convert):
     return load_task(Task("mine", "tests", "none", (NamedFile(file, convert),)))["response"][:]
 
+def whole():
+    return len(list(folder.glob("mine-*")))
+
+def scratch():
+    return len([one for one in folder.glob(".*") if one.suffix != ".lock"])
+
+def clear():
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+
 class Child:
     def __init__(self, action):
         reads, writes = os.pipe()
@@ -138,18 +149,20 @@ class Child:
             answer = self.pipe.read()
         return [os.waitpid(self.number, 0)[1], answer]
 """
+RIGHT = [0, json.dumps(list(map(str, range(7))))]
 
 
-def told(script: str, file: Path) -> list:
+def told(script: str, file: Path, *arguments: str) -> list:
     """What a process that runs the script ends with, printed as JSON."""
-    command = [sys.executable, "-c", PRELUDE + textwrap.dedent(script), str(file)]
+    command = [sys.executable, "-c", PRELUDE + textwrap.dedent(script), str(file), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def test_killed_at_any_step_nothing_half_made_is_believed(folder: Path, tmp_path: Path) -> None:
-    """Children are killed at every step that Python reports to an audit hook, and at every row."""
+@pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.soak)])
+def test_killed_at_any_step_nothing_half_made_is_believed(folder: Path, tmp_path: Path, stride: int) -> None:
+    """Children are killed at steps that Python reports to an audit hook, and at rows: here at some, in soak at each."""
     file = write(tmp_path / "mine.jsonl", *map(str, range(7)))
     script = """
     def run(limit):
@@ -172,70 +185,56 @@ def test_killed_at_any_step_nothing_half_made_is_believed(folder: Path, tmp_path
         sys.addaudithook(hook)
         return answers(converted)
 
-    def state():
-        scratch = [one for one in folder.glob(".*") if one.suffix != ".lock"]
-        return len(list(folder.glob("mine-*"))), len(scratch)
-
     outcomes = []
     limit = 1
     while os.WIFSIGNALED((killed := Child(lambda: run(limit)).outcome())[0]):
-        before = state()
-        outcomes.append([before, Child(lambda: run(0)).outcome(), state()])
-        for entry in folder.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-        limit += 1
+        before = whole(), scratch()
+        outcomes.append([before, Child(lambda: run(0)).outcome(), [whole(), scratch()]])
+        clear()
+        limit += int(sys.argv[2])
     print(json.dumps([*outcomes, killed]))
     """
-    *outcomes, last = told(script, file)
-    right = [0, json.dumps(list(map(str, range(7))))]
-    assert last == right and len(outcomes) > 20
+    *outcomes, last = told(script, file, str(stride))
+    assert last == RIGHT and len(outcomes) > 20 / stride
     for (whole, scratch), outcome, after in outcomes:
-        assert outcome == right
+        assert outcome == RIGHT
         # Killed when the entry is there already, an empty folder is left beside it; no later run makes the entry.
         assert after == [1, scratch if whole else 0]
     assert {(0, 0), (0, 1), (1, 0)} <= {tuple(before) for before, _, _ in outcomes}  # before, while, after it was made
 
 
-def test_a_killed_process_is_no_hindrance_to_one_that_waits_for_it(folder: Path, tmp_path: Path) -> None:
+def test_processes_that_want_one_entry_make_it_once_also_where_one_is_killed(folder: Path, tmp_path: Path) -> None:
     file = write(tmp_path / "mine.jsonl", *map(str, range(7)))
     script = """
-    begun = file.with_name("begun")
+    made, begun = file.with_name("made"), file.with_name("begun")
 
-    def converted(row):
+    def slowly(row):
+        with made.open("a") as log:
+            log.write(f"{row.line} ")
+        time.sleep(0.1)
+        return by_column_names(row)
+
+    children = [Child(lambda: answers(slowly)) for _ in range(3)]
+    shared = [[child.outcome() for child in children], whole(), scratch()]
+    clear()
+
+    def stalls(row):
         if row.line == 5 and not begun.exists():
             begun.touch()
             time.sleep(300)
         return by_column_names(row)
 
-    stalled = Child(lambda: answers(converted))
+    stalled = Child(lambda: answers(stalls))
     while not begun.exists():
         time.sleep(0.01)
-    waiting = Child(lambda: answers(converted))
+    waiting = Child(lambda: answers(stalls))
     time.sleep(0.5)
     was_waiting = os.waitpid(waiting.number, os.WNOHANG) == (0, 0)
     os.kill(stalled.number, signal.SIGKILL)
-    print(json.dumps([was_waiting, waiting.outcome()]))
+    print(json.dumps([*shared, was_waiting, waiting.outcome(), whole(), scratch()]))
     """
-    assert told(script, file) == [True, [0, json.dumps(list(map(str, range(7))))]]
-    assert len(entries(folder)) == 1 and left_over(folder) == []
-
-
-def test_processes_that_want_one_entry_make_it_once(folder: Path, tmp_path: Path) -> None:
-    file = write(tmp_path / "mine.jsonl", *map(str, range(7)))
-    script = """
-    def converted(row):
-        with file.with_name("made").open("a") as log:
-            log.write(f"{row.line} ")
-        time.sleep(0.1)
-        return by_column_names(row)
-
-    children = [Child(lambda: answers(converted)) for _ in range(3)]
-    print(json.dumps([child.outcome() for child in children]))
-    """
-    assert told(script, file) == [[0, json.dumps(list(map(str, range(7))))]] * 3
+    assert told(script, file) == [[RIGHT] * 3, 1, 0, True, RIGHT, 1, 0]
     assert (tmp_path / "made").read_text().split() == list(map(str, range(1, 8)))
-    assert len(entries(folder)) == 1 and left_over(folder) == []
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
