@@ -120,8 +120,13 @@ def trained(path: str, prompt: str, further: dict[str, Any]) -> dict[str, list[i
             for part in (data.train, data.validation, data.test) for rows in part.values() for row in rows}  # fmt: skip
 
 
-@pytest.mark.parametrize("prompt", ["alpaca", "paper", "chat", "{system}|{instruction}|{input}>"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("form", "prompt"),
+    [
+        *((form, prompt) for form in FORMS for prompt in ("alpaca", "chat")),
+        *(("system and history", prompt) for prompt in ("paper", "{system}|{instruction}|{input}>")),
+    ],
+)
 def test_a_row_is_asked_as_it_is_trained_with_and_without_its_answer(form: str, prompt: str, tmp_path: Path) -> None:
     whole, bare, further = FORMS[form]
     path = write(tmp_path / "rows.jsonl", whole)
@@ -174,6 +179,10 @@ def test_columns_need_not_name_a_response(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", lambda n: {"q": f"Add {n}"})
     rows = asked_rows(TaskRecipe(path=path, columns={"instruction": "q"}), DataRecipe())
     assert [row["instruction"] for row in rows] == [f"Add {n}" for n in range(10)]
+    with pytest.raises(HycamError, match=r'no column "qq"\. Did you mean "q"\? Columns: q\.'):
+        asked_rows(TaskRecipe(path=path, columns={"instruction": "qq"}), DataRecipe())
+    with pytest.raises(HycamError, match="The columns are: q"):
+        asked_rows(path, DataRecipe())
 
 
 def test_bad_rows_are_passed_over_where_the_recipe_says_so(tmp_path: Path, caplog) -> None:
@@ -211,18 +220,6 @@ def test_a_folder_and_a_limit_of_rows_work_as_in_training(tmp_path: Path) -> Non
 def test_a_long_prompt_is_not_shortened() -> None:
     _, (ids,) = asked_ids([{"instruction": "a" * 5000, "input": ""}], TOKENIZER, "{instruction}")
     assert len(ids) == 5001  # and the begin token
-
-
-def test_a_row_of_no_known_shape_is_told(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.jsonl", lambda n: {"text": "x"})
-    with pytest.raises(HycamError, match="The columns are: text"):
-        asked_rows(path, DataRecipe())
-
-
-def test_a_misspelt_column_is_told_with_those_that_the_file_has(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.jsonl", lambda n: {"query": f"Add {n}"})
-    with pytest.raises(HycamError, match=r'no column "qurey"\. Did you mean "query"\? Columns: query\.'):
-        asked_rows(TaskRecipe(path=path, columns={"instruction": "qurey"}), DataRecipe())
 
 
 @pytest.mark.parametrize("prompt", [["user role"], [5], [None], [{"rle": "user"}]], ids=str)

@@ -63,8 +63,7 @@ def test_what_an_entry_ignores_is_passed_over_in_columns_and_in_messages(tmp_pat
 
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "gr\udcfc.jsonl", "1")
-    assert "its name is not text" in refusal(lambda: load_task(file))
-    assert "gr\\udcfc.jsonl" in refusal(lambda: load_task(file))
+    assert "gr\\udcfc.jsonl' cannot be read: its name is not text" in refusal(lambda: load_task(file))
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused_and_read_the_next_time(tmp_path: Path) -> None:
