@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerFast
 
 import hycam.data.encode
+import hycam.data.tokens
 from byte_tokenizer import BOS, EOS, byte_tokenizer
-from hycam.data.encode import LEAST_PROMPT, Form, encode, encode_on_disk, tokenizer_hash
-from hycam.data.encoded import Encoded, lengths
-from hycam.data.prompts import render, render_turns
+from hycam.data.encode import Encoded, encode, encode_on_disk, tokenizer_hash
+from hycam.data.prompts import Form, render, render_turns
 from hycam.data.recipe import Overlong, Turns
+from hycam.data.tokens import LEAST_PROMPT
 from hycam.errors import HycamError
 from hycam.labelled import IGNORED
 
@@ -318,8 +319,8 @@ class TestGiantRows:
     def test_five_megabytes_are_tokenised_quickly(self, merging, monkeypatch: pytest.MonkeyPatch) -> None:
         text = self.giant(5_000_000)
         seconds, found = [], []
-        for plenty in (hycam.data.encode._PLENTY, 10**9):
-            monkeypatch.setattr(hycam.data.encode, "_PLENTY", plenty)
+        for plenty in (hycam.data.tokens._PLENTY, 10**9):
+            monkeypatch.setattr(hycam.data.tokens, "_PLENTY", plenty)
             begun = time.process_time()
             found.append(encode(rows((text, "answer")), merging, Form(max_length=300)).dataset.to_list())
             seconds.append(time.process_time() - begun)
@@ -339,8 +340,8 @@ class TestGiantRows:
             [(text, "1"), (text, "2"), ("Now?", "answer")],
         )
         found = []
-        for plenty in (hycam.data.encode._PLENTY, 10**9):
-            monkeypatch.setattr(hycam.data.encode, "_PLENTY", plenty)
+        for plenty in (hycam.data.tokens._PLENTY, 10**9):
+            monkeypatch.setattr(hycam.data.tokens, "_PLENTY", plenty)
             encoded = encode(dataset, merging, Form(max_length=300, overlong=overlong))
             found.append((encoded.dataset.to_list(), encoded.counts))
         assert found[0] == found[1]
@@ -390,8 +391,8 @@ class TestBadRows:
             )
             assert found.dataset["row"][:] == ["a.jsonl:1", "a.jsonl:3", "a.jsonl:5"]
             assert found.dataset["index"][:] == [0, 2, 4]
-            assert found.bad.numbers == [1, 3]
-            assert found.bad.first.startswith("a.jsonl:2: ") and "No system text" in found.bad.first
+            assert [*found.bad] == [1, 3]
+            assert found.bad[1].startswith("a.jsonl:2: ") and "No system text" in found.bad[1]
             counts = found.counts
             assert (counts.rows, counts.kept, counts.dropped, counts.bad) == (5, 3, 0, 2)
         good = encode(dataset.select([0, 2, 4]), chat_tokenizer, form).dataset
@@ -406,14 +407,14 @@ class TestBadRows:
         monkeypatch.setattr(hycam.data.encode, "_ROWS_AT_ONCE", 1)
         chat_tokenizer.chat_template = REFUSING
         found = encode(dataset, chat_tokenizer, Form("chat", skip_bad_rows=True))
-        assert (found.counts.kept, found.bad.numbers) == (3, [1, 3])
+        assert (found.counts.kept, [*found.bad]) == (3, [1, 3])
 
     def test_of_some_rows_only_their_own_are_counted(self, dataset, chat_tokenizer) -> None:
         chat_tokenizer.chat_template = REFUSING
         found = encode(dataset, chat_tokenizer, Form("chat", skip_bad_rows=True))
         some = found.first(np.array([3, 0, 1, 2, 4]), 1)
-        assert (some.counts.rows, some.counts.kept, some.bad.numbers) == (2, 1, [3])
-        assert found.first(np.array([0, 2]), 2).bad.numbers == []
+        assert (some.counts.rows, some.counts.kept, [*some.bad]) == (2, 1, [3])
+        assert found.first(np.array([0, 2]), 2).bad == {}
 
 
 class TestOnDisk:
@@ -425,7 +426,7 @@ class TestOnDisk:
             kept = encode_on_disk("kept", ["made here"], dataset, tokenizer, form, built.append)
             assert kept.dataset.to_list() == encode(dataset, tokenizer, form).dataset.to_list()
             assert built == [500]
-        assert lengths(kept.whole).tolist() == [len(ids) for ids in kept.whole["input_ids"]]
+        assert kept.lengths.tolist() == [len(ids) for ids in kept.whole["input_ids"]]
 
     def test_another_entry_is_made_for_whatever_the_tokens_depend_on(self, tokenizer) -> None:
         built: list[int] = []  # rows, call by call: none where the entry is there already

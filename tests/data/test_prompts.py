@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from byte_tokenizer import byte_tokenizer
-from hycam.data.prompts import check_prompt, end_token, render, render_turns
+from hycam.data.chat import end_token
+from hycam.data.prompts import check_prompt, render, render_turns
 from hycam.errors import HycamError
 
 WITHOUT_INPUT = (

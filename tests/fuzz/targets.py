@@ -29,8 +29,8 @@ from hycam.adapters import check_adapter, saved_config
 from hycam.data.chosen import chosen_tasks
 from hycam.data.llama_factory import dataset_info
 from hycam.data.load import load_task
+from hycam.data.own import own_task
 from hycam.data.recipe import TaskRecipe
-from hycam.data.tasks.own import own_task
 from hycam.study.comparisons import compare
 from hycam.study.layout import STATES
 from hycam.study.listing import listing

@@ -15,8 +15,8 @@ from hycam.adapt import empty_backbone
 from hycam.backbones import config, load_tokenizer
 from hycam.cli.arguments import parse
 from hycam.console import Reporter, counted, quiet_libraries
-from hycam.data.asked import askable, asked_ids, asked_rows
-from hycam.data.prompts import end_token
+from hycam.data.asked import asked_ids, asked_rows
+from hycam.data.chat import end_token
 from hycam.data.recipe import DataRecipe, TaskRecipe
 from hycam.errors import HycamError, UsageError
 from hycam.evaluation.generation import generate
@@ -46,9 +46,7 @@ def main(arguments: Sequence[str]) -> None:
     quiet_libraries()
     tokenizer = load_tokenizer(recipe.backbone, recipe.trust_remote_code)
     thinks = bool((run.summary() or {}).get("thinks"))  # whether the answers in training began with a thought
-    if recipe.data.skip_bad_rows:
-        asked = askable(asked, tokenizer, recipe.data.prompt, thinks)
-    ids = asked_ids(asked, tokenizer, recipe.data.prompt, thinks)
+    asked, ids = asked_ids(asked, tokenizer, recipe.data.prompt, thinks, recipe.data.skip_bad_rows)
     # Before the weights are loaded: on a GPU an index beyond a table kills the process.
     empty = empty_backbone(config(recipe.backbone, recipe.trust_remote_code), recipe.trust_remote_code)
     Tables.of(empty).check(ids, chosen.max_new_tokens)

@@ -1,4 +1,4 @@
-"""The training rows of several tasks under one numbering."""
+"""The training rows of several tasks under one numbering, and what makes micro-batches of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import DataCollatorForSeq2Seq
+from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
 
 from hycam.labelled import IGNORED
 
@@ -21,8 +21,8 @@ _ROWS_AT_ONCE = 10_000
 class PaddedCollator(DataCollatorForSeq2Seq):
     """Pads the rows of a micro-batch; ``task`` has the task of each and ``row`` its number.
 
-    Of no rows at all, which is what a process gets when an epoch's last batch does not suffice for everyone, it makes
-    one row of nothing but padding, so that the process can keep the others company. both are empty then.
+    A process that gets no rows, because an epoch's last batch is smaller than the number of processes, still has to
+    take part in the step: it gets one row of nothing but padding, with empty ``task`` and ``row``.
     """
 
     def __call__(self, features: list[dict[str, Any]], return_tensors: str | None = None) -> dict[str, Any]:
@@ -36,6 +36,30 @@ class PaddedCollator(DataCollatorForSeq2Seq):
             "task": torch.zeros(0, dtype=torch.int64),
             "row": torch.zeros(0, dtype=torch.int64),
         }
+
+
+class PackedCollator(DataCollatorWithFlattening):
+    """Makes one packed row out of the rows of a micro-batch, each with ``input_ids``, ``labels``, ``task`` and ``row``.
+
+    The batch holds, each ``[1, T]`` with T the tokens of all rows together:
+
+    - ``input_ids``;
+    - ``labels``, -100 on the first token of every example, which no token of its own precedes;
+    - ``position_ids``, from 0 in every example;
+    - ``task``, the task of each token;
+
+    ``row``, ``[rows]``, the number of each; and ``use_cache``, which is False: with a cache, or with an attention mask,
+    transformers does not look for packed examples in the positions. There is no padding, so there is no mask either.
+    """
+
+    def __call__(
+        self, features: list[dict[str, Any]], return_tensors: str | None = None, separator_id: int | None = None
+    ) -> dict[str, Any]:
+        batch = super().__call__(features, return_tensors, separator_id)
+        task = torch.tensor([row["task"] for row in features])
+        length = torch.tensor([len(row["input_ids"]) for row in features])
+        row = torch.tensor([row["row"] for row in features])
+        return {**batch, "task": task.repeat_interleave(length).unsqueeze(0), "row": row, "use_cache": False}
 
 
 class MixedRows(Dataset[dict[str, Any]]):

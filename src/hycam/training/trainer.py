@@ -32,9 +32,8 @@ from hycam.training.callbacks import RowCounter
 from hycam.training.checkpoints import Checkpoints
 from hycam.training.distributed import shard_on_a_cpu
 from hycam.training.divergence import Policy
-from hycam.training.packing import PackedCollator
 from hycam.training.resumable import same_randomness
-from hycam.training.rows import MixedRows, PaddedCollator
+from hycam.training.rows import MixedRows, PackedCollator, PaddedCollator
 from hycam.training.savings import OPTIMIZERS, keep_embeddings_in_32_bits
 from hycam.training.stopping import Stop
 from hycam.training.watched import WatchedTrainer

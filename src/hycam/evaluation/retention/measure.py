@@ -14,7 +14,8 @@ from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hycam.console import Reports, counted
-from hycam.data.prompts import end_token, render
+from hycam.data.chat import end_token
+from hycam.data.prompts import render
 from hycam.data.tokens import encode_prompts
 from hycam.evaluation.generation import generate
 from hycam.evaluation.retention.recipe import CHAT_PROMPTS, RetentionRecipe

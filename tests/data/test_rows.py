@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from hycam.data.source_row import SourceRow
+from hycam.data.rows import SourceRow
 from hycam.errors import HycamError
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from hycam.data.source_row import SourceRow
-from hycam.data.tasks.conversations import conversation
-from hycam.data.tasks.tools import tools_of
+from data.chats import turns_of
+from hycam.data.messages import conversation
+from hycam.data.rows import SourceRow
+from hycam.data.tools import tools_of
 from hycam.errors import HycamError
 
 ROW = SourceRow("a.jsonl", 7, {})
@@ -27,7 +28,7 @@ TALK = [ASKED, CALLED, FOUND, ANSWERED]
 
 def whole(messages: Any, tools: Any = None) -> dict[str, Any]:
     talk = conversation(ROW, "messages", messages, {}, tools=("tools", tools))
-    found: dict[str, Any] = json.loads(talk.messages)
+    found: dict[str, Any] = json.loads(talk["messages"])
     return found
 
 
@@ -86,26 +87,23 @@ def test_sharegpt_and_llama_factory_write_calls_as_the_text_of_a_message(
 
 def test_the_last_answer_may_be_a_call_which_then_is_the_response() -> None:
     talk = conversation(ROW, "messages", TALK[:2], {}, tools=("tools", TOOLS))
-    assert talk.turns == (("Where?", json.dumps([CALL["function"]])),)
-    assert conversation(ROW, "messages", TALK, {}).turns == (("Where?", "There."),)
+    assert turns_of(talk) == [("Where?", json.dumps([CALL["function"]]))]
+    assert turns_of(conversation(ROW, "messages", TALK, {})) == [("Where?", "There.")]
 
 
 def test_several_outputs_follow_several_calls_and_questions_go_on() -> None:
     calls = CALLED | {"tool_calls": [{"id": "c1", **CALL}, {"id": "c2", **CALL}]}
     said = [ASKED, calls, FOUND, FOUND | {"tool_call_id": "c2"}, ANSWERED, ASKED, ANSWERED]
     assert whole(said) == {"messages": said, "tools": None}
-    assert conversation(ROW, "messages", said, {}).turns == (("Where?", "There."),) * 2
-
-
-def test_a_call_may_be_left_untrained() -> None:
-    said = [ASKED, CALLED | {"weight": 0}, FOUND, ANSWERED]
-    assert whole(said)["messages"] == said
+    untrained = [ASKED, CALLED | {"weight": 0}, FOUND, ANSWERED]
+    assert whole(untrained)["messages"] == untrained
+    assert turns_of(conversation(ROW, "messages", said, {})) == [("Where?", "There.")] * 2
 
 
 def test_tools_that_are_not_called_are_told_all_the_same() -> None:
     assert whole([ASKED, ANSWERED], TOOLS) == {"messages": [ASKED, ANSWERED], "tools": TOOLS}
     for nothing in (None, [], "", " ", "[]", "null"):
-        assert not conversation(ROW, "messages", [ASKED, ANSWERED], {}, tools=("tools", nothing)).messages
+        assert "messages" not in conversation(ROW, "messages", [ASKED, ANSWERED], {}, tools=("tools", nothing))
 
 
 @pytest.mark.parametrize(

@@ -5,40 +5,46 @@ from datetime import date
 
 import pytest
 
-from hycam.data.source_row import SourceRow
-from hycam.data.tasks.base import Example
-from hycam.data.tasks.columns import ByColumns, by_column_names
+from hycam.data.columns import ByColumns
+from hycam.data.rows import Example, SourceRow, turn
 from hycam.errors import HycamError
+
+
+def made(fields: dict, **columns: str) -> Example:
+    return ByColumns(columns)(SourceRow("a.jsonl", 1, fields))
 
 
 @pytest.mark.parametrize(
     ("fields", "given"),
     [
         ({"instruction": "ask", "input": "in", "output": "say"}, "in"),
-        ({"instruction": "ask", "output": "say"}, ""),
         ({"instruction": "ask", "context": "in", "output": "say"}, "in"),
         ({"instruction": "ask", "context": "in", "response": "say", "category": "qa"}, "in"),
         ({"instruction": "ask", "input": "in", "response": "say"}, "in"),
         ({"instruction": "ask", "response": "say"}, ""),
         ({"prompt": "ask", "completion": "say"}, ""),
-        ({"question": "ask", "answer": "say"}, ""),
         ({"question": "ask", "context": "in", "answer": "say"}, "in"),
         ({"instruction": "ask", "input": None, "output": "say"}, ""),
+        ({"instruction": "ask", "input": None, "context": "in", "response": "say"}, "in"),
+        ({"instruction": "ask", "input": "in", "output": "say", "prompt": "", "completion": None}, "in"),
+        ({"instruction": "ask", "input": "in", "output": "say", "prompt": None, "context": None}, "in"),
     ],
 )
 def test_the_usual_names_are_understood(fields: dict, given: str) -> None:
-    example = by_column_names(SourceRow("a.jsonl", 1, fields))
+    example = made(fields)
     assert (example.instruction, example.input, example.response) == ("ask", given, "say")
 
 
-def test_other_columns_are_refused_with_what_was_expected_and_what_is_there() -> None:
-    row = SourceRow("a.csv", 2, {"instruction": "x", "label": "y"})
-    with pytest.raises(HycamError, match=r"a.csv:2: .*instruction and output, .*columns are: instruction, label"):
-        by_column_names(row)
-
-
-def made(fields: dict, **columns: str) -> Example:
-    return ByColumns(columns)(SourceRow("a.jsonl", 1, fields))
+@pytest.mark.parametrize(
+    ("value", "group"),
+    [
+        *((1, "1"), (1.0, "1"), ("1", "1"), (-3, "-3"), (0.5, "0.5"), (True, "True"), (date(2024, 1, 2), "2024-01-02")),
+        *((None, "ask"), (float("nan"), "ask"), ("", "ask"), (" ", "ask")),  # rows without a group are not one group
+    ],
+)
+def test_a_group_is_the_same_as_a_number_and_as_text(value: object, group: str) -> None:
+    assert made({"prompt": "ask", "completion": "say", "doc": value}, group="doc").group == group
+    assert made({"prompt": "ask", "completion": "say"}, group="doc").group == "ask"
 
 
 def refusal(fields: object, columns: dict[str, str] | None = None, tags: dict[str, str] | None = None) -> str:
@@ -50,8 +56,8 @@ def refusal(fields: object, columns: dict[str, str] | None = None, tags: dict[st
 
 def test_system_and_history_are_read_where_a_row_has_them() -> None:
     pair = {"instruction": "ask", "output": "say"}
-    example = made({**pair, "system": "be brief", "history": [["a", "b"], ["c", "d"]]})
-    assert (example.system, example.history) == ("be brief", (("a", "b"), ("c", "d")))
+    example = made({**pair, "system": "be brief", "history": [["a", None], ["c", "d"]]})
+    assert (example.system, example.history) == ("be brief", [turn("a", ""), turn("c", "d")])
     assert example.group == "a"  # conversations that begin alike stay together
     for nothing in (
         {},
@@ -60,7 +66,7 @@ def test_system_and_history_are_read_where_a_row_has_them() -> None:
         {"system": "", "history": ""},
     ):
         example = made({**pair, **nothing})
-        assert (example.system, example.history, example.group) == ("", (), "ask")
+        assert (example.system, example.history, example.group) == ("", [], "ask")
 
 
 def test_the_columns_of_a_recipe_are_read_instead_of_the_usual_ones() -> None:
@@ -68,7 +74,8 @@ def test_the_columns_of_a_recipe_are_read_instead_of_the_usual_ones() -> None:
     row |= {"instruction": "not this", "output": "nor this", "system": "nor this"}
     columns = {"instruction": "q", "input": "ctx", "response": "a", "system": "rules", "history": "before"}
     example = made(row, **columns, group="page", part="page")
-    assert example == Example("a.jsonl:1", "17", "ask", "in", "say", "be brief", (("x", "y"),), "17")
+    assert example == Example("a.jsonl:1", "ask", "say", "in", "17", "be brief", [turn("x", "y")], "17")
+    assert made({"q": "ask", "chosen": "say"}, instruction="q", response="chosen").response == "say"
     assert made(row, instruction="q", response="a").system == ""
 
 
@@ -77,11 +84,6 @@ def test_a_recipe_may_name_some_columns_and_leave_the_others_to_be_recognised() 
         {"prompt": "ask", "completion": "say", "doc": "d1", "rules": "be brief"}, group="doc", system="rules"
     )
     assert (example.instruction, example.response, example.group, example.system) == ("ask", "say", "d1", "be brief")
-
-
-@pytest.mark.parametrize("group", [{}, {"doc": None}, {"doc": ""}, {"doc": " "}])
-def test_rows_without_a_group_are_not_one_group(group: dict) -> None:
-    assert made({"prompt": "ask", "completion": "say", **group}, group="doc").group == "ask"
 
 
 def test_a_conversational_prompt_and_completion_are_one_conversation() -> None:
@@ -108,6 +110,8 @@ TALK = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "sa
     ("fields", "columns", "said"),
     [
         ({}, {}, "The columns are: none"),
+        ({"instruction": "x", "label": "y"}, {}, "instruction and output, "),
+        ({"instruction": "x", "label": "y"}, {}, "columns are: instruction, label"),
         ({"messages": "hello"}, {}, '"messages" is text'),
         ({"messages": {"role": ["user"]}}, {}, '"messages" is an object'),
         ({"chat": 5}, {"messages": "chat"}, '"chat" is a number (5)'),
@@ -176,41 +180,21 @@ def test_of_two_schemas_in_one_file_each_row_has_the_one_that_is_filled(shape: t
         {**filled, **dict.fromkeys(every - filled.keys(), nothing)},
     ):
         example = made(fields)
-        assert (example.system, example.history, example.messages) == ("", (), "")
+        assert (example.system, example.history, example.messages) == ("", [], "")
         assert (example.instruction, example.input, example.response) == ("ask", "", "say")
-
-
-def test_an_input_is_found_where_another_schema_has_null() -> None:
-    for fields in (
-        {"instruction": "ask", "input": None, "context": "in", "response": "say"},
-        {"instruction": None, "input": "in", "output": "say", "prompt": "", "completion": None},
-        {"instruction": "ask", "input": "in", "output": "say", "prompt": None, "completion": None, "context": None},
-    ):
-        assert (made(fields).input, made(fields).response) == ("in", "say")
 
 
 def test_a_row_that_is_empty_in_every_schema_is_empty() -> None:
     for fields in (
         {"messages": None, "instruction": None, "output": None},
         {"messages": [], "prompt": "ask", "completion": None},
+        {"prompt": TALK[:1], "completion": None},
+        {"prompt": TALK[:1], "completion": []},
         {"messages": None},
         {"conversations": None, "messages": []},
     ):
         assert made(fields).is_empty
     assert '"messages" is text' in refusal({"messages": "[]", "instruction": "", "output": ""})
-
-
-@pytest.mark.parametrize(
-    ("value", "group"),
-    [(1, "1"), (1.0, "1"), ("1", "1"), (-3, "-3"), (0.5, "0.5"), (True, "True"), (date(2024, 1, 2), "2024-01-02")],
-)
-def test_a_group_is_the_same_as_a_number_and_as_text(value: object, group: str) -> None:
-    assert made({"prompt": "ask", "completion": "say", "doc": value}, group="doc").group == group
-
-
-@pytest.mark.parametrize("value", [None, float("nan"), "", " "])
-def test_a_group_that_is_missing_is_none(value: object) -> None:
-    assert made({"prompt": "ask", "completion": "say", "doc": value}, group="doc").group == "ask"
 
 
 def test_a_whole_number_in_a_column_is_its_digits_as_in_csv() -> None:
@@ -219,19 +203,6 @@ def test_a_whole_number_in_a_column_is_its_digits_as_in_csv() -> None:
     assert example.system == "100000000000000000000"
     for value in (True, 4.0):
         assert '"answer" is' in refusal({"question": "x", "answer": value})
-
-
-@pytest.mark.parametrize("answer", [None, []])
-def test_messages_without_a_completion_are_an_empty_row(answer: list | None) -> None:
-    example = made({"prompt": [{"role": "user", "content": "ask"}], "completion": answer})
-    assert example.response == ""
-
-
-def test_null_in_a_history_is_empty_text() -> None:
-    assert made({"instruction": "x", "output": "y", "history": [["a", None], [None, "b"]]}).history == (
-        ("a", ""),
-        ("", "b"),
-    )
 
 
 TRAINING_KEYS = {
@@ -279,12 +250,6 @@ def test_columns_that_are_notes_or_say_what_holds_anyway_are_passed_over() -> No
         assert made({**fields, **notes}) == made(fields)
 
 
-def test_a_column_that_is_named_is_read_whatever_it_is_called() -> None:
-    row = {"prompt": "ask", "chosen": "better", "weight": "heavy"}
-    example = made(row, instruction="prompt", response="chosen", group="weight")
-    assert (example.response, example.group) == ("better", "heavy")
-
-
 def test_tools_are_read_beside_messages_under_any_name() -> None:
     tools = [{"type": "function", "function": {"name": "look"}}]
     for stated in (tools, json.dumps(tools)):
@@ -299,12 +264,5 @@ def test_tools_are_read_beside_messages_under_any_name() -> None:
 def test_of_trls_prompt_and_completion_the_completion_alone_is_trained() -> None:
     further = [{"role": "user", "content": "and"}, {"role": "assistant", "content": "so"}]
     example = made({"prompt": [*TALK, further[0]], "completion": further[1:]})
-    assert (example.history, example.instruction, example.response) == ((("ask", "say"),), "and", "so")
+    assert (example.history, example.instruction, example.response) == ([turn("ask", "say")], "and", "so")
     assert json.loads(example.messages)["messages"] == [TALK[0], TALK[1] | {"weight": 0}, *further]
-
-
-def test_a_system_column_is_the_first_message_of_a_whole_conversation() -> None:
-    said = [TALK[0], TALK[1] | {"reasoning_content": "thought"}]
-    example = made({"messages": said, "system": "brief"})
-    assert example.system == "brief"
-    assert json.loads(example.messages)["messages"] == [{"role": "system", "content": "brief"}, *said]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from hycam.data.source_row import SourceRow, kind_of
+from hycam.data.rows import SourceRow, kind_of
 
 _BESIDE = ("id", "index", "type", "function")  # keys of a call beside its function
 _CALL = (*_BESIDE, "name", "arguments")
@@ -42,7 +42,7 @@ def calls_of(row: SourceRow, who: str, stated: Any) -> list[dict[str, Any]]:
     object.
 
     Raises:
-        HycamError: there is none, or something else.
+        HycamError: there is no call, or it is not understood.
     """
     calls = _parsed(row, f"the call of {who}", stated)
     calls = calls if isinstance(calls, list) else [calls]

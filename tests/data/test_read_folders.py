@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hycam.data.folders import data_files
-from hycam.data.formats import read_rows
+from hycam.data.read import data_files, read_rows
 from hycam.errors import HycamError
 
 ROW = b'{"instruction": "Go.", "output": "Gone."}\n'
@@ -60,6 +59,7 @@ def test_a_folder_gives_its_data_files_in_the_order_of_their_names(tmp_path: Pat
         (folder / name).touch()
     (elsewhere / "linked.jsonl").touch()
     (folder / "link").symlink_to(elsewhere)
+    (folder / "to_nowhere.jsonl").symlink_to(tmp_path / "none")  # reading it says so
     with caplog.at_level(logging.WARNING):
         found = data_files(folder)
     assert [file.relative_to(folder).as_posix() for file in found] == [
@@ -68,27 +68,20 @@ def test_a_folder_gives_its_data_files_in_the_order_of_their_names(tmp_path: Pat
         "b/z.parquet",
         "c.JSONL",
         "link/linked.jsonl",
+        "to_nowhere.jsonl",
     ]
-    assert "passed over: part.jsonl.zst" in caplog.text and "hidden" not in caplog.text
+    with pytest.raises(HycamError, match="No such file"):
+        list(read_rows(folder / "to_nowhere.jsonl"))
+    assert "left out: part.jsonl.zst" in caplog.text and "hidden" not in caplog.text
 
 
-def test_a_folder_without_data_or_in_itself_is_refused(tmp_path: Path) -> None:
+def test_what_gives_no_data_or_no_end_of_it_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(HycamError, match=r"has no data file: \.jsonl, \.json, \.csv, \.parquet"):
         data_files(tmp_path)
     (tmp_path / "again").symlink_to(tmp_path)
     with pytest.raises(HycamError, match=r"again is a link to a folder that it is in"):
         data_files(tmp_path)
-
-
-def test_a_link_to_nowhere_is_not_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "a.jsonl").symlink_to(tmp_path / "none")
-    assert data_files(tmp_path) == [tmp_path / "a.jsonl"]
-    with pytest.raises(HycamError, match="No such file"):
-        list(read_rows(tmp_path / "a.jsonl"))
-
-
-def test_a_pipe_is_refused_before_it_is_waited_for(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "a.jsonl")
+    os.mkfifo(tmp_path / "a.jsonl")  # refused before it is waited for
     with pytest.raises(HycamError, match="neither a file nor a folder"):
         data_files(tmp_path / "a.jsonl")

@@ -7,24 +7,19 @@ from collections.abc import Mapping, Sequence
 from itertools import permutations
 from pathlib import Path
 
-from hycam.data.folders import ENDINGS, is_data_file
+from hycam.data.columns import COLUMNS, ByColumns
+from hycam.data.messages import TAGS
+from hycam.data.read import ENDINGS, is_data_file
 from hycam.data.recipe import TaskRecipe
-from hycam.data.source_row import label_of
-from hycam.data.tasks.base import Source, Task
-from hycam.data.tasks.columns import COLUMNS, ByColumns
-from hycam.data.tasks.messages import TAGS
-from hycam.data.tasks.sources import NamedFile, OnHub, expanded
+from hycam.data.rows import label_of
+from hycam.data.sources import NamedFile, OnHub, Source, Task, expanded, is_there
 from hycam.errors import HycamError, nearest
 
 
 def is_path(word: str) -> bool:
     """Whether a word in a list of tasks means a file or a folder: it is there, or it looks like one."""
     path = Path(word)
-    try:
-        is_there = bool(word) and path.exists()
-    except OSError:  # too long a name, or a folder that may not be looked into
-        is_there = False
-    return is_there or len(path.parts) > 1 or is_data_file(path.name)
+    return (bool(word) and is_there(path)) or len(path.parts) > 1 or is_data_file(path.name)
 
 
 def own_task(entry: TaskRecipe, part_column: str | None = None) -> Task:
@@ -35,7 +30,7 @@ def own_task(entry: TaskRecipe, part_column: str | None = None) -> Task:
         part_column: has each row's part, where the task is split by a column.
 
     Raises:
-        HycamError: the entry contradicts itself, or names columns or tags that there are not.
+        HycamError: the entry contradicts itself, or names columns or tags that do not exist.
     """
     if bool(entry.path) == bool(entry.hub):
         raise HycamError(f'The task "{name_of(entry)}" needs either a path or a hub dataset.')

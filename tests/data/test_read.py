@@ -4,7 +4,6 @@ import csv
 import gzip
 import io
 import json
-import re
 import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import hycam.data.formats
-from hycam.data.formats import read_rows
+import hycam.data.read
+from hycam.data.read import read_rows
 from hycam.errors import HycamError
 
 ROWS = [
@@ -69,67 +68,59 @@ def failure(path: Path) -> str:
     return str(caught.value)
 
 
-@pytest.mark.parametrize("zipped", [False, True])
-@pytest.mark.parametrize("kind", WRITERS)
-def test_every_format_gives_the_rows_that_were_written(tmp_path: Path, kind: str, zipped: bool) -> None:
-    content = WRITERS[kind](ROWS)
-    path = write(tmp_path, zipped_bytes(content) if zipped else content, f"rows.{kind}" + ".gz" * zipped)
-    rows = list(read_rows(path))
-    assert [row.fields for row in rows] == ROWS
-    assert rows[0].identity.startswith(f"rows.{kind}:")
-
-
 @pytest.mark.parametrize("kind", WRITERS)
 def test_the_format_is_recognised_whatever_the_name(tmp_path: Path, kind: str) -> None:
     path = write(tmp_path, zipped_bytes(WRITERS[kind](ROWS)), "download")
     assert [row.fields for row in read_rows(path)] == ROWS
 
 
-@pytest.mark.parametrize("kind", ["jsonl", "json", "csv"])
-def test_a_byte_order_mark_and_windows_line_ends_change_nothing(tmp_path: Path, kind: str) -> None:
-    rows = [{"instruction": "Add.", "output": "5"}, {"instruction": "Go.", "output": "Gone"}]
-    content = re.sub(rb"\r?\n", b"\r\n", WRITERS[kind](rows))
-    path = write(tmp_path, b"\xef\xbb\xbf" + content, f"rows.{kind}")
-    assert [row.fields for row in read_rows(path)] == rows
-
-
-def test_blank_lines_are_passed_over_and_still_counted(tmp_path: Path) -> None:
-    path = write(tmp_path, b'\n{"a": "1"}\n\n  \n{"a": "2"}\n\n')
-    assert [(row.line, row.fields["a"]) for row in read_rows(path)] == [(2, "1"), (5, "2")]
-
-
-def test_rows_of_json_and_csv_carry_the_line_on_which_they_begin(tmp_path: Path) -> None:
-    listed = write(tmp_path, b'\n[\n {"a": 1,\n  "b": 2},\n\n {"a": 3}, {"a": 4}\n]\n', "list.json")
-    assert [row.line for row in read_rows(listed)] == [3, 6, 6]
-    table = write(tmp_path, b'\na,b\n"x\ny",1\n\nz,2\n', "table.csv")
-    assert [row.line for row in read_rows(table)] == [3, 6]
-
-
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 
 
-@settings(max_examples=60, deadline=None)
-@given(rows=st.lists(st.tuples(any_text, any_text), min_size=1, max_size=5), zipped=st.booleans())
-def test_any_text_comes_back_out_of_every_format_whatever_the_chunk(
-    tmp_path_factory, rows: list[tuple[str, str]], zipped: bool
-) -> None:
-    folder = tmp_path_factory.mktemp("texts")
-    written = [{"instruction": f"x{asked}", "output": answer} for asked, answer in rows]
-    for kind, as_bytes in WRITERS.items():
-        content = as_bytes(written)
-        path = write(folder, zipped_bytes(content) if zipped else content, f"rows.{kind}" + ".gz" * zipped)
-        for chunk in (1, 3, 64):
-            with chunks_of(chunk):
-                read = list(read_rows(path))
-            assert [row.fields for row in read] == written
-            assert len({row.identity for row in read}) == len(written)
+@st.composite
+def files(draw: st.DrawFn) -> tuple[str, bytes, list[dict[str, str]], list[int]]:
+    """A file's name and content, its rows, and the line of each, written by hand in any of the formats."""
+    columns = ("instruction", "output")
+    rows = [dict(zip(columns, row, strict=True)) for row in draw(st.lists(st.tuples(any_text, any_text), min_size=1))]
+    kind = draw(st.sampled_from(["jsonl", "json", "csv", "parquet"]))
+    end = draw(st.sampled_from(["\n", "\r\n"]))
+    text, lines = f"instruction,output{end}" if kind == "csv" else "", []
+    for number, row in enumerate(rows):
+        text += draw(st.sampled_from(("", end, f"  {end}{end}")))
+        if kind == "json":
+            text += "," if number else "["
+        lines.append(text.count("\n") + 1)
+        if kind == "csv":
+            cells = io.StringIO(newline="")
+            csv.writer(cells, lineterminator=end, quoting=csv.QUOTE_ALL).writerow(row.values())
+            text += cells.getvalue()
+        else:
+            text += json.dumps(row, ensure_ascii=draw(st.booleans())) + end
+    content = (text + "]" * (kind == "json")).encode()
+    if kind == "parquet":
+        content, lines = as_parquet(rows), list(range(1, len(rows) + 1))
+    elif draw(st.booleans()):
+        content = b"\xef\xbb\xbf" + content
+    zipped = draw(st.booleans())
+    return f"a.{kind}" + ".gz" * zipped, zipped_bytes(content) if zipped else content, rows, lines
+
+
+@settings(max_examples=150, deadline=None)
+@given(file=files(), chunk=st.sampled_from((1, 3, 64)))
+def test_every_row_that_was_written_is_read_with_its_texts_and_identity(tmp_path_factory, file, chunk: int) -> None:
+    name, content, rows, lines = file
+    path = write(tmp_path_factory.mktemp("any"), content, name)
+    with chunks_of(chunk):
+        read = list(read_rows(path))
+    assert [row.fields for row in read] == rows
+    assert [row.identity for row in read] == [f"{name.removesuffix('.gz')}:{line}" for line in lines]
 
 
 @contextmanager
 def chunks_of(size: int) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hycam.data.formats, "_CHUNK", size)
-        patch.setattr(hycam.data.formats, "_PARQUET_ROWS", size)
+        patch.setattr(hycam.data.read, "_CHUNK", size)
+        patch.setattr(hycam.data.read, "_PARQUET_ROWS", size)
         yield
 
 
@@ -250,6 +241,7 @@ def test_a_csv_cell_may_be_longer_than_the_default_limit_of_the_library(tmp_path
         ("a.jsonl.gz", zipped_bytes(as_jsonl(ROWS)) + b"more", "a.jsonl.gz", "cut off or damaged"),
         ("a.json.gz", zipped_bytes(as_json(ROWS))[:-9], "a.json.gz", "cut off or damaged"),
         ("a.jsonl.gz", zipped_bytes(b""), "a.jsonl.gz", "is empty"),
+        ("a.jsonl.gz", zipped_bytes(b'{"a": 1}\n{"a": \n'), "a.jsonl.gz:2:6", "one whole JSON object"),
         ("a.jsonl", b"\xef\xbb\xbf", "a.jsonl", "is empty"),
         ("a.jsonl", b" " * 10_000, "a.jsonl", "is empty"),
         ("a.jsonl", as_jsonl(ROWS).decode().encode("utf-16"), "a.jsonl", "UTF-16"),
@@ -278,11 +270,6 @@ def test_a_broken_file_is_reported_with_its_place(
     message = failure(path)
     assert message.startswith(str(tmp_path / place)), message
     assert said in message, message
-
-
-def test_a_missing_file_and_a_folder_are_reported(tmp_path: Path) -> None:
-    assert "No such file" in failure(tmp_path / "none.jsonl")
-    assert "directory" in failure(tmp_path)
 
 
 def test_columns_of_one_name_in_parquet_are_refused(tmp_path: Path) -> None:
@@ -371,13 +358,6 @@ def test_a_gzip_that_was_damaged_is_told_as_such_and_not_as_broken_json(tmp_path
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(stored)
     with pytest.raises(HycamError, match=r"damaged: its gzip data cannot be read to the end \(CRC"):
-        list(read_rows(path))
-
-
-def test_a_whole_gzip_of_broken_json_is_told_by_line_and_column(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress(b'{"a": 1}\n{"a": \n'))
-    with pytest.raises(HycamError, match=r"a\.jsonl\.gz:2:6"):
         list(read_rows(path))
 
 

@@ -12,8 +12,8 @@ import datasets
 import pytest
 
 from hycam.data.load import load_task
+from hycam.data.own import name_of, own_parts, own_task
 from hycam.data.recipe import TaskRecipe
-from hycam.data.tasks.own import name_of, own_parts, own_task
 from hycam.errors import HycamError
 
 
@@ -44,13 +44,6 @@ def test_files_whose_rows_would_have_the_same_names_are_refused(tmp_path: Path) 
     assert "would have the same names: remove one" in refusal(lambda: load_task(str(tmp_path / "desk")))
 
 
-def test_an_empty_folder_and_an_empty_file_are_named(tmp_path: Path) -> None:
-    (tmp_path / "desk.jsonl").mkdir()
-    assert f"{tmp_path / 'desk.jsonl'} has no data file" in refusal(lambda: load_task(str(tmp_path / "desk.jsonl")))
-    (tmp_path / "a.csv").touch()
-    assert f"{tmp_path / 'a.csv'} is empty" in refusal(lambda: load_task(str(tmp_path / "a.csv")))
-
-
 def test_an_optional_column_that_no_row_has_is_named(tmp_path: Path) -> None:
     write(tmp_path / "a.jsonl", "1")
     task = own_task(TaskRecipe(path=str(tmp_path / "a.jsonl"), columns={"group": "doc", "system": "output"}))
@@ -70,8 +63,7 @@ def test_what_an_entry_ignores_is_passed_over_in_columns_and_in_messages(tmp_pat
 
 def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
     file = write(tmp_path / "gr\udcfc.jsonl", "1")
-    assert "its name is not text" in refusal(lambda: load_task(file))
-    assert "gr\\udcfc.jsonl" in refusal(lambda: load_task(file))
+    assert "gr\\udcfc.jsonl' cannot be read: its name is not text" in refusal(lambda: load_task(file))
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused_and_read_the_next_time(tmp_path: Path) -> None:

@@ -9,12 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hycam.data.source_row import SourceRow
-from hycam.data.tasks.conversations import Conversation, conversation
-from hycam.data.tasks.messages import METADATA
+from data.chats import turns_of
+from hycam.data.messages import METADATA, conversation
+from hycam.data.rows import SourceRow
 from hycam.errors import HycamError
 
 ROW = SourceRow("a.jsonl", 7, {})
+QUESTION, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+FURTHER = [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]
+DEVELOPER = {"role": "developer", "content": "s"}
+NOTES = dict.fromkeys(METADATA, "x")
 
 
 def openai(*turns: tuple[str, Any]) -> list[dict]:
@@ -26,6 +30,13 @@ def refusal(messages: Any, tags: dict[str, str] | None = None) -> str:
         conversation(ROW, "messages", messages, tags or {})
     assert str(caught.value).startswith("a.jsonl:7: ")
     return str(caught.value)
+
+
+def turned(system: str, *turns: tuple[str, str]) -> dict[str, Any]:
+    """What comes of a conversation that is questions and answers alone."""
+    *history, (asked, answered) = turns
+    earlier = [{"asked": asked, "answered": answered} for asked, answered in history]
+    return {"system": system, "history": earlier, "instruction": asked, "response": answered}
 
 
 texts = st.text(max_size=5)
@@ -47,12 +58,32 @@ def test_every_spelling_gives_the_turns_that_were_written(system: str | None, tu
         ([{"role": role, "content": text, "tool_calls": None, "id": "x"} for role, text in said], {}),
         ([{"who": own[role], "what": text} for role, text in said], tags),
     ]:
-        assert conversation(ROW, "messages", messages, tagged) == Conversation(system or "", tuple(turns))
+        assert conversation(ROW, "messages", messages, tagged) == turned(system or "", *turns)
+
+
+@pytest.mark.parametrize(
+    ("messages", "system", "turns"),
+    [
+        (None, "", [("", "")]),  # nothing was said: an empty row
+        ([], "", [("", "")]),
+        ("", "", [("", "")]),
+        ([QUESTION | {"content": None}, ANSWER | {"content": None}, *FURTHER], "", [("", ""), ("c", "d")]),
+        ([QUESTION, ANSWER | {"weight": 0}], "", [("a", "")]),  # nothing to learn from
+        ([DEVELOPER, QUESTION, ANSWER | {"weight": 0}], "s", [("a", "")]),
+        ([QUESTION | NOTES, ANSWER | NOTES], "", [("a", "b")]),
+        ([QUESTION | {"weight": 0}, ANSWER, *FURTHER], "", [("a", "b"), ("c", "d")]),
+        *(([QUESTION, ANSWER | one], "", [("a", "b")]) for one in ({"weight": None}, {"weight": 1.0}, {"train": True})),
+        ([DEVELOPER, QUESTION, ANSWER | {"content": None, "refusal": "No."}], "s", [("a", "No.")]),
+        ([QUESTION, ANSWER | {"content": [{"type": "refusal", "refusal": "No."}]}], "", [("a", "No.")]),
+    ],
+)
+def test_what_questions_and_answers_can_say_is_turns(messages: Any, system: str, turns: list[tuple[str, str]]) -> None:
+    assert conversation(ROW, "messages", messages, {}) == turned(system, *turns)
 
 
 def test_a_role_without_a_tag_keeps_its_usual_spellings() -> None:
     messages = openai(("system", "brief"), ("user", "ask"), ("bot", "say"))
-    assert conversation(ROW, "messages", messages, {"assistant": "bot"}) == Conversation("brief", (("ask", "say"),))
+    assert conversation(ROW, "messages", messages, {"assistant": "bot"}) == turned("brief", ("ask", "say"))
     assert 'is by "assistant"' in refusal(openai(("user", "ask"), ("assistant", "say")), {"assistant": "bot"})
 
 
@@ -89,63 +120,10 @@ def test_a_role_without_a_tag_keeps_its_usual_spellings() -> None:
         ([{"role": "user", "value": "a"}], 'expected to have "role" and "content" (or, in ShareGPT\'s form'),
         ([{None: "user", 5: "a"}], "it has None, 5"),
         ([{}], "it has nothing"),
-    ],
-)
-def test_what_is_no_conversation_is_refused_with_the_number_of_the_message(messages: Any, said: str) -> None:
-    assert said in refusal(messages)
-
-
-@pytest.mark.parametrize("nothing", [None, [], ""])
-def test_a_conversation_in_which_nothing_was_said_is_an_empty_row(nothing: Any) -> None:
-    assert conversation(ROW, "messages", nothing, {}) == Conversation("", (("", ""),))
-
-
-def test_null_is_empty_text_in_a_message_as_elsewhere() -> None:
-    said = openai(("user", None), ("assistant", None), ("user", "c"), ("assistant", "d"))
-    assert conversation(ROW, "messages", said, {}).turns == (("", ""), ("c", "d"))
-
-
-def whole(messages: Any, **more: Any) -> dict[str, Any]:
-    """What stands in the column ``messages``."""
-    found: dict[str, Any] = json.loads(conversation(ROW, "messages", messages, {}, **more).messages)
-    return found
-
-
-QUESTION, ANSWER = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
-FURTHER = [{"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]
-
-
-@pytest.mark.parametrize(
-    "untrained", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"training": False}, {"loss": False}]
-)
-def test_an_answer_of_weight_0_is_told_apart_from_the_others(untrained: dict) -> None:
-    talk = conversation(ROW, "messages", [QUESTION, ANSWER | untrained, *FURTHER], {})
-    assert talk.turns == (("a", "b"), ("c", "d"))
-    assert json.loads(talk.messages) == {"messages": [QUESTION, ANSWER | {"weight": 0}, *FURTHER], "tools": None}
-
-
-@pytest.mark.parametrize("trained", [{}, {"weight": None}, {"weight": 1}, {"weight": 1.0}, {"train": True}])
-def test_an_answer_of_weight_1_is_an_answer_like_any_other(trained: dict) -> None:
-    said = [QUESTION | {"weight": 0}, ANSWER | trained, *FURTHER]
-    assert conversation(ROW, "messages", said, {}) == Conversation("", (("a", "b"), ("c", "d")))
-
-
-def test_a_conversation_ends_at_its_last_trained_answer() -> None:
-    untrained = [FURTHER[0], FURTHER[1] | {"weight": 0}]
-    assert conversation(ROW, "messages", [QUESTION, ANSWER, *untrained], {}) == Conversation("", (("a", "b"),))
-    talk = conversation(ROW, "messages", [*untrained, QUESTION, ANSWER, *untrained], {})
-    assert talk.turns == (("c", "d"), ("a", "b"))
-    assert [message["content"] for message in json.loads(talk.messages)["messages"]] == ["c", "d", "a", "b"]
-
-
-def test_a_conversation_without_a_trained_answer_has_nothing_to_learn_from() -> None:
-    said = [QUESTION, ANSWER | {"weight": 0}]
-    assert conversation(ROW, "messages", said, {}, system="s") == Conversation("s", (("a", ""),))
-
-
-@pytest.mark.parametrize(
-    ("messages", "said"),
-    [
+        (
+            openai(("user", "a"), ("assistant", [{"type": "text", "text": "b", "train": False, "image_url": None}])),
+            'part 1 of message 2 of "messages" has "train"',
+        ),
         ([QUESTION, ANSWER | {"weight": 0.5}], 'the weight of message 2 of "messages" is a number (0.5): 0 or 1'),
         ([QUESTION, ANSWER | {"weight": "0"}], "the weight of message 2 of \"messages\" is text ('0'): 0 or 1"),
         ([QUESTION, ANSWER | {"weight": -1}], "is a number (-1)"),
@@ -154,8 +132,31 @@ def test_a_conversation_without_a_trained_answer_has_nothing_to_learn_from() -> 
         ([QUESTION | {"train": True}, ANSWER], "ignore: [train]"),
     ],
 )
-def test_a_weight_that_cannot_be_honoured_is_refused(messages: list, said: str) -> None:
+def test_what_is_no_conversation_is_refused_with_the_number_of_the_message(messages: Any, said: str) -> None:
     assert said in refusal(messages)
+
+
+def whole(messages: Any, **more: Any) -> dict[str, Any]:
+    """What stands in the column ``messages``."""
+    found: dict[str, Any] = json.loads(conversation(ROW, "messages", messages, {}, **more)["messages"])
+    return found
+
+
+@pytest.mark.parametrize(
+    "untrained", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"training": False}, {"loss": False}]
+)
+def test_an_answer_of_weight_0_is_told_apart_from_the_others(untrained: dict) -> None:
+    talk = conversation(ROW, "messages", [QUESTION, ANSWER | untrained, *FURTHER], {})
+    assert turns_of(talk) == [("a", "b"), ("c", "d")]
+    assert json.loads(talk["messages"]) == {"messages": [QUESTION, ANSWER | {"weight": 0}, *FURTHER], "tools": None}
+
+
+def test_a_conversation_ends_at_its_last_trained_answer() -> None:
+    untrained = [FURTHER[0], FURTHER[1] | {"weight": 0}]
+    assert conversation(ROW, "messages", [QUESTION, ANSWER, *untrained], {}) == turned("", ("a", "b"))
+    talk = conversation(ROW, "messages", [*untrained, QUESTION, ANSWER, *untrained], {})
+    assert turns_of(talk) == [("c", "d"), ("a", "b")]
+    assert [message["content"] for message in json.loads(talk["messages"])["messages"]] == ["c", "d", "a", "b"]
 
 
 @pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
@@ -164,7 +165,7 @@ def test_the_reasoning_of_an_answer_is_kept_whatever_it_is_called(key: str) -> N
     assert whole([QUESTION, ANSWER | {key: "thought"}])["messages"] == [QUESTION, reasoned]
     assert whole([QUESTION, reasoned | {key: "thought"}])["messages"] == [QUESTION, reasoned]
     for nothing in (None, "", " "):
-        assert not conversation(ROW, "messages", [QUESTION, ANSWER | {key: nothing}], {}).messages
+        assert conversation(ROW, "messages", [QUESTION, ANSWER | {key: nothing}], {}) == turned("", ("a", "b"))
     assert "only an answer of the assistant" in refusal([QUESTION | {key: "thought"}, ANSWER])
     assert "is a number (5)" in refusal([QUESTION, ANSWER | {key: 5}])
     twice = ANSWER | {key: "thought", "content": "<think>thought</think>No."}
@@ -173,22 +174,15 @@ def test_the_reasoning_of_an_answer_is_kept_whatever_it_is_called(key: str) -> N
         assert f"has {key} and thinking, which differ" in refusal([QUESTION, ANSWER | {key: "x", "thinking": "y"}])
 
 
-def test_the_name_of_a_speaker_is_kept() -> None:
-    assert whole([QUESTION | {"name": "Ann"}, ANSWER])["messages"] == [QUESTION | {"name": "Ann"}, ANSWER]
-
-
 def test_the_system_text_of_a_column_is_in_the_whole_conversation() -> None:
-    said = [QUESTION, ANSWER | {"reasoning": "thought"}]
+    said = [QUESTION | {"name": "Ann"}, ANSWER | {"reasoning": "thought"}]
+    assert whole(said)["messages"][0] == QUESTION | {"name": "Ann"}
     assert whole(said, system="s")["messages"][0] == {"role": "system", "content": "s"}
     for own, used in (("own", "own"), ("", "s")):
         assert whole([{"role": "system", "content": own}, *said], system="s")["messages"][0]["content"] == used
 
 
-def test_a_developer_is_the_system_and_a_refusal_an_answer() -> None:
-    said = [{"role": "developer", "content": "s"}, QUESTION, {"role": "assistant", "content": None, "refusal": "No."}]
-    assert conversation(ROW, "messages", said, {}) == Conversation("s", (("a", "No."),))
-    parts = [QUESTION, {"role": "assistant", "content": [{"type": "refusal", "refusal": "No."}]}]
-    assert conversation(ROW, "messages", parts, {}).turns == (("a", "No."),)
+def test_a_refusal_is_an_answer_and_nothing_else() -> None:
     assert "both a content and a refusal" in refusal([QUESTION, ANSWER | {"refusal": "No."}])
     assert "only an answer" in refusal([{"role": "user", "content": "", "refusal": "No."}, ANSWER])
 
@@ -203,28 +197,12 @@ def test_a_key_that_is_not_understood_is_refused_by_name_unless_it_is_null_or_ig
 
     assert f'message {place + 1} of "messages" has "{key}"' in refusal(with_key("x"))
     assert f"(ignore: [{key}])" in refusal(with_key(False))
-    plain = Conversation("", (("a", "b"),))
+    plain = turned("", ("a", "b"))
     for nothing in (None, "", [], {}):
         assert conversation(ROW, "messages", with_key(nothing), {}) == plain
     assert conversation(ROW, "messages", with_key("x"), {}, ignore=[key]) == plain
-
-
-def test_what_the_recipe_ignores_has_no_effect() -> None:
-    said = [QUESTION, ANSWER | {"weight": 0, "reasoning_content": "thought"}]
-    ignored = conversation(ROW, "messages", said, {}, ignore=("weight", "reasoning_content"))
-    assert ignored == Conversation("", (("a", "b"),))
-
-
-def test_notes_on_a_message_are_passed_over() -> None:
-    notes = dict.fromkeys(METADATA, "x")
-    assert conversation(ROW, "messages", [QUESTION | notes, ANSWER | notes], {}) == Conversation("", (("a", "b"),))
-
-
-def test_a_part_that_is_not_trained_is_refused_by_name() -> None:
-    parts = [{"type": "text", "text": "b", "train": False, "image_url": None}]
-    assert 'part 1 of message 2 of "messages" has "train"' in refusal(
-        [QUESTION, {"role": "assistant", "content": parts}]
-    )
+    untrained = [QUESTION, ANSWER | {"weight": 0, "reasoning_content": "thought"}]
+    assert conversation(ROW, "messages", untrained, {}, ignore=("weight", "reasoning_content")) == plain
 
 
 def test_of_two_spellings_in_one_table_the_one_that_is_filled_counts() -> None:
@@ -233,5 +211,5 @@ def test_of_two_spellings_in_one_table_the_one_that_is_filled_counts() -> None:
         {"role": None, "content": None, "from": who, "value": what} for who, what in (("human", "a"), ("gpt", "b"))
     ]
     for said in (openai_, shared):
-        assert conversation(ROW, "messages", said, {}) == Conversation("", (("a", "b"),))
+        assert conversation(ROW, "messages", said, {}) == turned("", ("a", "b"))
     assert 'has "from"' in refusal([QUESTION | {"from": "human"}, ANSWER])
