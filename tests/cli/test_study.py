@@ -24,7 +24,7 @@ from hycam.machine import describe
 from hycam.study import runner
 from hycam.study.recipe import ExecutorRecipe, StudyMethod
 from hycam.study.run_cell import run_cell
-from hycam.study.running import running
+from hycam.study.status import running
 from hycam.training import callbacks
 from hycam.training.recipe import TrainingRecipe
 from hycam.training.run import Run
@@ -125,17 +125,17 @@ def test_an_unknown_field_of_the_file_is_named_with_the_nearest(study, capsys) -
     assert 'unknown field "fold". Did you mean "folds"?' in capsys.readouterr().err
 
 
-def test_a_cell_edited_by_hand_is_named_and_left_as_it_is(study, inline: Inline, capsys, tmp_path: Path) -> None:
+def test_a_damaged_cell_is_named_and_left_as_it_is(study, inline: Inline, capsys, tmp_path: Path) -> None:
     path = study()
     assert main(["study", path]) == 0
     edited = next((tmp_path / "study" / "cells").glob("hycam-*"))
-    text = edited.read_text().replace('"perplexity": ', '"perplexity": 1')
+    text = edited.read_text().replace('"perplexity": ', '"perplexities": ')
     edited.write_text(text)
     capsys.readouterr()
     assert main(["study", path]) == 1
     captured = capsys.readouterr()
     assert "1 result files cannot be used, and their cells did not run" in captured.err
-    assert f"HyCAM: unusable ({edited}): its checksum does not fit: it was changed by hand" in captured.out
+    assert f"HyCAM: unusable ({edited}): it has another layout than this version reads: Object missing" in captured.out
     assert edited.read_text() == text
     assert len(inline.ran) == 2
 
