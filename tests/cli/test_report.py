@@ -25,7 +25,7 @@ def study(backbone: str, tasks: list[str], tmp_path: Path) -> Path:
     return path
 
 
-def test_a_study_that_was_run_has_a_report_with_its_answers(study: Path, tmp_path: Path, capsys) -> None:
+def test_a_study_that_was_run_has_a_report_with_its_answers(study: Path, tmp_path: Path, capsys, inline) -> None:
     assert main(["study", str(study)]) == 0
     capsys.readouterr()
     assert main(["report", str(study)]) == 0
@@ -54,7 +54,7 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 
 def test_a_folder_is_reported_without_data_and_backbone_as_its_study_is_with_them(
-    study: Path, tasks: list[str], tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch
+    study: Path, tasks: list[str], tmp_path: Path, capsys, inline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     study.write_text(study.read_text() + f"runs: {tmp_path / 'runs'}\n")
     assert main(["study", str(study), "--cells", "3"]) == 0
@@ -87,7 +87,7 @@ def test_a_folder_is_reported_without_data_and_backbone_as_its_study_is_with_the
 
 
 def test_what_is_said_of_the_data_is_said_once_for_all_folds(
-    study: Path, tasks: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    study: Path, tasks: list[str], tmp_path: Path, inline, caplog: pytest.LogCaptureFixture
 ) -> None:
     gap = tmp_path / "gap.jsonl"
     gap.write_text(Path(tasks[0]).read_text() + '{"instruction": "Nothing", "input": "", "output": ""}\n')

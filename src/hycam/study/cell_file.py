@@ -48,7 +48,7 @@ class Environment(Struct):
 
 
 class Training(Struct):
-    """What training took; ``seconds`` are those of all processes that worked on it, one after the other."""
+    """What training took, in all processes that worked on it one after the other."""
 
     steps: Count
     tokens: Some
@@ -77,14 +77,10 @@ class Scores(Struct):
 
 
 class MacroScores(Scores):
-    """Means over the tasks."""
-
     perplexity_mean: Number | None
 
 
 class TaskScores(Scores):
-    """Of one task."""
-
     tokens: Some
     rows: Some
     generated_rows: Count

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hycam.errors import HycamError
 from hycam.evaluation.result import PREDICTIONS_FILE, read_predictions
@@ -23,15 +22,11 @@ Scored = list[tuple[Result, int]]
 """The cells that scored a row, each with the row's place in its lists."""
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What one cell made of a row.
+class Answer(NamedTuple):
+    """What one cell made of a row: ROUGE-L of its answer and the reference's NLL in nats per token, None for neither.
 
-    Attributes:
-        label: the method, and whatever else sets the cell apart from the others of the row.
-        text: its answer; None where none was generated or the run folder is on another machine.
-        rouge: ROUGE-L of the answer; None where none was generated.
-        nll: NLL of the reference in nats per token; None where it is no finite number.
+    ``label`` is the method, and whatever else sets the cell apart from the others of the row. ``text`` is None where no
+    answer was generated or the run folder is on another machine.
     """
 
     label: str
@@ -40,8 +35,7 @@ class Answer:
     nll: float | None
 
 
-@dataclass
-class Row:
+class Row(NamedTuple):
     """One row of the data. ``prompt`` and ``reference`` are None where no run folder of it is on this machine."""
 
     identity: str
@@ -50,8 +44,7 @@ class Row:
     answers: list[Answer]
 
 
-@dataclass(frozen=True)
-class TaskRows:
+class TaskRows(NamedTuple):
     """The chosen rows of a task, out of ``scored`` rows."""
 
     task: str
@@ -123,15 +116,15 @@ class _Kept:
 
 
 def _row(task: str, identity: str, of_row: Scored, kept: _Kept, longest: int) -> Row:
-    row = Row(identity, None, None, [])
+    answers, prompt, reference = [], None, None
     for (one, place), label in zip(of_row, _labels([one for one, _ in of_row]), strict=True):
         figures, entry = _figures(one, task), kept.entry(one, task, place)
         if entry is not None:
-            row.prompt, row.reference = _cut(entry["prompt"], longest), _cut(entry["reference"], longest)
+            prompt, reference = entry["prompt"], entry["reference"]
         text = _cut(entry["prediction"], longest) if entry else None
         nll, tokens = figures["nll"][place], figures["tokens"][place]
-        row.answers.append(Answer(label, text, figures["rougeL"][place], None if nll is None else nll / tokens))
-    return row
+        answers.append(Answer(label, text, figures["rougeL"][place], None if nll is None else nll / tokens))
+    return Row(identity, _cut(prompt, longest), _cut(reference, longest), answers)
 
 
 def _labels(results: list[Result]) -> list[str]:
