@@ -17,7 +17,7 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(
-    include=["hycam.data", "hycam.study.results", "hycam.study.layout", "hycam.training.parse"]
+    include=["hycam.data", "hycam.study.results", "hycam.study.cell_file", "hycam.training.parse"]
 ):
     from hycam.data.columns import by_column_names
     from hycam.data.llama_factory import dataset_info

@@ -6,8 +6,9 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
 from typing import Any
+
+import msgspec
 
 from hycam.errors import HycamError
 from hycam.files import write_whole
@@ -57,7 +58,17 @@ class Evaluation:
         write_whole(folder / METRICS_FILE, f"{metrics}\n")
 
 
-_TEXTS = ("task", "row", "prompt", "reference")
+class Prediction(msgspec.Struct):
+    """A line of ``predictions.jsonl``; fields that a later version adds are ignored."""
+
+    task: str
+    row: str
+    prompt: str
+    reference: str
+    prediction: str | None
+    nll: float | None
+    rougeL: float | None
+    tokens: int
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
@@ -66,32 +77,21 @@ def read_predictions(path: Path) -> list[dict[str, Any]]:
     Raises:
         HycamError: it cannot be read, or a line is not such an entry.
     """
-    found = []
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-            if line:
-                entry = json.loads(line)
-                if not _is_entry(entry):
-                    raise HycamError(f"{path}:{number} is not the prediction of a row. Evaluate the run again.")
-                found.append(entry)
-    except (OSError, RecursionError) as error:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
         raise HycamError(f"{path} cannot be read: {error}. Evaluate the run again.") from error
-    except HycamError:
-        raise
-    except ValueError as error:  # neither UTF-8 nor JSON
-        raise HycamError(f"{path} is damaged ({error}). Evaluate the run again.") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line:
+                msgspec.json.decode(line, type=Prediction)
+                found.append(msgspec.json.decode(line))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise HycamError(
+                f"{path}:{number} is not the prediction of a row: {error}. Evaluate the run again."
+            ) from error
     return found
-
-
-def _is_entry(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict)
-        and all(isinstance(entry.get(name), str) for name in _TEXTS)
-        and isinstance(entry.get("prediction"), (str, NoneType))
-        and "prediction" in entry
-        and all(name in entry and isinstance(entry[name], (int, float, NoneType)) for name in ("nll", "rougeL"))
-        and isinstance(entry.get("tokens"), int)
-    )
 
 
 def _finite(value: Any) -> Any:

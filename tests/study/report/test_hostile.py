@@ -17,10 +17,10 @@ from hycam.cli.main import main
 from hycam.data.recipe import DataRecipe, TaskRecipe
 from hycam.study.plan import Plan
 from hycam.study.recipe import StudyMethod
-from hycam.study.report import write_report
 from hycam.study.results import Result, Results
 from hycam.training.run import Run
 from study.factory import FAILED, plan_of, retention_of, routing_of, steady, study_of
+from study.report.conftest import write_report
 
 MARK = "hostile"
 HOSTILE = (

@@ -20,12 +20,11 @@ import hycam.study.report.content as content_module
 from hycam.errors import HycamError
 from hycam.study.figures import FIGURES
 from hycam.study.plan import Plan
-from hycam.study.report import write_report
 from hycam.study.report.content import gather
 from hycam.study.results import Results
 from hycam.study.tables.scores import main_table
 from hycam.study.tables.table import Entry, NotRun, Table
-from study.report.conftest import HOSTILE, drawing, line
+from study.report.conftest import HOSTILE, drawing, line, write_report
 
 
 def _table(plan: Plan, comparisons: object) -> Table:
