@@ -109,20 +109,20 @@ def response_nll(
     tokens = torch.zeros(len(lengths), dtype=torch.int64)
     with evaluating(model):
         batches = list(batches_by_length(lengths, batch_size, batch_tokens))
-        step, own = (processes.number(), processes.index()) if shared else (1, 0)
-        for start in range(0, len(batches), step):
-            indices = batches[min(start + own, len(batches) - 1)]
+        world_size, rank = (processes.world_size(), processes.rank()) if shared else (1, 0)
+        for start in range(0, len(batches), world_size):
+            indices = batches[min(start + rank, len(batches) - 1)]
             batch = rows[indices]
             row, targets, logits = labelled_logits(model, tokenizer, batch["input_ids"], batch["labels"])
             each = F.cross_entropy(logits, targets, reduction="none")
-            if start + own < len(batches):
+            if start + rank < len(batches):
                 kept = torch.tensor(indices)[row]
                 nll.index_add_(0, kept, each.cpu().double())
                 tokens.index_add_(0, kept, torch.ones_like(kept))
             if progress is not None:
-                progress(sum(map(len, batches[start : start + step])))
+                progress(sum(map(len, batches[start : start + world_size])))
     if shared:
-        nll, tokens = processes.total(nll, model.device), processes.total(tokens, model.device)
+        nll, tokens = processes.all_reduce(nll, model.device), processes.all_reduce(tokens, model.device)
     if tokens.sum() == 0:
         raise HycamError(f"None of the {len(lengths)} rows to evaluate has a labelled token: there is no response.")
     return NLL(rows=list(rows["row"]), nll=nll.numpy(), tokens=tokens.numpy())

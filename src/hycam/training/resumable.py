@@ -174,10 +174,10 @@ class ResumableTrainer(Trainer):
             super()._save_checkpoint(model, trial)  # which deletes none: save_total_limit is null
             text = json.dumps(self.progress(), indent=1)
             (self.checkpoints.at(step) / _progress_file()).write_text(text + "\n", encoding="utf-8")
-            processes.wait_for_all()  # each process has written its part
+            processes.barrier()  # each process has written its part
             if self.args.should_save:
                 self.checkpoints.seal(step)
-            processes.wait_for_all()  # so that all see the same checkpoints, whenever they look
+            processes.barrier()  # so that all see the same checkpoints, whenever they look
         except Exception:
             if self.args.should_save:  # on a full disk, half a checkpoint is in the way
                 shutil.rmtree(self.checkpoints.at(step), ignore_errors=True)
@@ -197,7 +197,7 @@ class ResumableTrainer(Trainer):
 
 def _progress_file() -> str:
     """Each process has its own, since each has sums of its own."""
-    return f"progress_{processes.index()}.json" if processes.index() else PROGRESS
+    return f"progress_{processes.rank()}.json" if processes.rank() else PROGRESS
 
 
 @contextmanager

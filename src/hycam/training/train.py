@@ -135,7 +135,7 @@ def _train(
             if run.summary() is not None and (wrong := run.damage()):
                 _log.warning("%s It is made again.", wrong)
                 run.reopen()
-        run.begin(recipe, data.fingerprint, processes.number())
+        run.begin(recipe, data.fingerprint, processes.world_size())
         if (complete := run.summary()) is not None:
             return complete, None
         resumed = checkpoints.resume_from()
@@ -143,7 +143,7 @@ def _train(
             check_state(resumed)
         return None, resumed
 
-    complete, resumed = processes.by_main(begin)
+    complete, resumed = processes.on_main(begin)
     if complete is not None:
         return complete
     arguments.eval_on_start = also is not None and resumed is None
@@ -156,8 +156,8 @@ def _train(
         recipe.data.max_length,
         packing=recipe.data.packing,
         group_by_length=recipe.data.group_by_length,
-        processes=processes.number(),
-        process=processes.index(),
+        processes=processes.world_size(),
+        process=processes.rank(),
     )
     log_all(check_lengths(recipe.data, data) + check_schedule(recipe, steps_of(recipe, batches), len(rows)))
 
@@ -194,8 +194,8 @@ def _train(
         progress=lambda done, rows: reporter.update("validation", done, rows),
         also=None if also is None else partial(also, cast(PreTrainedModel, adapted), tokenizer),
     )
-    if processes.index():  # noise and dropout are of each process's own
-        set_seed(settings.seed + processes.index())
+    if processes.rank():  # noise and dropout are of each process's own
+        set_seed(settings.seed + processes.rank())
     for unwanted in (PrinterCallback, TqdmCallback):
         trainer.remove_callback(unwanted)
     trainer.add_callback(ProgressCallback(reporter))
@@ -246,13 +246,13 @@ def _train(
         "skipped": trainer.watch.skipped,
         "validation": validation,
     }
-    state = distributed.whole_state(adapted) if processes.number() > 1 else None
+    state = distributed.whole_state(adapted) if processes.world_size() > 1 else None
 
     def finish() -> dict[str, Any]:
         run.finish(adapted, tokenizer, summary, state)
         return summary
 
-    return processes.by_main(finish)
+    return processes.on_main(finish)
 
 
 def _last_validation(trainer: MultiTaskTrainer, goes_back: bool) -> dict[str, float]:

@@ -180,7 +180,7 @@ class MultiTaskTrainer(WatchedTrainer):
     def _count(self, rows: list[int], sign: int = 1) -> None:
         """Counts rows of this process, given their numbers, with those of the others."""
         own = Counter(map(cast(MixedRows, self.train_dataset).task, rows))
-        numbers = processes.total(torch.tensor([own[name] for name in self.tasks]), self.args.device)
+        numbers = processes.all_reduce(torch.tensor([own[name] for name in self.tasks]), self.args.device)
         self.counter.add({name: sign * number for name, number in zip(self.tasks, numbers.tolist(), strict=True)})
 
     @torch.no_grad()
@@ -213,7 +213,7 @@ class MultiTaskTrainer(WatchedTrainer):
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
-            sums = processes.total(self._sums, self.args.device)
+            sums = processes.all_reduce(self._sums, self.args.device)
             for name, total, tokens in zip(self.tasks, *sums.tolist(), strict=True):
                 if tokens:
                     logs[f"loss_{name}"] = total / tokens
