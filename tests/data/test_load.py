@@ -13,8 +13,8 @@ import pyarrow.parquet
 import pytest
 
 import hycam.data.load
+from hycam.data.chosen import own_task
 from hycam.data.load import load_task
-from hycam.data.own import own_task
 from hycam.data.recipe import TaskRecipe
 from hycam.data.sources import NamedFile
 from hycam.data.tasks import TASKS, Example, Task
