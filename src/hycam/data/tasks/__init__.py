@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hycam.data.rows import Example
 from hycam.data.sources import Task
 from hycam.data.tasks import (
     alpaca_eval,
@@ -17,7 +16,7 @@ from hycam.data.tasks import (
     webgpt,
 )
 
-__all__ = ["EMBEDDED", "PAPER", "TASKS", "Example", "Task"]
+__all__ = ["EMBEDDED", "PAPER", "TASKS"]
 
 _EMBEDDED = (gsm8k, medmcqa, mbpp, squad, alpaca_eval)
 _PAPER = (auto_cot, icliniq, dolly, code_alpaca, webgpt)
