@@ -19,9 +19,9 @@ import pytest
 import hycam.data.cache
 import hycam.data.load
 from hycam.data.cache import cached, entry_of, read_arrow
+from hycam.data.chosen import own_task
 from hycam.data.columns import by_column_names
 from hycam.data.load import load_task
-from hycam.data.own import own_task
 from hycam.data.recipe import TaskRecipe
 from hycam.data.rows import SourceRow
 from hycam.data.sources import NamedFile, Task

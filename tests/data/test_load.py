@@ -13,11 +13,12 @@ import pyarrow.parquet
 import pytest
 
 import hycam.data.load
+from hycam.data.chosen import own_task
 from hycam.data.load import load_task
-from hycam.data.own import own_task
 from hycam.data.recipe import TaskRecipe
-from hycam.data.sources import NamedFile
-from hycam.data.tasks import TASKS, Example, Task
+from hycam.data.rows import Example
+from hycam.data.sources import NamedFile, Task
+from hycam.data.tasks import TASKS
 from hycam.errors import HycamError
 
 

@@ -25,10 +25,9 @@ from fuzz.mutations import ODD_TEXTS, changed_bytes, changed_tree
 from hycam import backbones
 from hycam.adapt import adapt
 from hycam.adapters import check_adapter, saved_config
-from hycam.data.chosen import chosen_tasks
+from hycam.data.chosen import chosen_tasks, own_task
 from hycam.data.llama_factory import dataset_info
 from hycam.data.load import load_task
-from hycam.data.own import own_task
 from hycam.data.recipe import TaskRecipe
 from hycam.study.comparisons import compare
 from hycam.study.plan import Plan

@@ -15,11 +15,11 @@ from rich.table import Table
 from hycam.cli.arguments import parse
 from hycam.console import plain_console, quiet_libraries
 from hycam.data.catalog import catalog, fetch
-from hycam.data.chosen import Chosen, chosen_tasks
+from hycam.data.chosen import Chosen, chosen_tasks, task
 from hycam.data.partition import digest, partition, rows_of
 from hycam.data.preview import preview
 from hycam.data.recipe import PARTS, DataRecipe, MixtureRecipe, Overlong, TaskRecipe
-from hycam.data.tasks import EMBEDDED, PAPER, task
+from hycam.data.tasks import EMBEDDED, PAPER
 from hycam.errors import HycamError
 
 _BACKBONE = "smollm2-135m"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hycam.data.chosen import task
 from hycam.data.load import load_task
-from hycam.data.tasks import TASKS, task
+from hycam.data.tasks import TASKS
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import pyarrow
 from datasets.fingerprint import Hasher
 
 from hycam.data.cache import cached, read_arrow
+from hycam.data.chosen import task
 from hycam.data.columns import ByColumns
 from hycam.data.rows import Bad, Example, refuse
 from hycam.data.sources import Convert, Fetched, Task
-from hycam.data.tasks import task
 from hycam.errors import HycamError
 
 _log = logging.getLogger(__name__)

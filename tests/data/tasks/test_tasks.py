@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from hycam.data.tasks import EMBEDDED, TASKS, task
+from hycam.data.chosen import task
+from hycam.data.tasks import EMBEDDED, TASKS
 from hycam.errors import HycamError
 
 

@@ -11,8 +11,8 @@ from typing import Any
 import datasets
 import pytest
 
+from hycam.data.chosen import name_of, own_parts, own_task
 from hycam.data.load import load_task
-from hycam.data.own import name_of, own_parts, own_task
 from hycam.data.recipe import TaskRecipe
 from hycam.errors import HycamError
 
