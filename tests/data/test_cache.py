@@ -116,7 +116,9 @@ RIGHT = (0, list(map(str, range(7))))
 class Child:
     """A forked process that reads seven rows, each with ``convert``, two rows at a time."""
 
-    def __init__(self, file: Path, convert: Callable[[SourceRow], Any], before: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, file: Path, convert: Callable[[SourceRow], Any], before: Callable[[], None] | None = None
+    ) -> None:
         reads, writes = os.pipe()
         self.number = os.fork()
         if self.number == 0:

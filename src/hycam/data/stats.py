@@ -17,8 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from hycam.data.chat import Turn
 from hycam.data.encode import warn_of_bad_rows
 from hycam.data.prompts import Form, check_prompt, rendered
-from hycam.data.tokens import PLAIN
 from hycam.data.tasks import Task
+from hycam.data.tokens import PLAIN
 
 _ROWS_AT_ONCE = 1000  # enough for the tokenizer to work on all cores; more would only need memory
 
