@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator, skip_first_batches
-from accelerate.data_loader import BatchSamplerShard, prepare_data_loader
+from accelerate.data_loader import prepare_data_loader
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
@@ -46,7 +46,7 @@ def padded(batches: list[list[int]], lengths: np.ndarray) -> int:
     return sum(len(batch) * lengths[batch].max() - lengths[batch].sum() for batch in batches)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(3, 200), st.integers(1, 9), st.integers(0, 5), seeds)
 def test_batches_as_they_come_are_the_draws_cut_into_pieces(rows: int, size: int, number: int, seed: int) -> None:
     drawn = mixture(rows, seed)
@@ -57,7 +57,7 @@ def test_batches_as_they_come_are_the_draws_cut_into_pieces(rows: int, size: int
     assert len(made) == len(batches)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(st.integers(3, 400), st.integers(1, 5), st.integers(0, 5), seeds)
 def test_grouped_batches_have_the_same_rows_in_every_window_and_the_longest_one_first(
     rows: int, size: int, number: int, seed: int
@@ -82,15 +82,14 @@ def test_grouping_shuffles_the_batches_of_each_window_in_its_own_way() -> None:
     assert (np.abs(places - np.arange(50)).mean(axis=1) > 10).all()  # of a random order: 17 on average
 
 
-@pytest.mark.parametrize("kind", ["int64", "int32", "uint16"])
-def test_grouping_saves_most_of_the_padding(kind: str) -> None:
+def test_grouping_saves_most_of_the_padding() -> None:
     drawn, lengths = mixture(3_000), skewed(3_000)
-    plain = Batches(drawn, lengths.astype(kind), 8, MAX_LENGTH)
-    grouped = Batches(drawn, lengths.astype(kind), 8, MAX_LENGTH, group_by_length=True)
+    plain = Batches(drawn, lengths, 8, MAX_LENGTH)
+    grouped = Batches(drawn, lengths, 8, MAX_LENGTH, group_by_length=True)
     assert padded(epoch(grouped, 1), lengths) < padded(epoch(plain, 1), lengths) / 10
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(3, 120), seeds)
 def test_packs_are_never_too_long_and_have_each_draw_once(rows: int, seed: int) -> None:
     drawn, lengths = mixture(rows, seed), skewed(rows, seed)
@@ -170,9 +169,8 @@ def test_a_data_loader_takes_them(mode: dict[str, bool], numbered: Callable[[int
 
 
 @every_mode
-@pytest.mark.parametrize("skipped", [0, 1, 5])
 def test_a_resumed_loader_goes_on_with_the_same_batches(
-    mode: dict[str, bool], skipped: int, numbered: Callable[[int], datasets.Dataset]
+    mode: dict[str, bool], numbered: Callable[[int], datasets.Dataset]
 ) -> None:
     """As the Trainer does it: a prepared loader, ``set_epoch``, and ``skip_first_batches``."""
 
@@ -186,20 +184,10 @@ def test_a_resumed_loader_goes_on_with_the_same_batches(
     for number in range(3):
         uninterrupted.set_epoch(number)  # type: ignore[attr-defined]
         made = [batch.tolist() for batch in uninterrupted]
-    resumed = skip_first_batches(prepared(), skipped)
+    resumed = skip_first_batches(prepared(), 5)
     resumed.set_epoch(2)
     resumed.batch_sampler.batch_sampler.set_epoch(2)
-    assert [batch.tolist() for batch in resumed] == made[skipped:]
-
-
-@every_mode
-def test_two_processes_share_an_epoch(mode: dict[str, bool]) -> None:
-    batches = Batches(mixture(), skewed(90), 3, MAX_LENGTH, **mode)
-    one, other = (list(BatchSamplerShard(batches, 2, process)) for process in (0, 1))
-    whole = list(batches)
-    assert len(one) == len(other) == -(-len(whole) // 2)
-    in_turn = list(chain.from_iterable(zip(one, other, strict=True)))
-    assert in_turn[: len(whole)] == whole
+    assert [batch.tolist() for batch in resumed] == made[5:]
 
 
 def test_packing_without_trl_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

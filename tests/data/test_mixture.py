@@ -69,7 +69,7 @@ def sequences(recipe: MixtureRecipe, chances: list[float], sizes: list[int]) -> 
     return total
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(all_sizes, seeds, st.sampled_from(["concatenate", *DRAWN]), st.integers(0, 9))
 @example({"a": 1}, 2**64 - 9, "concatenate", 9)  # seed and epoch together are more than a generator takes
 def test_concatenate_and_drop_draw_every_row_exactly_once(
@@ -87,7 +87,7 @@ def test_exhaustion_has_no_meaning_where_tasks_are_concatenated(exhaustion: str)
     assert np.array_equal(mixture.epoch(2), Mixture(MixtureRecipe(), sizes, 4).epoch(2))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(all_sizes, seeds, st.sampled_from(DRAWN))
 def test_stop_ends_where_a_task_is_used_up_and_goes_on_with_rows_not_yet_seen(
     sizes: dict[str, int], seed: int, strategy: str
@@ -101,7 +101,7 @@ def test_stop_ends_where_a_task_is_used_up_and_goes_on_with_rows_not_yet_seen(
         assert len(np.unique(seen)) == len(seen) == unrepeated * count
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(all_sizes, seeds, st.sampled_from(DRAWN))
 def test_cycle_has_as_many_draws_as_rows_and_shows_no_row_of_a_task_twice_more_than_another(
     sizes: dict[str, int], seed: int, strategy: str
@@ -112,7 +112,7 @@ def test_cycle_has_as_many_draws_as_rows_and_shows_no_row_of_a_task_twice_more_t
         assert counts.max() - counts.min() <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(all_sizes, seeds, st.sampled_from(DRAWN), st.sampled_from(["stop", "cycle"]), st.integers(1, 8))
 def test_over_epochs_the_rows_of_a_task_are_used_alike(
     sizes: dict[str, int], seed: int, strategy: str, exhaustion: str, epochs: int
@@ -193,10 +193,9 @@ def test_all_orders_of_concatenated_rows_are_equally_frequent() -> None:
 
 
 @pytest.mark.parametrize("exhaustion", ["stop", "cycle", "drop"])
-@pytest.mark.parametrize("empty", [False, True])
-def test_a_task_with_weight_zero_is_never_drawn(exhaustion: str, empty: bool) -> None:
+def test_a_task_with_weight_zero_is_never_drawn(exhaustion: str) -> None:
     weights = {"a": 2.0, "b": 1.0, "c": 0.0}
-    mixture = Mixture(MixtureRecipe("weights", 2.0, weights, exhaustion), {"a": 50, "b": 70, "c": 0 if empty else 9}, 1)  # type: ignore[arg-type]
+    mixture = Mixture(MixtureRecipe("weights", 2.0, weights, exhaustion), {"a": 50, "b": 70, "c": 9}, 1)  # type: ignore[arg-type]
     assert mixture.probabilities[2] == mixture.counts(0)[2] == 0
     assert all((mixture.epoch(number) < 120).all() for number in range(20))
 

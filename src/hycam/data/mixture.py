@@ -5,8 +5,8 @@ independent draws every order of the same multiset of tasks is equally likely, s
 are distributed exactly as draws one by one. All epochs are equally long, as a trainer wants it; under ``stop`` that
 takes the counts of the first one for all.
 
-Why not ``datasets.interleave_datasets``: it lays out a single epoch. Drawn anew, the next one would have another length,
-and would not go on with the rows that this one left out.
+Why not ``datasets.interleave_datasets``: it lays out a single epoch. Drawn anew, the next one would have another
+length, and would not go on with the rows that this one left out.
 """
 
 from __future__ import annotations

@@ -146,7 +146,7 @@ def render_turns(
         return chat_turns(conversation_of(example), tokenizer, turns)
     if example.get("messages"):
         return _of_messages(conversation_of(example), style, tokenizer)
-    found = []
+    found: list[Turn] = []
     system = example.get("system") or ""
     for turn in example["history"]:
         found.append(Turn(_before(style, turn["asked"], "", system, is_first=not found), turn["answered"]))
