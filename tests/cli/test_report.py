@@ -62,7 +62,7 @@ def test_a_folder_is_reported_without_data_and_backbone_as_its_study_is_with_the
     shutil.rmtree(tmp_path / "runs")
     assert main(["report", str(study)]) == 0
     with_data = tree(folder / "report")
-    assert {"tables/data.md", "figures/forest.svg", "statistics.json"} <= set(with_data)
+    assert {"tables/data.md", "figures/cost.svg", "statistics.json"} <= set(with_data)
     shutil.rmtree(folder / "report")
 
     def elsewhere(*_: Any, **__: Any) -> None:

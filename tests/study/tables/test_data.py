@@ -10,6 +10,7 @@ import pytest
 from byte_tokenizer import byte_tokenizer
 from hycam.backbones import load_tokenizer
 from hycam.data.recipe import DataRecipe, SplitRecipe, TaskRecipe
+from hycam.study import counts
 from hycam.study.cells import Cell
 from hycam.study.plan import Plan
 from hycam.study.recipe import StudyRecipe
@@ -56,9 +57,7 @@ def test_data_that_cannot_be_read_are_said(backbone: str) -> None:
 def test_the_papers_counts_stand_beside_ours_but_for_webgpt(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYCAM_DATA", str(shared_data))
     asked: list[str] = []
-    monkeypatch.setattr(
-        "hycam.study.tables.data.load_tokenizer", lambda name, *_: asked.append(name) or byte_tokenizer()
-    )
+    monkeypatch.setattr(counts, "load_tokenizer", lambda name, *_: asked.append(name) or byte_tokenizer())
     table = TABLES["data"](empty(StudyRecipe(data=DataRecipe(tasks=["icliniq", "webgpt"]))), [])
     assert table.headings == ["Task", "Ours Rows", "Ours Tokens", "Ours Tokens a row", "Paper Rows", "Paper Tokens",
                               "Paper Tokens a row", "Domain"]  # fmt: skip
