@@ -67,21 +67,17 @@ def only_a_config(folder: Path, config: dict) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_parameters_are_counted_to_the_last_digit_from_a_configuration_alone(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "rank"), [("Llama-2-7B", 249), ("Llama-3-8B", 237), ("Qwen2.5-0.5B", 61),
+                                            ("SmolLM2-135M", 71)])  # fmt: skip
+def test_parameters_are_counted_to_the_last_digit_from_a_configuration_alone_and_matched_to_hycams(
+    name: str, rank: int, tmp_path: Path
+) -> None:
     config, expected = PUBLISHED[name]
     found = {entry.name: entry for entry in budgets(only_a_config(tmp_path, config))}
     assert list(found) == list(METHODS)
     assert {key: found[key].trainable_parameters for key in expected} == expected
     assert {entry.total_parameters for entry in found.values()} == {expected["full"]}
     assert found["hycam"].share == expected["hycam"] / expected["full"]
-
-
-@pytest.mark.parametrize(("name", "rank"), [("Llama-2-7B", 249), ("Llama-3-8B", 237), ("Qwen2.5-0.5B", 61),
-                                            ("SmolLM2-135M", 71)])  # fmt: skip
-def test_an_equal_budget_baseline_has_the_rank_nearest_to_hycams_size(name: str, rank: int, tmp_path: Path) -> None:
-    config, expected = PUBLISHED[name]
-    found = {entry.name: entry for entry in budgets(only_a_config(tmp_path, config))}
     assert found["lora-matched"].rank == rank
     assert abs(found["lora-matched"].deviation) < 0.01
     for plain, (of_a_rank, fixed) in by_formula(config).items():

@@ -77,14 +77,7 @@ def run(form, weights: Modulation, activations: list[Tensor], noise: Tensor | No
     """Output, p, logits, and the gradients of the activations and of all weights."""
     trained = [tensor.detach().requires_grad_() for tensor in [*activations, *weights.tensors()]]
     replaced = iter(trained[len(activations) :])
-
-    def renewed(part: Dense | LowRank | Router | None) -> Dense | LowRank | Router | None:
-        if part is None:
-            return None
-        values = {key: next(replaced) if isinstance(value, Tensor) else value for key, value in vars(part).items()}
-        return type(part)(**values)
-
-    fresh = Modulation(renewed(weights.shared), renewed(weights.specialized), renewed(weights.router))
+    fresh = converted(weights, lambda tensor: next(replaced))
     h, a, *residual = trained[: len(activations)]
     output, (p, logits) = form(h, a, fresh, noise, residual[0] if residual else None)
     torch.manual_seed(1)
