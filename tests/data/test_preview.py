@@ -142,10 +142,6 @@ def test_a_conversation_is_marked_at_every_answer_that_is_trained(tmp_path: Path
     assert lines[0].endswith("4 of them trained")
 
 
-def test_without_a_terminal_there_is_no_colour_and_nothing_is_cut(file: Path, tokenizer) -> None:
-    assert "\x1b" not in shown(file, tokenizer)
-
-
 @pytest.mark.parametrize(("prompt", "said"), [("alpca", 'Did you mean "alpaca"'), ("chat", "needs a chat template")])
 def test_a_prompt_that_cannot_be_made_is_refused_before_anything_is_read(
     tmp_path: Path, tokenizer, prompt: str, said: str

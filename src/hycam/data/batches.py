@@ -125,7 +125,7 @@ class Batches:
 
 
 class _Packs:
-    """The packs of one window of draws after the other, of one pass over the draws after the other, without end."""
+    """An endless stream of packs: window by window of the draws, and pass after pass over them."""
 
     def __init__(self, mixture: Mixture, lengths: np.ndarray, max_length: int) -> None:
         self._mixture, self._lengths, self._max_length = mixture, lengths, max_length
@@ -140,7 +140,7 @@ class _Packs:
         return self._ends[self._windows_in_pass - 1]
 
     def stream(self, first: int) -> Iterator[list[int]]:
-        """The rows of each pack from pack ``first`` of the stream on. What comes before is packed, if it never was."""
+        """The rows of each pack from pack ``first`` of the stream on. Windows before it are packed once, to count."""
         ahead = self._windows(len(self._ends))
         while not self._ends or self._ends[-1] <= first:
             next(ahead)
@@ -187,7 +187,7 @@ def _pack(lengths: np.ndarray, max_length: int) -> list[np.ndarray]:
 
 @contextmanager
 def _without_progress() -> Iterator[None]:
-    """A bar for every window would say nothing, on a terminal neither."""
+    """A progress bar for every window would tell nobody anything."""
     if not datasets.is_progress_bar_enabled():
         yield
         return

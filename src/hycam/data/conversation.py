@@ -20,7 +20,7 @@ class Chat(NamedTuple):
     tools: list[Any] | None = None
 
     def up_to(self, number: int, *further: Message) -> Chat:
-        """The messages before ``number``, and then ``further`` ones."""
+        """The messages before ``number``, followed by ``further`` ones."""
         return Chat([*self.messages[:number], *further], self.tools)
 
     def trained(self) -> list[int]:

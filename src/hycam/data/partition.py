@@ -59,7 +59,7 @@ def digest(identities: list[str]) -> str:
 
 
 def column(rows: datasets.Dataset, name: str) -> Iterator[str]:
-    """The texts of one column, of which some are held at a time."""
+    """The texts of one column; only a batch of them is in memory at a time."""
     for batch in rows.select_columns([name]).with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
         yield from batch[name].to_pylist()
 
@@ -101,7 +101,7 @@ def partition(chosen: Chosen, recipe: DataRecipe) -> Partition:
         split = split_column(parts, str(how.column))
     except HycamError as error:
         raise HycamError(f"{chosen.name}: {error}") from error
-    # The parts were given, so nothing kept together what the other ways of splitting do not separate.
+    # The parts were given, so nothing kept groups together, as the other ways of splitting do.
     count = straddling(groups, split)
     if count:
         _log.warning(

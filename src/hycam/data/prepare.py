@@ -21,7 +21,7 @@ from hycam.errors import HycamError
 
 _log = logging.getLogger(__name__)
 
-_FEW = 2000  # rows of a part; so many are sooner tokenised anew than all rows of the task once
+_FEW = 2000  # rows of a part; to tokenise so few anew is quicker than all rows of the task once
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, rows done and rows in all."""

@@ -28,7 +28,7 @@ LENGTHS = (7, 5, 6)  # of the examples that a model is checked with
 
 
 def check_packing(model: PreTrainedModel) -> None:
-    """Runs a few random tokens, packed and each example alone, and looks for what one example has of another.
+    """Runs a few random tokens, packed and each example alone, and checks that no example depends on another.
 
     Neither the model nor the state of the random number generators is changed.
 
@@ -59,7 +59,7 @@ def check_packing(model: PreTrainedModel) -> None:
             (gradient,) = torch.autograd.grad((weights * packed[first:]).sum(), embedded)
 
     # What is masked out has a gradient of exactly zero, in every type and however little attention adds to the logits.
-    # A number that is none verifies nothing, here and below.
+    # Both comparisons are false for NaN, which proves nothing.
     if not (gradient[0, :first] == 0).all():
         raise HycamError(
             f"data.packing is not possible with {kind}: the examples of a packed row see one another (the logits of "
@@ -90,7 +90,7 @@ def _size(difference: Tensor) -> Tensor:
 
 @contextmanager
 def _embeddings_kept(model: PreTrainedModel) -> Iterator[list[Tensor]]:
-    """The list of what the input embedding gives from now on, ``[1, T, d]`` each, as leaves of the graph."""
+    """Collects the outputs of the input embedding, ``[1, T, d]`` each, as leaves of the graph."""
     kept: list[Tensor] = []
 
     def keep(module: torch.nn.Module, args: Any, output: Tensor) -> Tensor:
