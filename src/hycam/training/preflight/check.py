@@ -29,7 +29,7 @@ from hycam.training.recipe import Recipe
 from hycam.training.rows import MixedRows
 from hycam.training.run import Run
 from hycam.training.saving import check_saves
-from hycam.training.train import training_arguments
+from hycam.training.arguments import training_arguments
 
 _DEVIATION = 0.15  # an estimate may be so far from what is measured (docs/preflight.md)
 
