@@ -24,12 +24,12 @@ class Bound:
 CPU, GPU = "cpu.json", "gpu.json"
 BOUNDS = {
     CPU: (
-        Bound("saved_bytes", "what a layer keeps for its backward pass, lean / released structure", 0.22, 0.17),
-        Bound("peak_memory", "a layer's forward and backward, peak, lean / released structure", 0.35, 0.25),
+        Bound("saved_bytes", "what a layer keeps for its backward pass, recompute / released structure", 0.22, 0.17),
+        Bound("peak_memory", "a layer's forward and backward, peak, recompute / released structure", 0.35, 0.25),
         Bound("layer_eager_fp32", "layer time, eager / released structure, float32", 0.75, 0.65),
         Bound("layer_eager_bf16", "the same in bfloat16", 0.60, 0.50),
-        Bound("layer_lean_fp32", "layer time, lean / released structure, float32", 0.90, 0.75),
-        Bound("layer_lean_bf16", "the same in bfloat16", 0.75, 0.60),
+        Bound("layer_recompute_fp32", "layer time, recompute / released structure, float32", 0.90, 0.75),
+        Bound("layer_recompute_bf16", "the same in bfloat16", 0.75, 0.60),
         Bound("step_vs_lora", "training step on SmolLM2-135M, HyCAM / PEFT's LoRA", 1.05, 0.90),
         Bound("decode_vs_base", "greedy decoding on SmolLM2-135M, HyCAM / backbone", 1.30, 1.20),
     ),

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from hycam.errors import HycamError
-from hycam.ops import Modulation, reference
-from hycam.ops.dispatch import set_backend
+from hycam.ops import Modulation, reference, set_backend
 from hycam.ops.weights import Dense, LowRank, Router
 
 from .interleaved import DEVICE
@@ -23,12 +22,12 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
 def kernels() -> str:
-    """``"triton"``, or, where it does not work (then it says why), ``"lean"``."""
+    """``"triton"``, or, where it does not work (then it says why), ``"recompute"``."""
     try:
         set_backend("triton").close()
     except HycamError as error:
-        print(f"{error}\nGoing on with lean, to walk through the rest.")
-        return "lean"
+        print(f"{error}\nGoing on with recompute, to walk through the rest.")
+        return "recompute"
     return "triton"
 
 

@@ -26,7 +26,7 @@ def measure(fast: str, effort: Effort, tiny: bool) -> None:
     for shape in (TINY,) if tiny else (LLAMA_2_7B, SMOLLM2):
         for types, (dtype, adapter) in TYPES.items():
             layer = Layer(shape, dtype, adapter)
-            forms = tuple(dict.fromkeys(("released", "stacked_first", "eager", "lean", fast)))
+            forms = tuple(dict.fromkeys(("released", "stacked_first", "eager", "recompute", fast)))
             for form in forms[1:]:
                 layer.check_same(form)
             called = interleave({form: layer.step(form) for form in forms}, effort)

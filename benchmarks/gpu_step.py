@@ -21,8 +21,7 @@ import torch
 from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
-from hycam.ops import Dense, LowRank, Modulation, Router, balance_loss, gumbel_noise, routing_sums
-from hycam.ops.dispatch import modulate
+from hycam.ops import Dense, LowRank, Modulation, Router, balance_loss, gumbel_noise, modulate, routing_sums
 
 from .interleaved import DEVICE, Effort, Ratio, interleave
 from .training_models import adapter_step, frozen_step, sharing_weights

@@ -10,8 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from hycam.ops import Dense, LowRank, Modulation, Router, gumbel_noise
-from hycam.ops.dispatch import modulate
+from hycam.ops import Dense, LowRank, Modulation, Router, gumbel_noise, modulate
 
 from .interleaved import DEVICE
 from .released_structure import ReleasedStructure

@@ -33,7 +33,7 @@ TYPES = {  # of the backbone, of the adapter
     "bf16": (torch.bfloat16, torch.bfloat16),
     "bf16_adapter_fp32": (torch.bfloat16, torch.float32),
 }
-FORMS = ("eager", "lean")
+FORMS = ("eager", "recompute")
 BESIDE = ("stacked_first", "products")
 
 

@@ -32,7 +32,7 @@ TYPES = {  # of the backbone, of the adapter
     "bfloat16, adapter float32": (torch.bfloat16, torch.float32),
     "bfloat16": (torch.bfloat16, torch.bfloat16),
 }
-FORMS = ("released", "eager", "lean")
+FORMS = ("released", "eager", "recompute")
 
 
 def saved(layer: Layer) -> dict[str, int]:
@@ -47,7 +47,7 @@ def peak(layer: Layer) -> dict[str, int]:
 
 def main() -> None:
     settings = effort(arguments(__doc__).parse_args())
-    columns = ("layer", "types", "what", *(f"{form}, MiB" for form in FORMS), "eager", "lean")
+    columns = ("layer", "types", "what", *(f"{form}, MiB" for form in FORMS), "eager", "recompute")
     table = Table(title=f"Memory of a layer, and over the released structure\n{machine()}")
     for column in columns:
         table.add_column(column, justify="right")
@@ -58,9 +58,9 @@ def main() -> None:
             layer = Layer(shape, dtype, adapter)
             for what, counted in (("saved_bytes", saved(layer)), ("peak_memory", peak(layer))):
                 ratios = {form: count / counted["released"] for form, count in counted.items()}
-                results[f"{what}/{place}/{types}"] = _exact(ratios["lean"])
+                results[f"{what}/{place}/{types}"] = _exact(ratios["recompute"])
                 cells = (f"{count / 2**20:.1f}" for count in counted.values())
-                table.add_row(place, types, what, *cells, f"{ratios['eager']:.3f}", f"{ratios['lean']:.3f}")
+                table.add_row(place, types, what, *cells, f"{ratios['eager']:.3f}", f"{ratios['recompute']:.3f}")
     for what in ("saved_bytes", "peak_memory"):
         results[what] = worst([ratio for name, ratio in results.items() if name.startswith(f"{what}/")])
         table.add_section()

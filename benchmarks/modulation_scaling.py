@@ -25,7 +25,7 @@ from .interleaved import RESULTS, arguments, effort, interleave, machine
 from .layer_forms import Layer, Shape
 
 BASE = Shape(576, 2, 256)
-FORMS = {"released": "released structure", "eager": "eager", "lean": "lean"}
+FORMS = {"released": "released structure", "eager": "eager", "recompute": "recompute"}
 NAMES = {"modules": "specialised modules K", "r": "rank r", "tokens": "tokens", "d": "hidden size d"}
 DEGREES = {"modules": 1, "r": 1, "tokens": 1, "d": 2}
 POINTS = {

@@ -45,7 +45,7 @@ class Setting:
 
 SETTINGS = [
     Setting("hycam"),
-    Setting("hycam", {"backend": "lean"}, 512),
+    Setting("hycam", {"backend": "recompute"}, 512),
     Setting("hycam", {"backend": "reference", "batch_size": 1}),
     Setting("hycam", {"precision": "bfloat16"}),
     Setting("hycam", {"gradient_checkpointing": True, "batch_size": 4}),

@@ -15,7 +15,7 @@ from hycam.tuners.registration import register  # noqa: E402
 register()
 
 from hycam.ops import set_backend  # noqa: E402
-from hycam.tuners.hycam import HyCAMConfig, HyCAMModel, TrainingStats, last_stats  # noqa: E402
+from hycam.tuners.hycam import HyCAMConfig, HyCAMModel, TrainingStats, last_stats, packed  # noqa: E402
 from hycam.tuners.moelora import MoeLoraConfig, MoeLoraModel  # noqa: E402
 from hycam.tuners.multilora import MultiLoraConfig, MultiLoraModel  # noqa: E402
 
@@ -30,5 +30,6 @@ __all__ = [
     "TrainingStats",
     "__version__",
     "last_stats",
+    "packed",
     "set_backend",
 ]

@@ -10,6 +10,7 @@ from peft import PeftModel
 from torch import Tensor
 
 from architectures import ARCHITECTURES, tiny, tokens
+from hycam import packed
 from hycam.adapt import adapt, matched_settings
 from hycam.methods import FULL, METHODS, method
 from hycam.ops import BACKENDS
@@ -106,8 +107,9 @@ class Case(NamedTuple):
         return model.eval()
 
 
-# On a CPU "auto" trains with the eager form and infers with the packed one. Triton's kernels run in its interpreter.
-FORCED = [name for name in BACKENDS if name != "auto" and unavailable(name) is None]
+# On a CPU "auto" trains with the eager form; `logits` has it infer with the packed one. Triton's kernels run in its
+# interpreter.
+FORCED = [name for name in BACKENDS if unavailable(name) is None]
 ROUTED = [variant for variant in VARIANTS if variant.startswith("hycam")]
 
 
@@ -144,6 +146,10 @@ def train_by_chance(model: PeftModel, seed: int, adapter: str = "default") -> No
 
 @torch.no_grad()
 def logits(model: torch.nn.Module, ids: Tensor | None = None, **kwargs: Any) -> Tensor:
-    """The logits; noise that a variant draws in evaluation too is the same in every call."""
+    """The logits, of packed weights where there can be such.
+
+    Noise that a variant draws in evaluation too is the same in every call.
+    """
     torch.manual_seed(13)
-    return model(input_ids=tokens() if ids is None else ids, **kwargs).logits
+    with packed(model):
+        return model(input_ids=tokens() if ids is None else ids, **kwargs).logits

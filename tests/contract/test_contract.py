@@ -149,8 +149,9 @@ def test_generation_with_a_cache_gives_what_a_full_forward_gives(case: Case) -> 
             steps.append(out.logits)
     torch.testing.assert_close(torch.cat(steps, dim=1), full, rtol=0, atol=1e-4)
     settings = {"max_new_tokens": 6, "do_sample": False, "pad_token_id": 0, "eos_token_id": None}
-    with_cache = model.generate(input_ids=ids, use_cache=True, **settings)
-    assert torch.equal(with_cache, model.generate(input_ids=ids, use_cache=False, **settings))
+    with hycam.packed(model):
+        with_cache = model.generate(input_ids=ids, use_cache=True, **settings)
+        assert torch.equal(with_cache, model.generate(input_ids=ids, use_cache=False, **settings))
 
 
 def test_gradient_checkpointing_changes_no_gradient(case: Case) -> None:

@@ -46,7 +46,7 @@ from hycam.training import train as training
 from hycam.training.parse import parse_recipe
 from hycam.training.recipe import Recipe
 from hycam.training.run import Run
-from hycam.training.state_files import check_state
+from hycam.training.state import check_state
 from study.factory import _Planner, plan_of, result_of, retention_of, routing_of, steady, study_of
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -231,9 +231,9 @@ class Adapters:
             self.checkpoint / "optimizer.pt",
         )
         torch.save({"last_epoch": 2, "_last_lr": [0.1]}, self.checkpoint / "scheduler.pt")
-        (self.checkpoint / "trainer_state.json").write_text(json.dumps(asdict(TrainerState(global_step=2))))
+        (self.checkpoint / PROGRESS).write_bytes(msgspec.json.encode(Progress(step=2)))
         self.states = {name: (self.checkpoint / name).read_bytes() for name in ("optimizer.pt", "scheduler.pt")}
-        state = json.loads((self.checkpoint / "trainer_state.json").read_text())
+        state = json.loads((self.checkpoint / PROGRESS).read_text())
         kinds = st.sampled_from(sorted(self.adapters))
         self.inputs = st.one_of(
             kinds.flatmap(

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
-from hycam.ops import Dense, LowRank, Modulation, Router, eager, gumbel_noise, lean, mixing, reference
+from hycam.ops import Dense, LowRank, Modulation, Router, eager, gumbel_noise, mixing, recompute, reference
 
 VARIANTS = [
     (shared, specialized, hard, biases)
@@ -23,9 +23,9 @@ VARIANTS = [
 ]
 
 
-both = pytest.mark.parametrize("form", [eager.modulate, lean.modulate], ids=["eager", "lean"])
+both = pytest.mark.parametrize("form", [eager.modulate, recompute.modulate], ids=["eager", "recompute"])
 every = pytest.mark.parametrize(
-    "form", [reference.modulate, eager.modulate, lean.modulate], ids=["reference", "eager", "lean"]
+    "form", [reference.modulate, eager.modulate, recompute.modulate], ids=["reference", "eager", "recompute"]
 )
 
 

@@ -29,7 +29,7 @@ def test_the_first_tile_fits_the_device_and_its_registers(
     tmp_path: Path, capability: int, element: str, kind: str, rank: int, shared: int
 ) -> None:
     script = Path(__file__).with_name("compile_kernels.py")
-    source = Path(triton_kernels.__file__).with_name("triton_mix.py")
+    source = Path(triton_kernels.__file__).with_name("triton") / "kernels.py"
     printed = subprocess.check_output(
         [sys.executable, script, source, str(capability), element, kind, str(rank)],
         env={**os.environ, "TRITON_INTERPRET": "0", "TRITON_CACHE_DIR": str(tmp_path)},

@@ -17,12 +17,13 @@ from torch.utils.checkpoint import checkpoint
 
 from hycam.ops import Dense, LowRank, Modulation, Router, gumbel_noise, reference, triton_kernels
 
-if triton_kernels.is_available() is not None:
-    pytest.skip(f"Triton does not run here: {triton_kernels.is_available()}", allow_module_level=True)
+if triton_kernels.unavailable() is not None:
+    pytest.skip(f"Triton does not run here: {triton_kernels.unavailable()}", allow_module_level=True)
 
 import triton
 
-from hycam.ops import triton_mix, triton_ops
+from hycam.ops.triton import kernels as triton_mix
+from hycam.ops.triton import operators as triton_ops
 
 DEVICE = "cpu" if triton_kernels.interpreted() else "cuda"
 # Relative to the largest exact value. float32: at most a few hundred terms a sum. bfloat16 keeps 8 bits, float16 11;
@@ -294,25 +295,25 @@ def test_the_operators_keep_what_they_declare(parts: bool) -> None:
 
 def test_what_the_kernels_do_not_take_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     x, weights = draw(1, 2, 40), modulation(40, 2, 4)
-    assert triton_kernels.supports(x, x, weights) is None
+    assert triton_kernels.unsupported(x, x, weights) is None
     dense = Modulation(None, Dense(draw(2, 40, 40)), weights.router)
-    assert "low-rank" in triton_kernels.supports(x, x, dense)
-    assert "low-rank" in triton_kernels.supports(x, x, Modulation(weights.shared, None, None))
-    assert "rank 129 " in triton_kernels.supports(x, x, modulation(40, 1, 129))
-    assert "type of a is torch.float64" in triton_kernels.supports(x, x.double(), weights)
-    assert "type of the shared weight is torch.float64" in triton_kernels.supports(x, x, widened(weights))
+    assert "low-rank" in triton_kernels.unsupported(x, x, dense)
+    assert "low-rank" in triton_kernels.unsupported(x, x, Modulation(weights.shared, None, None))
+    assert "rank 129 " in triton_kernels.unsupported(x, x, modulation(40, 1, 129))
+    assert "type of a is torch.float64" in triton_kernels.unsupported(x, x.double(), weights)
+    assert "type of the shared weight is torch.float64" in triton_kernels.unsupported(x, x, widened(weights))
     wide = Modulation(weights.shared, widened(weights).specialized, weights.router)
-    assert "type of A is torch.float64" in triton_kernels.supports(x, x, wide)
+    assert "type of A is torch.float64" in triton_kernels.unsupported(x, x, wide)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert "on cpu" in triton_kernels.supports(x.cpu(), x.cpu(), weights)
+    assert "on cpu" in triton_kernels.unsupported(x.cpu(), x.cpu(), weights)
 
 
 def test_it_is_available_with_a_driver_or_the_interpreter_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert "driver" in triton_kernels.is_available()
+    assert "driver" in triton_kernels.unavailable()
     monkeypatch.setenv("TRITON_INTERPRET", "1")
-    assert triton_kernels.is_available() is None
+    assert triton_kernels.unavailable() is None
 
 
 def test_a_driver_of_triton_that_does_not_start_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,7 +327,7 @@ def test_a_driver_of_triton_that_does_not_start_is_a_reason(monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(triton.runtime, "driver", Driver())
-    assert "Failed to find C compiler" in triton_kernels.is_available()
+    assert "Failed to find C compiler" in triton_kernels.unavailable()
 
 
 @pytest.mark.parametrize("wide", ["router", "noise"])

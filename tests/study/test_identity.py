@@ -36,7 +36,7 @@ def identity(recipe: Recipe, retention: RetentionRecipe = NO_RETENTION, data: st
         replace(SOME, data=replace(SOME.data, fold=3)),
         replace(SOME, training=replace(SOME.training, seed=1)),
         replace(SOME, training=replace(SOME.training, extra={"adam_beta1": 0.8})),
-        replace(SOME, training=replace(SOME.training, backend="lean")),
+        replace(SOME, training=replace(SOME.training, backend="recompute")),
         replace(SOME, training=replace(SOME.training, optimizer_states="8bit")),
         replace(SOME, training=replace(SOME.training, use_liger_kernel=True)),
         replace(SOME, training=replace(SOME.training, torch_compile=True)),

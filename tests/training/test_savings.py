@@ -16,9 +16,10 @@ from architectures import tiny
 from hycam import backbones
 from hycam.console import Reporter
 from hycam.errors import HycamError
-from hycam.ops import BACKENDS, current_backend, lean, reference
+from hycam.ops import BACKENDS, current_backend, recompute, reference
 from hycam.optim import OptimizerSettings
-from hycam.training import callbacks, savings
+from hycam.training import savings
+from hycam.training.loop import Loop
 from hycam.training.recipe import MethodRecipe, Recipe, TrainingRecipe
 from hycam.training.run import Run
 from hycam.training.savings import check
@@ -43,11 +44,11 @@ def weights(recipe: Recipe) -> dict[str, Tensor]:
 @pytest.mark.parametrize(
     ("method", "training", "message"),
     [
-        ("hycam", {"use_liger_kernel": True}, "use_liger_kernel needs a GPU.*on a CPU training.backend=lean"),
+        ("hycam", {"use_liger_kernel": True}, "use_liger_kernel needs a GPU.*on a CPU training.backend=recompute"),
         ("riemoe-lora", {"optimizer_states": "8bit"}, "8bit is for AdamW alone.*riemannian"),
         ("hycam", {"optimizer_states": "8bit"}, r"needs the package bitsandbytes.*hycam\[quantization\]"),
         ("hycam", {"torch_compile": True}, r"needs a C\+\+ compiler"),
-        ("hycam", {"torch_compile": True, "backend": "lean"}, "lean does not go with training.torch_compile"),
+        ("hycam", {"torch_compile": True, "backend": "recompute"}, "recompute does not go with training.torch_compile"),
         ("hycam", {"backend": "triton"}, 'backend "triton" does not work here.*Use "auto"'),
         ("hycam", {"extra": {"use_liger_kernel": True}}, "cannot set use_liger_kernel: the recipe has a field"),
         ("hycam", {"extra": {"torch_compile_mode": "max-autotune"}}, "cannot set torch_compile_mode"),
@@ -59,7 +60,7 @@ def test_what_does_not_work_here_is_said_before_anything_is_loaded(
     for name in ("load", "load_tokenizer"):
         monkeypatch.setattr(backbones, name, lambda *_: pytest.fail("something is loaded"))
     monkeypatch.setattr(savings, "is_bitsandbytes_available", lambda _: False)
-    monkeypatch.setattr("hycam.ops.dispatch._triton_unavailable", lambda: "there is no GPU.")
+    monkeypatch.setattr("hycam.ops.dispatch.unavailable", lambda name: "there is no GPU.")
     chosen = recipe(method, **training)
     no_compiler = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
     with no_compiler, pytest.raises(HycamError, match=message):
@@ -89,7 +90,7 @@ def test_a_recipe_can_ask_for_every_backend() -> None:
     assert get_args(get_type_hints(TrainingRecipe)["backend"]) == BACKENDS
 
 
-@pytest.mark.parametrize(("name", "module"), [("lean", lean), ("reference", reference)])
+@pytest.mark.parametrize(("name", "module"), [("recompute", recompute), ("reference", reference)])
 def test_the_backend_of_a_recipe_computes_its_training_and_gives_the_same_adapter(
     recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module
 ) -> None:
@@ -110,11 +111,7 @@ def states_of(monkeypatch: pytest.MonkeyPatch):
     """Trains a recipe and gives its loss, and AdamW's state of each parameter that has one."""
     pytest.importorskip("bitsandbytes")
     seen = []
-    monkeypatch.setattr(
-        callbacks.ProgressCallback,
-        "on_step_end",
-        lambda self, args, state, control, optimizer=None, **_: seen.append(getattr(optimizer, "optimizer", optimizer)),
-    )
+    monkeypatch.setattr(Loop, "step_ended", lambda self: seen.append(self.optimizer.optimizer))
 
     def run(recipe: Recipe) -> tuple[float, dict[nn.Parameter, dict[str, Tensor]]]:
         loss = train(recipe)
@@ -159,12 +156,12 @@ def test_a_run_with_8_bit_states_continues_to_the_same_weights(
     train(whole)
     chosen = of_rank_64(recipe(**settings))
 
-    def stop(self, args, state, control, **_):
-        if state.global_step == 5:
+    def stop(self):
+        if self.progress.step == 5:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(callbacks.ProgressCallback, "on_step_end", stop)
+        patch.setattr(Loop, "step_ended", stop)
         train(chosen)
     train(chosen)
     again, once = weights(chosen), weights(whole)

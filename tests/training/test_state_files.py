@@ -17,15 +17,14 @@ import torch
 from hycam.console import Reporter
 from hycam.data.recipe import DataRecipe
 from hycam.errors import HycamError
-from hycam.training.checkpoints import seal
+from hycam.training.checkpoints import PROGRESS, seal
 from hycam.training.recipe import EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
-from hycam.training.resumable import PROGRESS
 from hycam.training.run import Run
-from hycam.training.state_files import check_state
+from hycam.training.state import check_state
 from hycam.training.train import train
 from pickles import plant, plant_plain
 
-STATES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt")
+STATES = ("optimizer.pt", "scheduler.pt", "rng_state_0.pth", "scaler.pt")
 SHARDED = ("rng_state_1.pth", "optimizer.bin", "pytorch_model_fsdp.bin", "global_step2/zero_optim_states.pt")
 
 
@@ -65,7 +64,7 @@ def checkpoint(recipe: Recipe) -> Path:
 
 def test_a_checkpoint_holds_no_pickle_that_only_unsafe_loading_reads(checkpoint: Path) -> None:
     kinds = {path.name for path in checkpoint.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl")}
-    assert kinds == {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
+    assert kinds == {"optimizer.pt", "scheduler.pt", "rng_state_0.pth"}
     check_state(checkpoint)
 
 

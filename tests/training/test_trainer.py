@@ -15,11 +15,10 @@ from hycam import backbones
 from hycam.console import Reporter
 from hycam.errors import Diverged, HycamError
 from hycam.optim import RiemannianAdamW
-from hycam.training import callbacks
+from hycam.training.loop import Loop
 from hycam.training.recipe import MethodRecipe, OptimizerRecipe, Recipe
 from hycam.training.run import Run
 from hycam.training.train import train
-from hycam.training.trainer import MultiTaskTrainer
 
 
 @pytest.fixture
@@ -27,11 +26,11 @@ def optimizer_of(monkeypatch: pytest.MonkeyPatch):
     """Trains a recipe and gives back the optimizer that stepped it."""
     seen: list[torch.optim.Optimizer] = []
 
-    def step(self, args, state, control, optimizer=None, **_):
-        seen.append(getattr(optimizer, "optimizer", optimizer))
+    def step(self):
+        seen.append(self.optimizer.optimizer)
 
     def run(recipe: Recipe) -> torch.optim.Optimizer:
-        monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", step)
+        monkeypatch.setattr(Loop, "step_ended", step)
         train(recipe, Reporter())
         return seen[-1]
 
@@ -167,14 +166,14 @@ def test_a_loss_that_is_no_number_ends_training_with_that_step(
     recipe, method: str, log_every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: dict[int, list[float]] = {}
-    compute_loss = MultiTaskTrainer.compute_loss
+    loss_of = Loop.loss_of
 
     def watched(self, *args, **kwargs):
-        loss = compute_loss(self, *args, **kwargs)
-        losses.setdefault(self.state.global_step + 1, []).append(float(loss.detach()))
+        loss = loss_of(self, *args, **kwargs)
+        losses.setdefault(self.progress.step + 1, []).append(float(loss.detach()))
         return loss
 
-    monkeypatch.setattr(MultiTaskTrainer, "compute_loss", watched)
+    monkeypatch.setattr(Loop, "loss_of", watched)
     chosen = recipe(method, max_steps=7, learning_rate=1e9, gradient_accumulation=2, log_every=log_every)
     with pytest.raises(Diverged, match=r"(loss|gradient) of step \d is no finite number.*learning_rate") as raised:
         train(chosen, Reporter())
@@ -186,6 +185,6 @@ def test_a_loss_that_is_no_number_ends_training_with_that_step(
 
 
 def test_a_large_loss_is_a_loss(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    compute_loss = MultiTaskTrainer.compute_loss
-    monkeypatch.setattr(MultiTaskTrainer, "compute_loss", lambda *args, **kw: compute_loss(*args, **kw) * 1e10)
+    loss_of = Loop.loss_of
+    monkeypatch.setattr(Loop, "loss_of", lambda *args, **kw: loss_of(*args, **kw) * 1e10)
     assert train(recipe("lora", max_steps=2), Reporter())["steps"] == 2

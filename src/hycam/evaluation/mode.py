@@ -8,10 +8,14 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from hycam.tuners.hycam import packed
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every submodule is in the mode in which it was found.
+    """Evaluation mode without gradients and with HyCAM's weights packed (:func:`hycam.packed`).
+
+    Afterwards every submodule is in the mode in which it was found.
 
     ``no_grad`` and not ``inference_mode``: rotary embeddings keep tensors between calls, and one made in inference
     mode would fail the next training step.
@@ -19,7 +23,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), packed(model):
             yield
     finally:
         for module in training:

@@ -1,4 +1,4 @@
-"""Which implementation of the modulation runs where, and the process-wide choice of one by name."""
+"""The backends of the modulation by name, which of them runs where, and the process-wide choice of one."""
 
 from __future__ import annotations
 
@@ -6,24 +6,49 @@ import functools
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack
-from types import ModuleType
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from hycam.errors import HycamError, unknown
-from hycam.ops import eager, lean, reference
-from hycam.ops import packed as packing
-from hycam.ops.packed import Packed
 from hycam.ops.weights import Modulation
 
-BACKENDS = ("auto", "reference", "eager", "lean", "triton")
-# Nothing can be trained with packed weights: the name is for evaluation alone, and no recipe offers it.
-_NAMES = (*BACKENDS, "packed")
+Routing = tuple[Tensor, Tensor]
+"""``(p, logits)``, each ``(batch, seq, K)``."""
+
+AUTO = "auto"
 
 _log = logging.getLogger(__name__)
-_process_wide = "auto"
+_process_wide = AUTO
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One implementation of the modulation.
+
+    Attributes:
+        name: what :func:`set_backend` and recipes call it.
+        modulate: computes it; arguments and result are those of :func:`hycam.ops.reference.modulate`.
+        unavailable: says why it does not work in this process; None where it does.
+        unsupported: says why it does not take ``h``, ``a`` and the weights of a call; None where it does.
+        automatic_on: the type of device on which ``"auto"`` takes it where it can.
+    """
+
+    name: str
+    modulate: Callable[[Tensor, Tensor, Modulation, Tensor | None, Tensor | None], tuple[Tensor, Routing | None]]
+    unavailable: Callable[[], str | None] = lambda: None
+    unsupported: Callable[[Tensor, Tensor, Modulation], str | None] = lambda h, a, weights: None
+    automatic_on: str | None = None
+
+
+BACKENDS: dict[str, Backend] = {}
+"""By name. Each file of :mod:`hycam.ops` with a backend puts it here when it is imported."""
+
+
+def register(backend: Backend) -> None:
+    BACKENDS[backend.name] = backend
 
 
 class _Choice(NamedTuple):
@@ -38,35 +63,26 @@ def modulate(
     weights: Modulation,
     noise: Tensor | None = None,
     residual: Tensor | None = None,
-    backend: str = "auto",
-    packed: Callable[[], Packed] | None = None,
-) -> tuple[Tensor, tuple[Tensor, Tensor] | None]:
+    backend: str = AUTO,
+) -> tuple[Tensor, Routing | None]:
     """The modulated attention output, and ``(p, logits)`` with their gradients for the balance loss (Eq. 10).
 
-    ``"auto"`` takes ``packed`` where gradients are off, there is no noise and the caller keeps packed weights; else
-    ``triton`` on CUDA with a working driver, for the types, ranks and variants that its kernels take; else ``eager``.
-    It does not ask which tensors require a gradient: an adapter that was loaded frozen and the one that was saved give
-    the same bits in the same mode. A backend that is named is taken on any device. What it cannot compute goes to
-    ``eager``, with a warning. Each choice is logged with its reason once in a process.
+    ``"auto"`` takes ``triton`` on CUDA with a working driver, for the types, ranks and variants that its kernels take;
+    else ``eager``. It does not ask which tensors require a gradient: an adapter that was loaded frozen and the one that
+    was saved give the same bits in the same mode. A backend that is named is taken on any device. What it cannot
+    compute goes to ``eager``, with a warning. Each choice is logged with its reason once in a process.
 
     Args:
         h, a, weights, noise, residual: see :func:`hycam.ops.reference.modulate`.
-        backend: one of :data:`BACKENDS`, or ``"packed"``.
-        packed: gives the packed weights where the caller keeps them.
+        backend: ``"auto"`` or one of :data:`BACKENDS`.
 
     Raises:
         HycamError: there is no such backend, or it does not work here.
     """
-    may_pack = noise is None and not torch.is_grad_enabled()
-    if backend == "auto":
-        choice = _automatic(h, a, weights, may_pack and packed is not None)
-    else:
-        choice = _named(backend, h, a, weights, may_pack)
+    choice = _automatic(h, a, weights) if backend == AUTO else _named(backend, h, a, weights)
     if not torch.compiler.is_compiling():  # logging would break the graph
         _say(choice)
-    if choice.name == "packed":
-        return packing.modulate(h, a, packing.pack(weights) if packed is None else packed(), residual)
-    return _module(choice.name).modulate(h, a, weights, noise, residual)
+    return BACKENDS[choice.name].modulate(h, a, weights, noise, residual)
 
 
 def set_backend(name: str) -> ExitStack:
@@ -74,7 +90,7 @@ def set_backend(name: str) -> ExitStack:
 
     ::
 
-        hycam.set_backend("lean")
+        hycam.set_backend("recompute")
 
         with hycam.set_backend("reference"):
             model(input_ids=ids, labels=labels).loss.backward()
@@ -82,7 +98,7 @@ def set_backend(name: str) -> ExitStack:
     Gradient checkpointing computes layers again in the backward pass, so that has to lie in the block as well.
 
     Args:
-        name: one of :data:`BACKENDS`, of which ``"auto"`` is the start, or ``"packed"`` for evaluation.
+        name: ``"auto"``, which is the start, or one of :data:`BACKENDS`.
 
     Raises:
         HycamError: there is no such backend, or it does not work here.
@@ -99,9 +115,11 @@ def current_backend() -> str:
     return _process_wide
 
 
+@functools.cache
+@torch.compiler.assume_constant_result
 def unavailable(name: str) -> str | None:
     """Why a backend does not work in this process; None where it does."""
-    return _triton_unavailable() if name == "triton" else None
+    return BACKENDS[name].unavailable()
 
 
 def _set(name: str) -> None:
@@ -110,56 +128,41 @@ def _set(name: str) -> None:
 
 
 def _check(name: str) -> None:
-    if name not in _NAMES:
-        raise unknown("backend", name, _NAMES)
+    if name == AUTO:
+        return
+    if name not in BACKENDS:
+        raise unknown("backend", name, [AUTO, *BACKENDS])
     reason = unavailable(name)
     if reason is not None:
         raise HycamError(
             f'The backend "{name}" does not work here: {reason}. Use "auto", which takes what works, or "eager" or '
-            '"lean" (less memory), which run on every device.'
+            '"recompute" (less memory), which run on every device.'
         )
 
 
-def _automatic(h: Tensor, a: Tensor, weights: Modulation, may_pack: bool) -> _Choice:
-    if may_pack:
-        return _Choice("packed", "gradients are off")
-    if h.device.type != "cuda":
+def _automatic(h: Tensor, a: Tensor, weights: Modulation) -> _Choice:
+    refused = None
+    for name, backend in BACKENDS.items():
+        if backend.automatic_on != h.device.type:
+            continue
+        reason = unavailable(name) or backend.unsupported(h, a, weights)
+        if reason is None:
+            return _Choice(name, "it takes what this device and adapter ask for")
+        refused = f"not {name}, because {reason}"
+    if refused is None:
         return _Choice("eager", f"the tensors are on {h.device.type}")
-    reason = _triton_unavailable() or _module("triton").supports(h, a, weights)
-    if reason is None:
-        return _Choice("triton", "its kernels take what this device and adapter ask for")
-    return _Choice("eager", f"not triton, because {reason}", is_fallback=True)
+    return _Choice("eager", refused, is_fallback=True)
 
 
-def _named(backend: str, h: Tensor, a: Tensor, weights: Modulation, may_pack: bool) -> _Choice:
-    _check(backend)
-    reason = None
-    if backend == "triton":
-        reason = _module("triton").supports(h, a, weights)
-    elif backend == "packed" and not may_pack:
-        reason = "packed weights are for a forward without gradients (torch.no_grad) and without noise"
-    elif backend == "packed":
-        reason = packing.supports(weights)
+def _named(name: str, h: Tensor, a: Tensor, weights: Modulation) -> _Choice:
+    _check(name)
+    reason = BACKENDS[name].unsupported(h, a, weights)
     if reason is None:
-        return _Choice(backend, "it was asked for")
-    return _Choice("eager", f"not {backend}, because {reason}", is_fallback=True)
+        return _Choice(name, "it was asked for")
+    return _Choice("eager", f"not {name}, because {reason}", is_fallback=True)
 
 
 @functools.cache
 def _say(choice: _Choice) -> None:
     level = logging.WARNING if choice.is_fallback else logging.INFO
     _log.log(level, "HyCAM computes with the backend %s: %s.", choice.name, choice.reason)
-
-
-def _module(name: str) -> ModuleType:
-    if name == "triton":
-        from hycam.ops import triton_kernels  # Triton is imported only where it may be used
-
-        return triton_kernels
-    return {"reference": reference, "eager": eager, "lean": lean}[name]
-
-
-@torch.compiler.assume_constant_result
-@functools.cache
-def _triton_unavailable() -> str | None:
-    return _module("triton").is_available()

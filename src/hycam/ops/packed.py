@@ -56,15 +56,9 @@ def supports(weights: Modulation) -> str | None:
         return "full specialised maps have no N to fold, and packing would only copy them"
     if weights.specialized is None and isinstance(weights.shared, Dense):
         return "a shared map alone is one product already"
-    if len({(tensor.dtype, tensor.device) for tensor in tensors(weights)}) > 1:
+    if len({(tensor.dtype, tensor.device) for tensor in weights.tensors()}) > 1:
         return "its weights have different types or devices"
     return None
-
-
-def tensors(weights: Modulation) -> list[Tensor]:
-    """Every tensor of a modulation, in a fixed order."""
-    parts = (weights.shared, weights.specialized, weights.router)
-    return [value for part in parts if part is not None for value in vars(part).values() if isinstance(value, Tensor)]
 
 
 @torch.no_grad()
@@ -74,7 +68,7 @@ def pack(weights: Modulation) -> Packed:
     ``w_k = scale (B_k (N_k (A_k h + a_k) + n_k) + b_k) = B_k (scale N_k A_k h + scale (N_k a_k + n_k)) + scale b_k``;
     the products on the right are taken in at least float32 and rounded once.
     """
-    first = tensors(weights)[0]
+    first = weights.tensors()[0]
     dtype = product_type(first.dtype, first.device)
     with torch.autocast(first.device.type, enabled=False):
         return _pack(weights, dtype)

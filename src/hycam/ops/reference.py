@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hycam.ops.dispatch import Backend, register
 from hycam.ops.routing import route, router_logits
 from hycam.ops.weights import Dense, LowRank, Modulation
 
@@ -63,3 +64,6 @@ def _pre_activation(h: Tensor, weights: Dense | LowRank, k: int | None) -> Tenso
     u = affine(h, of(weights.A), of(weights.A_bias))
     v = affine(u, of(weights.N), of(weights.N_bias))
     return weights.scale * affine(v, of(weights.B), of(weights.B_bias))
+
+
+register(Backend("reference", modulate))

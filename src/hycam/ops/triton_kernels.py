@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from hycam.ops.dispatch import Backend, register
 from hycam.ops.products import HiddenProducts, in_product_type, router_map
 from hycam.ops.routing import route
 from hycam.ops.weights import Dense, LowRank, Modulation
@@ -27,8 +28,7 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-@torch.compiler.assume_constant_result
-def is_available() -> str | None:
+def unavailable() -> str | None:
     """None if the kernels can run here, or the reason why not: the package alone is not enough, it takes a driver."""
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed"
@@ -48,8 +48,8 @@ def is_available() -> str | None:
     return None
 
 
-def supports(h: Tensor, a: Tensor, weights: Modulation) -> str | None:
-    """None if :func:`modulate` takes these, or the reason why not. It does not ask :func:`is_available`.
+def unsupported(h: Tensor, a: Tensor, weights: Modulation) -> str | None:
+    """None if :func:`modulate` takes these, or the reason why not. It does not ask :func:`unavailable`.
 
     The number of modules, the hidden size, biases, ``scale``, hard routing and the kind of shared module are free.
     """
@@ -82,9 +82,9 @@ def modulate(
     the router or the noise is wider; m and what flows back through it have the type of ``a`` and of the weights. The
     result has the type of ``a``.
 
-    :func:`is_available` and :func:`supports` have to be None for these arguments.
+    :func:`unavailable` and :func:`unsupported` have to be None for these arguments.
     """
-    from hycam.ops.triton_ops import mix
+    from hycam.ops.triton.operators import mix
 
     shared, special, router = in_product_type(weights.shared), in_product_type(weights.specialized), weights.router
     assert isinstance(special, LowRank) and router is not None
@@ -111,3 +111,6 @@ def modulate(
         p.flatten(0, -2).float(), special.scale, keep,
     )  # fmt: skip
     return output.view(a.shape), (p, logits)
+
+
+register(Backend("triton", modulate, unavailable, unsupported, automatic_on="cuda"))

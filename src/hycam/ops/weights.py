@@ -57,3 +57,10 @@ class Modulation:
     shared: Dense | LowRank | None
     specialized: Dense | LowRank | None
     router: Router | None
+
+    def tensors(self) -> list[Tensor]:
+        """Every tensor, in a fixed order."""
+        parts = (self.shared, self.specialized, self.router)
+        return [
+            value for part in parts if part is not None for value in vars(part).values() if isinstance(value, Tensor)
+        ]

@@ -199,10 +199,8 @@ class Loop:
         """
         task, labels = batch.pop("task"), batch["labels"]
         row, position, targets = labelled_positions(labels)
-        if self._tuner is not None:
-            self._tuner.counts_tokens = task.numel() > 0
-        if not task.numel():
-            batch["attention_mask"] = torch.ones_like(batch["attention_mask"])  # some kernels take no empty row
+        if self._tuner is not None and not task.numel():
+            batch["balance_mask"] = torch.zeros_like(batch["attention_mask"])
         scale = {} if items is None else {"num_items_in_batch": items}
         with head_at(self.model, row, position):
             outputs = self.wrapped(**batch, **scale, shift_labels=targets)
@@ -244,9 +242,9 @@ class Loop:
         """Adds up the step over all processes: its labelled tokens, and the rows of each task."""
         tasks = self.plan.rows.tasks
         ids = [batch["input_ids"].numel() for batch in micro_batches]
-        # A packed row has no padding, and no mask that says so.
-        seen = [int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
-                for batch in micro_batches]  # fmt: skip
+        # A packed row has no padding, and no mask that says so; of a batch without rows nothing counts.
+        masks = [batch.get("attention_mask", batch["input_ids"] >= 0) for batch in micro_batches]
+        seen = [int(mask.sum()) if len(batch["task"]) else 0 for mask, batch in zip(masks, micro_batches, strict=True)]
         labelled = [int((batch["labels"][..., 1:] != IGNORED).sum()) for batch in micro_batches]
         of_tasks = [self.plan.rows.task(row) for of_batch in rows for row in of_batch.tolist()]
         own = [sum(labelled), sum(seen), sum(ids), *map(of_tasks.count, tasks)]

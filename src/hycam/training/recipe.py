@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hycam.data.recipe import DataRecipe
-from hycam.errors import HycamError
+from hycam.errors import HycamError, unknown
 from hycam.methods import method
+from hycam.ops import BACKENDS
 from hycam.optim import OptimizerSettings
 from hycam.quantization import Quantization
 
@@ -80,8 +81,9 @@ class TrainingRecipe:
             has it and float32 elsewhere. Full fine-tuning keeps its weights in float32 and computes in this type.
         device: Where to train; ``auto`` takes a GPU where there is one.
         gradient_checkpointing: Recompute activations in the backward pass, for less memory.
-        backend: What computes HyCAM's modulation. ``auto`` is ``triton`` on a GPU and ``eager`` elsewhere; ``lean``
-            recomputes in the backward pass for the least memory, on every device; ``reference`` is the plain formula.
+        backend: What computes HyCAM's modulation. ``auto`` is ``triton`` on a GPU and ``eager`` elsewhere;
+            ``recompute`` keeps little for the backward pass and computes it again there; ``reference`` is the plain
+            formula.
         optimizer_states: AdamW's two moments of a weight in 32 or 8 bits each; ``8bit`` needs bitsandbytes, on a CPU or
             a GPU (``hycam[quantization]``), and is not for the riemannian optimizer.
         use_liger_kernel: Liger's kernels for the backbone's norms, feed-forward networks and rotary embedding; needs
@@ -116,7 +118,7 @@ class TrainingRecipe:
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     gradient_checkpointing: bool = False
-    backend: Literal["auto", "reference", "eager", "lean", "triton"] = "auto"
+    backend: str = "auto"
     optimizer_states: Literal["32bit", "8bit"] = "32bit"
     use_liger_kernel: bool = False
     torch_compile: bool = False
@@ -133,6 +135,10 @@ class TrainingRecipe:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.backend == "lean":  # the former name
+            self.backend = "recompute"
+        if self.backend not in ("auto", *BACKENDS):
+            raise unknown("training.backend", self.backend, ["auto", *BACKENDS])
         for name in ("batch_size", "gradient_accumulation", "log_every", "max_steps", "evaluate_every", "save_every",
                      "early_stopping_patience", "max_skipped_steps"):  # fmt: skip
             value = getattr(self, name)

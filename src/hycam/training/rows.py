@@ -21,8 +21,8 @@ _ROWS_AT_ONCE = 10_000
 class PaddedCollator(DataCollatorForSeq2Seq):
     """Pads the rows of a micro-batch; ``task`` has the task of each and ``row`` its number.
 
-    Of no rows at all, which is what a process gets when an epoch's last batch does not suffice for everyone, it makes
-    one row of nothing but padding, so that the process can keep the others company. both are empty then.
+    Of no rows at all, which a process gets when an epoch's last batch does not suffice for everyone, it makes one row
+    without a label, so that the process can take part in what all of them compute; ``task`` and ``row`` are empty then.
     """
 
     def __call__(self, features: list[dict[str, Any]], return_tensors: str | None = None) -> dict[str, Any]:
@@ -31,7 +31,7 @@ class PaddedCollator(DataCollatorForSeq2Seq):
         nothing = torch.zeros(1, 2, dtype=torch.int64)
         return {
             "input_ids": nothing,
-            "attention_mask": nothing.clone(),
+            "attention_mask": torch.ones_like(nothing),
             "labels": torch.full_like(nothing, IGNORED),
             "task": torch.zeros(0, dtype=torch.int64),
             "row": torch.zeros(0, dtype=torch.int64),

@@ -91,7 +91,7 @@ def _check_liger(recipe: Recipe, device: torch.device) -> None:
     if device.type != "cuda":
         raise HycamError(
             "training.use_liger_kernel needs a GPU, since Liger's kernels are written in Triton. Leave it off here; on "
-            "a CPU training.backend=lean and training.gradient_checkpointing save memory."
+            "a CPU training.backend=recompute and training.gradient_checkpointing save memory."
         )
     try:
         from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN as known
@@ -122,11 +122,11 @@ def _check_8bit(optimizer: OptimizerSettings) -> None:
 
 
 def _check_compile(backend: str, device: torch.device) -> None:
-    if backend == "lean":
+    if backend == "recompute":
         raise HycamError(
-            "training.backend=lean does not go with training.torch_compile: what is kept for the backward pass is the "
-            "compiler's choice then, and under gradient checkpointing it cannot compile lean at all. Take "
-            "training.gradient_checkpointing for less memory, or leave one of the two off."
+            "training.backend=recompute does not go with training.torch_compile: what is kept for the backward pass is "
+            "the compiler's choice then. Take training.gradient_checkpointing for less memory, or leave one of the two "
+            "off."
         )
     # Imported here: they bring the whole compiler.
     from torch._inductor.cpp_builder import get_cpp_compiler

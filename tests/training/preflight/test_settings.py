@@ -44,7 +44,7 @@ def test_a_plain_recipe_has_nothing_to_be_said_of(recipe) -> None:
 def test_a_contradiction_is_said_with_what_to_do(
     recipe, monkeypatch: pytest.MonkeyPatch, severity: str, training: dict, message: str
 ) -> None:
-    monkeypatch.setattr("hycam.ops.dispatch._triton_unavailable", lambda: "there is no GPU.")
+    monkeypatch.setattr("hycam.ops.dispatch.unavailable", lambda name: "there is no GPU.")
     found = said(check_settings(recipe(**training)), severity)
     assert len(found) == 1
     assert re.search(message, found[0])
@@ -52,7 +52,9 @@ def test_a_contradiction_is_said_with_what_to_do(
 
 def test_all_that_is_wrong_is_said_at_once(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hycam.training.savings.is_bitsandbytes_available", lambda _: False)
-    chosen = recipe(warmup_ratio=2, use_liger_kernel=True, optimizer_states="8bit", torch_compile=True, backend="lean")
+    chosen = recipe(
+        warmup_ratio=2, use_liger_kernel=True, optimizer_states="8bit", torch_compile=True, backend="recompute"
+    )
     errors = said(check_settings(chosen), "error")
     assert len(errors) == 4
     with pytest.raises(HycamError) as stopped:
@@ -66,7 +68,7 @@ def test_a_misspelt_method_and_setting_and_a_backend_without_hycam(recipe) -> No
     assert '"hycam"' in said(check_settings(chosen), "error")[0]
     chosen.method.name, chosen.method.config = "hycam", {"num_specialised": 3}
     assert '"num_specialized"' in said(check_settings(chosen), "error")[0]
-    assert "the method is lora" in said(check_settings(recipe("lora", backend="lean")), "warning")[0]
+    assert "the method is lora" in said(check_settings(recipe("lora", backend="recompute")), "warning")[0]
 
 
 def test_what_evaluation_changes_of_the_adapter_is_looked_at_too(recipe) -> None:

@@ -181,8 +181,8 @@ def _changes(recipe: Recipe) -> list[tuple[str, dict[str, object]]]:
     settings, entry = recipe.training, method(recipe.method.name)
     device = torch_device(settings.device)
     found: list[tuple[str, dict[str, object]]] = []
-    if entry.config_class is HyCAMConfig and settings.backend != "lean" and not settings.torch_compile:
-        found.append(("the lean backend", {"backend": "lean"}))
+    if entry.config_class is HyCAMConfig and settings.backend != "recompute" and not settings.torch_compile:
+        found.append(("the recompute backend", {"backend": "recompute"}))
     if settings.optimizer_states == "32bit" and not recipe.method.settings().preconditioned:
         found.append(("8-bit optimizer states", {"optimizer_states": "8bit"}))
     if torch_dtype(settings.precision, device) == torch.float32:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from hycam.ops import balance_loss, routing_sums
 from hycam.tuners.hycam.carrier import carry
@@ -43,14 +43,17 @@ def summed_over_ranks(tensor: Tensor) -> Tensor:
 
 
 def routing_statistics(
-    records: dict[str, tuple[Tensor, Tensor]], attention_mask: Tensor | None, scope: str, counted: bool = True
+    records: dict[str, tuple[Tensor, Tensor]], mask: Tensor | None, scope: str
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Eq. 10 and the mean routing of every layer, from ``{layer: (p, logits)}`` with shapes ``(batch, seq, K)``.
 
-    Where the tokens of this process are not ``counted``, they are those of the other processes alone.
+    Args:
+        records: what the routers did.
+        mask: see :func:`_token_mask`. All zeros leave the loss to the tokens of the other processes.
+        scope: see :func:`hycam.ops.balance_loss`.
     """
     first = next(iter(records.values()))[0]
-    mask = _token_mask(attention_mask, first)
+    mask = _token_mask(mask, first)
     device = first.device  # where a model is split over devices, the sums (a few numbers a layer) come together here
     sums = torch.stack(
         [
@@ -59,8 +62,6 @@ def routing_statistics(
         ]
     )
     count = sums.new_tensor(first.shape[0] * first.shape[1]) if mask is None else mask.sum().to(sums)
-    if not counted:
-        sums, count = 0.0 * sums, 0.0 * count
     # One collective for everything: the count travels with the sums.
     packed = summed_over_ranks(torch.cat((sums.flatten(), count.reshape(1))))
     sums, count = packed[:-1].view_as(sums), packed[-1].detach().clamp(min=1)
@@ -123,20 +124,3 @@ def scored_labels(labels: Tensor | None, shift_labels: Tensor | None, task_type:
     if shift_labels is not None or labels is None:
         return shift_labels
     return labels if task_type in ("SEQ_CLS", "TOKEN_CLS") else labels[..., 1:]
-
-
-def last_stats(model: nn.Module) -> TrainingStats:
-    """Task loss, balance loss and mean routing per layer of the last training forward of a HyCAM model.
-
-    Args:
-        model: the PEFT model, as it is or wrapped (DistributedDataParallel, ``torch.compile`` ...).
-
-    Raises:
-        ValueError: there is no HyCAM adapter in the model.
-    """
-    from hycam.tuners.hycam.model import HyCAMModel
-
-    for module in model.modules():
-        if isinstance(module, HyCAMModel):
-            return module.last_stats
-    raise ValueError(f"{type(model).__name__} has no HyCAM adapter, so there are no routing statistics.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,9 +13,10 @@ from torch.utils.hooks import RemovableHandle
 from hycam.attention import hidden_states_argument
 from hycam.errors import HycamError
 from hycam.ops import Dense, LowRank, Modulation, Router, current_backend, gumbel_noise, modulate
+from hycam.ops import packed as packing
+from hycam.ops.packed import Packed
 from hycam.tuners.base import AdapterLayer
 from hycam.tuners.hycam.config import HyCAMConfig
-from hycam.tuners.hycam.packed_weights import PackedWeights
 from hycam.tuners.hycam.recorder import RoutingRecorder
 from hycam.tuners.weights import Weight
 
@@ -70,10 +71,11 @@ class HyCAMLayer(AdapterLayer):
         self.hycam_recorder = recorder
         self.hycam_argument = hidden_states_argument(base_layer)
         self.hycam_config: dict[str, HyCAMConfig] = {}
-        self.hycam_routing: tuple[Tensor, Tensor] | None = None  # the recorder's
+        self.hycam_routing: tuple[Tensor, Tensor] | None = None  # of the training forward under way
         self.hycam_residual: Tensor | None = None
         self.hycam_residual_hook: RemovableHandle | None = None
-        self.hycam_packed = PackedWeights()
+        # In a `packed` block, by adapter; None for an adapter whose weights cannot be packed.
+        self.hycam_packed: dict[str, Packed | None] | None = None
 
     def update_layer(self, adapter_name: str, config: HyCAMConfig) -> None:
         """Adds the weights of one adapter. Shapes are those of the saved keys; ``d`` is the hidden size."""
@@ -184,16 +186,34 @@ class HyCAMLayer(AdapterLayer):
         learns = self.training and torch.is_grad_enabled()
         if config.specialized != "none" and (config.noise == "always" or (config.noise == "train" and learns)):
             noise = gumbel_noise(torch.Size((*h.shape[:-1], config.num_specialized)), h.device)
-        if self.training or torch.compiler.is_compiling():  # a compiled graph cannot look whether they still hold
-            weights, packed = self.modulation(adapter, config), None
+        packed = None if noise is not None else self._packed(adapter, config)
+        if packed is None:
+            output, routing = modulate(h, a, self.modulation(adapter, config), noise, residual, current_backend())
         else:
-            weights, packed = self.hycam_packed.of(self, adapter, begins=h.shape[-2] > 1)
-        output, routing = modulate(h, a, weights, noise, residual, current_backend(), packed)
-        if self.training:
-            self.hycam_recorder.add(self, routing, config.balance_weight)
-        if self.training or output.requires_grad:
-            self.hycam_packed.drop()  # a step will follow
+            output, routing = packing.modulate(h, a, packed, residual)
+        if self.training and self.hycam_recorder.takes(routing is not None, config.balance_weight):
+            self.hycam_routing = routing
         return (output, *rest) if isinstance(result, tuple) else output
+
+    def _packed(self, adapter: str, config: HyCAMConfig) -> Packed | None:
+        """The packed weights, in a block of :func:`hycam.packed` and in a forward that can use them.
+
+        Only whole parameters are packed: those that a sharded model gathers for the length of a forward (FSDP's views,
+        ZeRO's parameters) would stay gathered.
+        """
+        if torch.compiler.is_compiling() or self.hycam_packed is None:
+            return None
+        if self.training or torch.is_grad_enabled():
+            self.hycam_packed.clear()  # a step may follow
+            return None
+        if current_backend() != "auto":
+            return None
+        if adapter not in self.hycam_packed:
+            weights = self.modulation(adapter, config)
+            is_whole = all(type(one) is nn.Parameter and "ds_id" not in vars(one) for one in weights.tensors())
+            can_be = is_whole and packing.supports(weights) is None
+            self.hycam_packed[adapter] = packing.pack(weights) if can_be else None
+        return self.hycam_packed[adapter]
 
     def hidden_states(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """``h`` out of what the attention module is called with."""
@@ -230,7 +250,6 @@ class HyCAMLayer(AdapterLayer):
         return LowRank(A, N, B, A_bias, N_bias, B_bias, scale)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
-        self.hycam_packed.drop()
         super().set_adapter(adapter_names, inference_mode=inference_mode)
         self._freeze()
 
@@ -245,14 +264,9 @@ class HyCAMLayer(AdapterLayer):
                 if adapter in getattr(self, attribute):
                     getattr(self, attribute)[adapter].requires_grad_(False)
 
-    def delete_adapter(self, adapter_name: str) -> None:
-        self.hycam_packed.drop()
-        super().delete_adapter(adapter_name)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HyCAMLayer:
-        # Every move and every change of type goes through here.
-        self.hycam_packed.drop()
-        return super()._apply(fn, recurse)
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy, pickled or not, has nothing packed: no block would end for it."""
+        return {**self.__dict__, "hycam_packed": None}
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         raise ValueError(NOT_MERGEABLE)

@@ -44,8 +44,6 @@ class HyCAMModel(Tuner):
         if not hasattr(self, "recorder"):
             self.recorder = RoutingRecorder()
             self.last_stats = TrainingStats()
-            # Off for the batch of a process that only keeps the others company, since it has no rows left.
-            self.counts_tokens = True
 
     def _prepare_adapter_config(self, peft_config: HyCAMConfig, model_config: dict) -> HyCAMConfig:  # type: ignore[override]
         """Fills in ``target_modules`` where it is None and the norms to train; refuses what cannot be adapted."""
@@ -165,21 +163,29 @@ class HyCAMModel(Tuner):
     def _check_merge_allowed(self) -> None:
         raise ValueError(NOT_MERGEABLE)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
+    def forward(self, *args: Any, balance_mask: Tensor | None = None, **kwargs: Any) -> Any:
+        """The backbone's forward, with the balance term in its loss.
+
+        Args:
+            args, kwargs: the backbone's own.
+            balance_mask: ``(batch, seq)``, the tokens that Eq. 10 is over where ``attention_mask`` does not tell: of
+                the filler batch of a process without rows it is all zeros.
+        """
         if not (self.training and torch.is_grad_enabled() and self._has_active_adapter()):
             return self.model(*args, **kwargs)
         self.recorder.open()
         try:
             outputs = self.model(*args, **kwargs)
         finally:
-            records = self.recorder.close(self._layers())
+            self.recorder.close()
+            records = self._records()
         config = cast(HyCAMConfig, self.peft_config[self.active_adapters[0]])
         term: Tensor | None = None
         balance: Tensor | None = None
         routing: dict[str, Tensor] = {}
         if records:
-            mask = kwargs.get("attention_mask")
-            balance, routing = routing_statistics(records, mask, config.balance_scope, self.counts_tokens)
+            mask = kwargs.get("attention_mask") if balance_mask is None else balance_mask
+            balance, routing = routing_statistics(records, mask, config.balance_scope)
             if config.balance_weight:
                 term = config.balance_weight * balance
         scored = scored_labels(kwargs.get("labels"), kwargs.get("shift_labels"), config.task_type)
@@ -193,5 +199,29 @@ class HyCAMModel(Tuner):
             return False
         return any(not layer.disable_adapters for layer in self._layers())
 
+    def _records(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """What the routers did in this forward, ``{layer: (p, logits)}``; the layers hold it no longer."""
+        records = {}
+        for layer in self._layers():
+            if layer.hycam_routing is not None:
+                records[layer.hycam_name] = layer.hycam_routing
+                layer.hycam_routing = None
+        return records
+
     def _layers(self) -> Iterator[HyCAMLayer]:
         return (layer for layer in self.model.modules() if isinstance(layer, HyCAMLayer))
+
+
+def last_stats(model: nn.Module) -> TrainingStats:
+    """Task loss, balance loss and mean routing per layer of the last training forward of a HyCAM model.
+
+    Args:
+        model: the PEFT model, as it is or wrapped (DistributedDataParallel, ``torch.compile`` ...).
+
+    Raises:
+        ValueError: there is no HyCAM adapter in the model.
+    """
+    for module in model.modules():
+        if isinstance(module, HyCAMModel):
+            return module.last_stats
+    raise ValueError(f"{type(model).__name__} has no HyCAM adapter, so there are no routing statistics.")

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-
-if TYPE_CHECKING:
-    from hycam.tuners.hycam.layer import HyCAMLayer
 
 REENTRANT = (
     "HyCAM does not work under reentrant gradient checkpointing: what its routers did would carry no gradient, so the "
@@ -25,10 +19,10 @@ NO_FORWARD = (
 
 
 class RoutingRecorder:
-    """Shared by all layers of one tuner, which opens it around a training forward.
+    """Shared by all layers of one tuner, which opens it around a training forward and then collects what they kept.
 
-    Only between ``open`` and ``close`` are records kept: when gradient checkpointing runs a layer again in the backward
-    pass the recorder is closed, so a recomputation changes nothing.
+    Only in between are records kept: when gradient checkpointing runs a layer again in the backward pass the recorder
+    is closed, so a recomputation changes nothing.
 
     A record is kept on its layer. Were it written here, under the layer's name, no graph that ``torch.compile`` makes
     of one block could serve another block.
@@ -42,18 +36,11 @@ class RoutingRecorder:
     def open(self) -> None:
         self.is_open = self.was_opened = True
 
-    def close(self, layers: Iterable[HyCAMLayer]) -> dict[str, tuple[Tensor, Tensor]]:
-        """The records ``{layer: (p, logits)}`` of these layers, in their order. Nothing is held afterwards."""
+    def close(self) -> None:
         self.is_open = False
-        records = {}
-        for layer in layers:
-            if layer.hycam_routing is not None:
-                records[layer.hycam_name] = layer.hycam_routing
-                layer.hycam_routing = None
-        return records
 
-    def add(self, layer: HyCAMLayer, routing: tuple[Tensor, Tensor] | None, weight: float) -> None:
-        """Keeps ``(p, logits)``, each ``(batch, seq, K)``, of one layer whose balance loss has ``weight``.
+    def takes(self, has_router: bool, weight: float) -> bool:
+        """Whether a layer in training, whose balance loss has ``weight``, is to keep its record now.
 
         Raises:
             RuntimeError: the layer runs without gradients inside a forward that has them, which is what the reentrant
@@ -62,9 +49,10 @@ class RoutingRecorder:
         if self.is_open:
             if not torch.is_grad_enabled():
                 raise RuntimeError(REENTRANT)
-            layer.hycam_routing = routing
-        elif routing is not None and weight and not self.was_opened and torch.is_grad_enabled():
+            return has_router
+        if has_router and weight and not self.was_opened and torch.is_grad_enabled():
             self.warn_once(NO_FORWARD)
+        return False
 
     def warn_once(self, message: str) -> None:
         if message not in self.warned:

@@ -11,7 +11,7 @@ import torch
 import triton
 from torch import Tensor
 
-from hycam.ops import triton_mix as kernels
+from hycam.ops.triton import kernels
 
 # How many programs keep a large device busy, and the least length over which one of them sums.
 _PROGRAMS, _LEAST_SPAN = 512, 512

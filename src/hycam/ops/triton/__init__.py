@@ -1,0 +1,1 @@
+"""The Triton kernels, and the PyTorch operators that they are called by. Importing either of them imports Triton."""

@@ -1,0 +1,35 @@
+"""Packed weights for the length of a block: inference in fewer products."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from hycam.tuners.hycam.layer import HyCAMLayer
+
+
+@contextmanager
+def packed(model: nn.Module) -> Iterator[None]:
+    """Has every HyCAM layer compute with packed weights (:mod:`hycam.ops.packed`) as long as the block lasts.
+
+    ::
+
+        model.eval()
+        with hycam.packed(model), torch.no_grad():
+            model.generate(**inputs)
+
+    A layer packs its weights in the first forward that can use them: in evaluation mode, without gradients and noise,
+    and with the backend ``"auto"``. It forgets them at the end of the block, or in a forward that may train. All else
+    that changes an adapter (loading weights, moving the model, another type) belongs outside of the block, since what
+    is packed would not follow. Without HyCAM layers in ``model`` the block does nothing.
+    """
+    layers = [module for module in model.modules() if isinstance(module, HyCAMLayer) and module.hycam_packed is None]
+    for layer in layers:
+        layer.hycam_packed = {}
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.hycam_packed = None
