@@ -10,17 +10,16 @@ import io
 import json
 import struct
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
 import yaml
 from hypothesis import strategies as st
-from transformers import TrainerState
 
 from fuzz.mutations import ODD_TEXTS, changed_bytes, changed_tree
 from hycam import backbones
@@ -42,11 +41,11 @@ from hycam.study.results import cells_folder, checksum, load
 from hycam.study.tables import TABLES, csv, latex, markdown
 from hycam.study.tables.table import NotRun
 from hycam.study.text_tests import text_tests
-from hycam.training import train as training
+from hycam.training.checkpoints import PROGRESS
 from hycam.training.parse import parse_recipe
 from hycam.training.recipe import Recipe
 from hycam.training.run import Run
-from hycam.training.state import check_state
+from hycam.training.state import Progress, check_state
 from study.factory import _Planner, plan_of, result_of, retention_of, routing_of, steady, study_of
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -114,7 +113,7 @@ class Recipes:
             _Planner(found).cells()
             return
         found.method.settings()
-        training.training_arguments(found, Run(Path(found.output)), found.learning_rate(), "cpu", autocast=False)
+        training_arguments(found, Run(Path(found.output)), found.learning_rate(), "cpu", autocast=False)
 
 
 class Datasets:
@@ -244,7 +243,7 @@ class Adapters:
             st.sampled_from(sorted(self.states)).flatmap(
                 lambda name: st.tuples(st.just("state"), st.just(name), changed_bytes([self.states[name]]))
             ),
-            st.tuples(st.just("state"), st.just("trainer_state.json"), changed_tree([state]).map(_json)),
+            st.tuples(st.just("state"), st.just(PROGRESS), changed_tree([state]).map(_json)),
         )
 
     def run(self, given: tuple[str, str, Any]) -> None:

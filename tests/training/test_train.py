@@ -26,8 +26,8 @@ from hycam.data.recipe import MixtureRecipe
 from hycam.errors import HycamError
 from hycam.evaluation.perplexity import response_nll
 from hycam.methods import METHODS
-from hycam.training.loop import Loop
 from hycam.training.evaluate import evaluate_run
+from hycam.training.loop import Loop
 from hycam.training.recipe import MethodRecipe, Recipe
 from hycam.training.rows import MixedRows
 from hycam.training.run import Run

@@ -64,9 +64,7 @@ class StepWatch:
     in_a_row: int = 0
     skipped: list[dict[str, Any]] = field(default_factory=list)
 
-    def takes(
-        self, step: int, loss: float, norm: float, policy: Policy, rows: Callable[[], list[str]]
-    ) -> bool:
+    def takes(self, step: int, loss: float, norm: float, policy: Policy, rows: Callable[[], list[str]]) -> bool:
         """Whether a step is to be taken; it is noted either way.
 
         Args:

@@ -9,71 +9,36 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import chain, islice
+from collections.abc import Iterator
+from contextlib import nullcontext
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
-import datasets
 import torch
-from accelerate.utils import gather_object, send_to_device
+from accelerate.utils import send_to_device
 from peft import PeftModel
 from torch import Tensor
-from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from hycam import processes
 from hycam.console import Reports
-from hycam.data.batches import Batches
 from hycam.errors import Diverged, HycamError, Interrupted
-from hycam.evaluation.perplexity import across_tasks, response_nll
-from hycam.labelled import IGNORED, head_at, labelled_positions
+from hycam.labelled import head_at, labelled_positions
 from hycam.optim import OptimizerSettings
 from hycam.training import distributed, state
 from hycam.training.checkpoints import PROGRESS, Checkpoints, damage
-from hycam.training.divergence import Policy
 from hycam.training.metrics import Figures, Metrics
 from hycam.training.optimizers import build_optimizer, build_schedule, takes_the_loss
 from hycam.training.packing import PackedCollator
-from hycam.training.rows import MixedRows, PaddedCollator
-from hycam.training.setup import accepts_items, prepare_model, same_randomness
+from hycam.training.plan import Plan
+from hycam.training.rows import Counts, PaddedCollator, identities, load_batches
+from hycam.training.setup import accepts_items, allocate_ranks, prepare_model
 from hycam.training.state import Progress, Trained, refused
 from hycam.training.stopping import Stop
+from hycam.training.validation import same_randomness, validation_losses
 from hycam.tuners.hycam import HyCAMModel
-
-
-class Trial(Protocol):
-    """Who follows a training through its phases, to see what each needs."""
-
-    def select(self, data: Any) -> Any:
-        """The part of the prepared data to train on."""
-
-    def at(self, phase: str) -> None:
-        """Called the first time that a phase is over: loaded, adapted, forward, backward, step, validation."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is trained on, and when something happens beside the steps.
-
-    Attributes:
-        rows: the training rows of all tasks.
-        batches: which of them make up each micro-batch of this process.
-        validation: the validation rows of each task.
-        policy: what to do about a step that would do harm.
-        patience: validations without a better loss before training stops and goes back to the best; None for never.
-        also: gives further figures of each validation, which are logged beside its losses.
-        trial: is told the phases.
-    """
-
-    rows: MixedRows
-    batches: Batches
-    validation: dict[str, datasets.Dataset]
-    policy: Policy = Policy()
-    patience: int | None = None
-    also: Callable[[], Mapping[str, float]] | None = None
-    trial: Trial | None = None
 
 
 class Loop:
@@ -124,7 +89,6 @@ class Loop:
         self._scales_with_items = accepts_items(model)
         self._began = time.monotonic()
         self._phases: set[str] = set()
-        self._note = ""
 
     def run(self, resumed: Path | None = None) -> dict[str, float]:
         """Trains to the end, from a checkpoint if one is given.
@@ -161,7 +125,10 @@ class Loop:
     def step(self, micro_batches: list[dict[str, Any]]) -> tuple[Tensor, float]:
         """One optimizer step on this process's micro-batches; the norm of its gradient and its learning rate."""
         accelerator, rows = self.accelerator, [batch.pop("row") for batch in micro_batches]  # which rows they have
-        items, counted = self._count(micro_batches, rows)
+        counts = Counts.of(micro_batches, rows, self.plan.rows, self.device)
+        items = None
+        if self._scales_with_items:  # without a label the loss is 0
+            items = torch.tensor(max(counts.labelled, 1), dtype=torch.float32, device=self.device)
         losses = []
         for number, batch in enumerate(micro_batches, 1):
             accelerator.sync_gradients = number == len(micro_batches)
@@ -177,15 +144,17 @@ class Loop:
         rate = float(self.optimizer.param_groups[0]["lr"])
         if self._is_sound(losses, norm, rows):
             self.optimizer.step()
-            self._allocate_ranks()
+            allocate_ranks(self.model, self.progress.step - len(self.progress.watch.skipped))
             if not takes_the_loss(self.schedule):
                 self.schedule.step()
             self.figures.accept(losses)
-            self.progress.rows = {name: self.progress.rows.get(name, 0) + n for name, n in counted.items()}
+            self.progress.count_rows(counts.rows)
         else:
             self.figures.leave_out()
         self.optimizer.zero_grad()
         self.progress.step += 1
+        self.progress.tokens += counts.tokens
+        self.progress.flops += 6.0 * counts.size * self._weights
         self._reached("step")
         return norm, rate
 
@@ -220,57 +189,19 @@ class Loop:
         """
         loss = torch.stack(losses).sum().float()
         both = torch.stack([loss, norm.to(loss)])
-        loss_value, norm_value = self.accelerator.reduce(both, "mean").tolist()
-
-        def identities() -> list[str]:
-            finite = [math.isfinite(one) for one in torch.stack(losses).tolist()]
-            batches = [
-                (is_finite, [self.plan.rows.identity(row) for row in of_batch.tolist()])
-                for is_finite, of_batch in zip(finite, rows, strict=True)
-            ]
-            if self.accelerator.num_processes > 1:
-                batches = gather_object(batches)
-            broken = [names for is_finite, names in batches if not is_finite]
-            return list(dict.fromkeys(chain.from_iterable(broken or [names for _, names in batches])))
-
-        watch = self.progress.watch
-        return watch.takes(self.progress.step + 1, loss_value, norm_value, self.plan.policy, identities)
-
-    def _count(
-        self, micro_batches: list[dict[str, Any]], rows: list[Tensor]
-    ) -> tuple[Tensor | None, dict[str, int]]:
-        """Adds up the step over all processes: its labelled tokens, and the rows of each task."""
-        tasks = self.plan.rows.tasks
-        ids = [batch["input_ids"].numel() for batch in micro_batches]
-        # A packed row has no padding, and no mask that says so; of a batch without rows nothing counts.
-        masks = [batch.get("attention_mask", batch["input_ids"] >= 0) for batch in micro_batches]
-        seen = [int(mask.sum()) if len(batch["task"]) else 0 for mask, batch in zip(masks, micro_batches, strict=True)]
-        labelled = [int((batch["labels"][..., 1:] != IGNORED).sum()) for batch in micro_batches]
-        of_tasks = [self.plan.rows.task(row) for of_batch in rows for row in of_batch.tolist()]
-        own = [sum(labelled), sum(seen), sum(ids), *map(of_tasks.count, tasks)]
-        items, tokens, size, *numbers = processes.total(torch.tensor(own), self.device).tolist()
-        self.progress.tokens += tokens
-        self.progress.flops += 6.0 * size * self._weights
-        scale = torch.tensor(max(items, 1), dtype=torch.float32, device=self.device)  # without a label the loss is 0
-        return (scale if self._scales_with_items else None), dict(zip(tasks, numbers, strict=True))
+        means = self.accelerator.reduce(both, "mean").tolist()
+        names = partial(identities, self.plan.rows, rows, losses)
+        return self.progress.watch.takes(self.progress.step + 1, *means, self.plan.policy, names)
 
     def _micro_batches(self, epoch: int) -> Iterator[list[dict[str, Any]]]:
         """The micro-batches of every step of an epoch that was not taken yet."""
         batches, arguments = self.plan.batches, self.arguments
         batches.set_epoch(epoch)
         taken = self.progress.step % self.steps_an_epoch
-        loader = DataLoader(
-            self.plan.rows,
-            batch_sampler=islice(batches, taken * self.accumulation, None),  # type: ignore[arg-type]  # any iterable
-            collate_fn=self._collate,
-            num_workers=arguments.dataloader_num_workers,
-            pin_memory=arguments.dataloader_pin_memory and self.device.type == "cuda",
-            prefetch_factor=arguments.dataloader_prefetch_factor,
+        loader = load_batches(
+            self.plan.rows, islice(batches, taken * self.accumulation, None), self._collate, arguments
         )
-        if taken:
-            with same_randomness():  # making an iterator draws a number, which was drawn when the epoch began
-                iterator = iter(loader)
-        else:
+        with same_randomness() if taken else nullcontext():  # an iterator draws a number, once in an epoch
             iterator = iter(loader)
         for _ in range(taken, self.steps_an_epoch):
             yield list(islice(iterator, self.accumulation))
@@ -292,17 +223,18 @@ class Loop:
             if arguments.save_strategy != "no" and (step % arguments.save_steps == 0 or is_last):
                 self.save()
         self._leave()
+        if (empty := arguments.torch_empty_cache_steps) and step % empty == 0:
+            torch.cuda.empty_cache()
 
     def step_ended(self) -> None:
-        self.reporter.update("training", self.progress.step, self.max_steps, self._note)
+        self.reporter.update("training", self.progress.step, self.max_steps, self.metrics.note)
 
     def _log_steps(self, norm: Tensor, rate: float) -> None:
         progress = self.progress
         total, values = self.figures.line(self.accelerator)
         progress.loss_sum += total
         values |= {"grad_norm": norm.item(), "learning_rate": rate}
-        rows = sum(progress.rows.values())
-        values |= {f"share_{name}": number / rows for name, number in progress.rows.items()}
+        values |= {f"share_{name}": share for name, share in progress.shares().items()}
         if progress.watch.skipped:
             values["skipped_steps"] = len(progress.watch.skipped)
         self.log(values)
@@ -315,26 +247,21 @@ class Loop:
             epoch, step = divmod(progress.step, self.steps_an_epoch)
             values["epoch"] = epoch + step * self.accumulation / len(self.plan.batches)
         values["num_input_tokens_seen"] = progress.tokens
-        for key, what in (("loss", "loss"), ("eval_loss", "validation loss")):
-            if key in values:
-                self._note = f"{what} {values[key]:.3f}"
         self.metrics.write(progress.step, self.elapsed(), values)
         progress.logged += 1
 
     def _log_end(self) -> None:
-        """The closing line, about the steps that this process has made."""
-        progress, seconds = self.progress, time.monotonic() - self._started
+        """The closing line, with the mean loss of all steps and the speed of those that this process has made."""
+        progress, seconds = self.progress, max(time.monotonic() - self._started, 1e-9)
         made = progress.step - self._first_step
-        rows = self.arguments.per_device_train_batch_size * self.accumulation * processes.number() * made
-        self.log(
-            {
-                "train_runtime": round(seconds, 4),
-                "train_samples_per_second": round(rows / max(seconds, 1e-9), 3),
-                "train_steps_per_second": round(made / max(seconds, 1e-9), 3),
-                "total_flos": progress.flops,
-                "train_loss": (progress.loss_sum + self.figures.loss.item()) / max(progress.step, 1),
-            }
-        )
+        size = self.arguments.per_device_train_batch_size * self.accumulation * processes.number()
+        speed = {
+            "train_runtime": round(seconds, 4),
+            "train_samples_per_second": round(made * size / seconds, 3),
+            "train_steps_per_second": round(made / seconds, 3),
+        }
+        mean = (progress.loss_sum + self.figures.loss.item()) / max(progress.step, 1)
+        self.log(speed | {"total_flos": progress.flops, "train_loss": mean})
 
     def elapsed(self) -> float:
         """Seconds of training so far; the steps that a later process repeats count once."""
@@ -353,44 +280,34 @@ class Loop:
             progress.worse += 1
         progress.is_finished |= self.plan.patience is not None and progress.worse >= self.plan.patience
 
-    @torch.compiler.set_stance("force_eager")  # more graphs, for validation, would cost more than they save
     def evaluate(self) -> dict[str, float]:
-        """One pass over the validation rows: ``eval_loss`` (mean over tasks) and ``eval_loss_TASK`` (per token).
+        """One pass over the validation rows, logged.
 
         It changes nothing that training goes by, whether it comes to its end or not.
 
         Raises:
             Interrupted: the process was asked to end.
-            Diverged: the loss of a task is no finite number.
+            Diverged: the loss of a task is not finite.
         """
-        validation, progress = self.plan.validation, self.progress
-        total, done = sum(map(len, validation.values())), 0
+
+        def told(done: int, total: int) -> None:
+            self._reached("validation")
+            self.reporter.update("validation", done, total)
+            leave_if_asked()
 
         def leave_if_asked() -> None:
             self.stop.agree(self.device)
             self.stop.check()
 
-        def count(rows: int) -> None:
-            nonlocal done
-            done += rows
-            self._reached("validation")
-            self.reporter.update("validation", done, total)
-            leave_if_asked()
-
         leave_if_asked()
-        size = self.arguments.per_device_eval_batch_size
+        model, progress, size = (
+            cast(PreTrainedModel, self.model),
+            self.progress,
+            self.arguments.per_device_eval_batch_size,
+        )
         with same_randomness():
-            nlls = {
-                name: response_nll(self.model, self.tokenizer, rows, size, progress=count, shared=True)
-                for name, rows in validation.items()
-            }
+            found = validation_losses(model, self.tokenizer, self.plan.validation, size, progress.step, told)
             further = dict(self.plan.also()) if self.plan.also else {}
-        found = {"eval_loss": across_tasks(nlls).nll}
-        found |= {f"eval_loss_{name}": nll.per_token for name, nll in nlls.items()}
-        if not math.isfinite(found["eval_loss"]):
-            broken = ", ".join(name for name, nll in nlls.items() if not math.isfinite(nll.per_token))
-            what = f"the validation loss of {broken} after step {progress.step} is no finite number"
-            raise Diverged(progress.step, what)
         progress.validation, progress.validated_at = found, progress.step
         self.log(found | further)
         return found
@@ -478,12 +395,6 @@ class Loop:
         self._started = time.monotonic()
         self._began, self._first_step = self._started - self.progress.seconds, self.progress.step
         self.metrics.begin(self.progress.step, self.progress.logged)
-
-    def _allocate_ranks(self) -> None:
-        """Lets a method that moves its rank between layers (AdaLoRA) do so; steps that are left out are none for it."""
-        tuner: Any = getattr(self.model, "base_model", None)
-        if hasattr(tuner, "update_and_allocate"):
-            tuner.update_and_allocate(self.progress.step - len(self.progress.watch.skipped))
 
     def _reached(self, phase: str) -> None:
         if self.plan.trial is not None and phase not in self._phases:

@@ -136,6 +136,7 @@ class Metrics:
     def __init__(self, path: Path, arguments: TrainingArguments, accelerator: Accelerator) -> None:
         self._path = path
         self._arguments, self._accelerator = arguments, accelerator
+        self.note = ""
 
     def begin(self, step: int, logged: int) -> None:
         """Drops the lines that a resumed run is going to write again: all but the first ``logged`` up to a step."""
@@ -152,7 +153,10 @@ class Metrics:
             self._accelerator.init_trackers(arguments.project, config, init_kwargs=options)
 
     def write(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
-        """Appends a line."""
+        """Appends a line, and makes a note of the loss for the console."""
+        for key, what in (("loss", "loss"), ("eval_loss", "validation loss")):
+            if key in values:
+                self.note = f"{what} {values[key]:.3f}"
         if processes.is_main():
             line = {"step": step, "elapsed": round(seconds, 3), **values}
             with self._path.open("a", encoding="utf-8") as handle:

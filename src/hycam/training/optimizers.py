@@ -42,7 +42,7 @@ def build_optimizer(
     from bitsandbytes.optim import AdamW, GlobalOptimManager
 
     optimizer = AdamW(groups, optim_bits=8, **options)
-    # Most rows of an embedding have no gradient in most steps, and the few large ones of a block would drown the others.
+    # Most rows of an embedding have no gradient in a step, and the few large ones of a block would drown the others.
     embeddings = (module.weight for module in model.modules() if isinstance(module, nn.Embedding))
     trained = [weight for weight in embeddings if weight.requires_grad]
     GlobalOptimManager.get_instance().override_config(trained, "optim_bits", 32)

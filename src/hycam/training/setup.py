@@ -1,14 +1,10 @@
-"""What is set on a model before it is trained, and what its training must not change."""
+"""What is set on a model before it is trained."""
 
 from __future__ import annotations
 
 import inspect
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, cast
 
-import numpy as np
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
@@ -51,14 +47,8 @@ def accepts_items(model: PreTrainedModel | PeftModel) -> bool:
     return any(parameter.kind == inspect.Parameter.VAR_KEYWORD for parameter in parameters)
 
 
-@contextmanager
-def same_randomness() -> Iterator[None]:
-    """Puts all random numbers back to where they stood before: what happens in between changes none after it."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
+def allocate_ranks(model: PreTrainedModel | PeftModel, step: int) -> None:
+    """Lets a method that moves its rank between layers (AdaLoRA) do so after a step that was taken."""
+    tuner: Any = getattr(model, "base_model", None)
+    if hasattr(tuner, "update_and_allocate"):
+        tuner.update_and_allocate(step)

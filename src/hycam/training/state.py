@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ from transformers.utils import ADAPTER_WEIGHTS_NAME, WEIGHTS_INDEX_NAME, WEIGHTS
 from hycam import processes
 from hycam.errors import HycamError
 from hycam.training import distributed
+from hycam.training.checkpoints import PROGRESS
 from hycam.training.divergence import StepWatch
 from hycam.training.metrics import Sums
 
@@ -95,6 +97,15 @@ class Progress:
     validated_at: int = -1
     watch: StepWatch = field(default_factory=StepWatch)
     sums: Sums = field(default_factory=Sums)
+
+    def count_rows(self, rows: Mapping[str, int]) -> None:
+        """Adds the rows of each task of a step."""
+        self.rows = {name: self.rows.get(name, 0) + number for name, number in rows.items()}
+
+    def shares(self) -> dict[str, float]:
+        """Each task's share of the rows so far."""
+        total = sum(self.rows.values())
+        return {name: number / total for name, number in self.rows.items()}
 
 
 @dataclass
@@ -182,7 +193,15 @@ def restore(trained: Trained, folder: Path) -> Progress:
     torch.set_rng_state(numbers["cpu"])
     if torch.cuda.is_available() and "cuda" in numbers:
         torch.cuda.set_rng_state(numbers["cuda"])
-    path = folder / f"progress_{processes.index()}.json"
+    return read_progress(folder / f"progress_{processes.index()}.json")
+
+
+def read_progress(path: Path) -> Progress:
+    """How far training had come.
+
+    Raises:
+        HycamError: the file says something else.
+    """
     try:
         content = path.read_bytes()
         progress = msgspec.json.decode(content, type=Progress)
@@ -209,8 +228,8 @@ def check_state(checkpoint: Path) -> None:
     """
     if (checkpoint / _OF_TRAINER).exists():
         raise HycamError(
-            f"{checkpoint} was written by an earlier version of hycam, which kept its state in another form. Finish the "
-            f"run with that version, or delete {checkpoint.parent} to begin anew."
+            f"{checkpoint} was written by an earlier version of hycam, which kept its state in another form. Finish "
+            f"the run with that version, or delete {checkpoint.parent} to begin anew."
         )
     for name in _PICKLED_WEIGHTS:
         if (checkpoint / name).exists():
@@ -229,6 +248,8 @@ def check_state(checkpoint: Path) -> None:
     latest = checkpoint / "latest"  # names the folder that DeepSpeed reads
     if latest.exists() and not re.fullmatch(r"global_step\d+", latest.read_text(errors="replace").strip()):
         raise refused(latest, "it names no folder of the checkpoint")
+    for path in (checkpoint / PROGRESS, *checkpoint.glob("progress_*.json")):
+        read_progress(path)
 
 
 def refused(path: Path, reason: str) -> HycamError:

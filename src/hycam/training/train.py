@@ -32,8 +32,9 @@ from hycam.training.arguments import training_arguments
 from hycam.training.checkpoints import Checkpoints
 from hycam.training.device import torch_device, torch_dtype
 from hycam.training.divergence import Policy
-from hycam.training.loop import Loop, Plan, Trial
+from hycam.training.loop import Loop
 from hycam.training.packing import check_packing
+from hycam.training.plan import Plan, Trial
 from hycam.training.preflight import log_all, stop_at_errors
 from hycam.training.preflight.data import check_lengths
 from hycam.training.preflight.output import room_needed, trained_kind
@@ -126,7 +127,6 @@ def train(
         undo.enter_context(stop.held())
         validation = _run(job, loop, resumed)
         progress = loop.progress
-        counted = sum(progress.rows.values())
         summary = {
             "steps": progress.step,
             "tokens": progress.tokens,
@@ -138,7 +138,7 @@ def train(
             "data": job.data.fingerprint,
             "thinks": job.data.thinks,
             "rows": progress.rows,
-            "shares": {name: number / counted for name, number in progress.rows.items()},
+            "shares": progress.shares(),
             "wanted_shares": mixture.wanted(),
             "skipped": progress.watch.skipped,
             "validation": validation,
@@ -227,9 +227,7 @@ def _load(job: _Job, undo: ExitStack) -> tuple[int, PreTrainedModel]:
     return total, model
 
 
-def _adapt(
-    job: _Job, model: PreTrainedModel, packs: bool, undo: ExitStack
-) -> tuple[int, PreTrainedModel | PeftModel]:
+def _adapt(job: _Job, model: PreTrainedModel, packs: bool, undo: ExitStack) -> tuple[int, PreTrainedModel | PeftModel]:
     """The number of parameters to be trained, and the adapted backbone."""
     recipe, settings = job.recipe, job.recipe.training
     adapted = adapt(model, recipe.method.name, recipe.method.config)
