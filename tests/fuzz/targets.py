@@ -41,6 +41,7 @@ from hycam.study.results import cells_folder, checksum, load
 from hycam.study.tables import TABLES, csv, latex, markdown
 from hycam.study.tables.table import NotRun
 from hycam.study.text_tests import text_tests
+from hycam.training.arguments import training_arguments
 from hycam.training.checkpoints import PROGRESS
 from hycam.training.parse import parse_recipe
 from hycam.training.recipe import Recipe

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from dataclasses import asdict
-from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -243,11 +242,6 @@ def test_a_null_where_a_field_may_be_null_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[" * 3000, "nested deeper than 50 levels"),
-        ("a: " + "[" * 3000 + "]" * 3000, r":1:53 is nested deeper than 50 levels"),
-        ("a: &a [x, x]\n" + "".join(f"{n}: &{n} [{', '.join(['*' + p] * 9)}]\n" for p, n in pairwise("abcdefghi")),
-         "more than 100,000 values, its aliases written out"),
-        ("a: &a [*a]", "more than 100,000 values|is not YAML"),
         ("seed: 2020-99-99", "is not YAML: month must be in"),
         ("seed: " + "9" * 5000, "is not YAML"),
         ("seed: !!bool x", "is not YAML"),
@@ -256,13 +250,13 @@ def test_a_null_where_a_field_may_be_null_stays(tmp_path: Path) -> None:
         ("a: \0", "is not YAML"),
     ],
 )  # fmt: skip
-def test_yaml_that_is_none_or_grows_without_bounds_is_refused_at_once(tmp_path: Path, text: str, told: str) -> None:
+def test_what_is_no_yaml_is_refused_and_runs_nothing(tmp_path: Path, text: str, told: str) -> None:
     for kind in (Recipe, StudyRecipe):
         with pytest.raises(HycamError, match=told):
             parse_recipe(kind, [write(tmp_path, text)])
 
 
-def test_an_alias_within_bounds_stays(tmp_path: Path) -> None:
+def test_an_alias_stays(tmp_path: Path) -> None:
     text = "method: {config: &same {r: 4}}\nevaluation: {config: *same}"
     assert parse_recipe(Recipe, [write(tmp_path, text)]).evaluation.config == {"r": 4}
 

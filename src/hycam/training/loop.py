@@ -195,12 +195,10 @@ class Loop:
 
     def _micro_batches(self, epoch: int) -> Iterator[list[dict[str, Any]]]:
         """The micro-batches of every step of an epoch that was not taken yet."""
-        batches, arguments = self.plan.batches, self.arguments
-        batches.set_epoch(epoch)
+        self.plan.batches.set_epoch(epoch)
         taken = self.progress.step % self.steps_an_epoch
-        loader = load_batches(
-            self.plan.rows, islice(batches, taken * self.accumulation, None), self._collate, arguments
-        )
+        left = islice(self.plan.batches, taken * self.accumulation, None)
+        loader = load_batches(self.plan.rows, left, self._collate, self.arguments)
         with same_randomness() if taken else nullcontext():  # an iterator draws a number, once in an epoch
             iterator = iter(loader)
         for _ in range(taken, self.steps_an_epoch):
