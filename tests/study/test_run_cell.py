@@ -158,9 +158,7 @@ def test_an_interrupted_cell_goes_on_from_its_checkpoint_to_the_same_result(cell
 
 def test_cells_that_share_a_training_train_once(cells, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = []
-    monkeypatch.setattr(
-        Loop, "step_ended", lambda self: steps.append(self.progress.step)
-    )
+    monkeypatch.setattr(Loop, "step_ended", lambda self: steps.append(self.progress.step))
     first, second = cells(methods={"HyCAM": StudyMethod("hycam", {"r": 4, "num_specialized": 3})},
                           vary={"evaluation.config": [{"routing": "soft"}, {"routing": "hard"}]},
                           training=replace(TRAINING, max_steps=6))  # fmt: skip

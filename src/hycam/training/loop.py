@@ -171,7 +171,7 @@ class Loop:
         if self._tuner is not None and not task.numel():
             batch["balance_mask"] = torch.zeros_like(batch["attention_mask"])
         scale = {} if items is None else {"num_items_in_batch": items}
-        with head_at(self.model, row, position):
+        with head_at(cast(PreTrainedModel, self.model), row, position):
             outputs = self.wrapped(**batch, **scale, shift_labels=targets)
         if len(targets):
             if task.dim() == 1:  # one task a row; a packed row has one for each token
@@ -189,9 +189,9 @@ class Loop:
         """
         loss = torch.stack(losses).sum().float()
         both = torch.stack([loss, norm.to(loss)])
-        means = self.accelerator.reduce(both, "mean").tolist()
+        mean_loss, mean_norm = self.accelerator.reduce(both, "mean").tolist()
         names = partial(identities, self.plan.rows, rows, losses)
-        return self.progress.watch.takes(self.progress.step + 1, *means, self.plan.policy, names)
+        return self.progress.watch.takes(self.progress.step + 1, mean_loss, mean_norm, self.plan.policy, names)
 
     def _micro_batches(self, epoch: int) -> Iterator[list[dict[str, Any]]]:
         """The micro-batches of every step of an epoch that was not taken yet."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -56,7 +56,7 @@ def build_schedule(optimizer: torch.optim.Optimizer, arguments: TrainingArgument
         optimizer=optimizer,
         num_warmup_steps=arguments.get_warmup_steps(steps),
         num_training_steps=steps,
-        scheduler_specific_kwargs=arguments.lr_scheduler_kwargs,
+        scheduler_specific_kwargs=cast("dict[str, Any] | None", arguments.lr_scheduler_kwargs),
     )
 
 

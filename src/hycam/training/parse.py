@@ -83,9 +83,7 @@ def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
     except HycamError:
         raise
     except OverflowError as error:
-        raise HycamError(
-            f"{' or '.join(paths) or 'An option'} has a number that is too large ({error})."
-        ) from error
+        raise HycamError(f"{' or '.join(paths) or 'An option'} has a number that is too large ({error}).") from error
     except ValueError as error:
         raise _refused(str(error)) from error
     return kind(**{entry.name: filled[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]

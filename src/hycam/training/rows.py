@@ -94,7 +94,7 @@ def load_batches(
     """The micro-batches of the rows with these numbers, made by as many workers as the arguments say."""
     return DataLoader(
         rows,
-        batch_sampler=batches,  # type: ignore[arg-type]  # anything iterable will do
+        batch_sampler=batches,
         collate_fn=collate,
         num_workers=arguments.dataloader_num_workers,
         pin_memory=arguments.dataloader_pin_memory and arguments.device.type == "cuda",

@@ -20,7 +20,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import numpy as np
@@ -148,7 +148,7 @@ def save(trained: Trained, progress: Progress, folder: Path) -> None:
         save_fsdp_optimizer(plugin, accelerator, trained.optimizer, trained.wrapped, str(folder))
     elif processes.is_main():
         torch.save(trained.optimizer.state_dict(), folder / _OPTIMIZER)
-    name, keys, *rest = np.random.get_state()
+    name, keys, *rest = cast("tuple[Any, ...]", np.random.get_state())
     numbers = {"python": random.getstate(), "numpy": (name, keys.tolist(), *rest), "cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         numbers["cuda"] = torch.cuda.get_rng_state()

@@ -1,4 +1,4 @@
-"""The optimizer that a recipe gets, in training as it really runs."""
+"""The loop: the optimizer that a recipe gets, losses that are not finite, and whoever follows its phases."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hycam import backbones
 from hycam.console import Reporter
+from hycam.data.prepare import Prepared
 from hycam.errors import Diverged, HycamError
 from hycam.optim import RiemannianAdamW
 from hycam.training.loop import Loop
 from hycam.training.recipe import MethodRecipe, OptimizerRecipe, Recipe
 from hycam.training.run import Run
+from hycam.training.setup import add_noise
 from hycam.training.train import train
 
 
@@ -188,3 +190,52 @@ def test_a_large_loss_is_a_loss(recipe, monkeypatch: pytest.MonkeyPatch) -> None
     loss_of = Loop.loss_of
     monkeypatch.setattr(Loop, "loss_of", lambda *args, **kw: loss_of(*args, **kw) * 1e10)
     assert train(recipe("lora", max_steps=2), Reporter())["steps"] == 2
+
+
+class Watching:
+    """A trial of the longest rows, which notes the phases."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+
+    def select(self, data: Prepared) -> Prepared:
+        return replace(data, train={name: rows.select(range(4)) for name, rows in data.train.items()})
+
+    def at(self, phase: str) -> None:
+        self.phases.append(phase)
+
+
+def test_a_trial_chooses_the_rows_and_is_told_every_phase_once(recipe) -> None:
+    trial = Watching()
+    chosen = recipe(max_steps=None, epochs=1.0, batch_size=2, gradient_accumulation=2)
+    assert train(chosen, Reporter(), trial=trial)["steps"] == 2  # of eight rows
+    assert trial.phases == ["loaded", "adapted", "forward", "backward", "step", "validation"]
+
+
+def test_noise_on_the_embeddings_is_of_training_alone() -> None:
+    embeddings = torch.nn.Embedding(5, 16)
+    add_noise(embeddings, alpha=4.0)
+    ids = torch.tensor([[1, 2, 3, 4]])
+    noise = (embeddings(ids) - embeddings.weight[ids]).abs()
+    assert 0 < noise.max() <= 4.0 / 64**0.5
+    assert torch.equal(embeddings.eval()(ids), embeddings.weight[ids])
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"neftune_noise_alpha": 5.0}, {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 3},
+     {"lr_scheduler_kwargs": {"num_cycles": 2}}, {"logging_first_step": True, "eval_delay": 2}],
+    ids=lambda extra: next(iter(extra)),
+)  # fmt: skip
+def test_what_a_recipe_has_no_field_for_has_its_effect(recipe, extra: dict, tmp_path: Path) -> None:
+    settings = {"max_steps": 3, "evaluate_every": 1, "log_every": 3}
+    found = []
+    for name, chosen in (("with", extra), ("without", {})):
+        run = replace(recipe("lora", extra=chosen, **settings), output=str(tmp_path / name))
+        train(run, Reporter())
+        lines = [json.loads(line) for line in Run(Path(run.output)).metrics.read_text().splitlines()]
+        found.append([{key: line[key] for key in ("step", "loss", "eval_loss") if key in line} for line in lines])
+    if "dataloader_num_workers" in extra:
+        assert found[0] == found[1]
+    else:
+        assert found[0] != found[1]
