@@ -25,7 +25,6 @@ CPU, GPU = "cpu.json", "gpu.json"
 BOUNDS = {
     CPU: (
         Bound("saved_bytes", "what a layer keeps for its backward pass, recompute / released structure", 0.22, 0.17),
-        Bound("peak_memory", "a layer's forward and backward, peak, recompute / released structure", 0.35, 0.25),
         Bound("layer_eager_fp32", "layer time, eager / released structure, float32", 0.75, 0.65),
         Bound("layer_eager_bf16", "the same in bfloat16", 0.60, 0.50),
         Bound("layer_recompute_fp32", "layer time, recompute / released structure, float32", 0.90, 0.75),

@@ -3,8 +3,8 @@
     python -m benchmarks.decoding
 
 One prompt of 32 tokens, 64 new ones with a key-value cache, ``generate`` of transformers on both sides, on the same
-backbone weights. The adapter is drawn at random, so that it modulates; an end token does not end the text. Three ways
-of holding it:
+backbone weights; HyCAM's weights are packed, as ``hycam generate`` has them. The adapter is drawn at random, so that it
+modulates; an end token does not end the text. Three ways of holding it:
 
     float32              all in float32
     bfloat16, PEFT       a bfloat16 backbone with PEFT's default, an adapter in float32
@@ -22,7 +22,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from hycam import HyCAMConfig, backbones
+from hycam import HyCAMConfig, backbones, packed
 from hycam.adapt import trainable_parameters
 
 from .interleaved import DEVICE, Effort, Timing, arguments, effort, interleave, machine, worst
@@ -34,14 +34,15 @@ PROMPT, NEW_TOKENS = 32, 64
 
 def decode(model: nn.Module, prompt: Tensor) -> Tensor:
     """``NEW_TOKENS`` greedy tokens after ``prompt`` ``(1, seq)``."""
-    return model.generate(  # type: ignore[operator]
-        input_ids=prompt,
-        attention_mask=torch.ones_like(prompt),
-        max_new_tokens=NEW_TOKENS,
-        min_new_tokens=NEW_TOKENS,
-        do_sample=False,
-        pad_token_id=0,
-    )
+    with packed(model):
+        return model.generate(  # type: ignore[operator]
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=NEW_TOKENS,
+            min_new_tokens=NEW_TOKENS,
+            do_sample=False,
+            pad_token_id=0,
+        )
 
 
 def measure(dtype: torch.dtype, autocast_adapter_dtype: bool, effort: Effort) -> tuple[dict[str, Timing], float]:

@@ -8,8 +8,8 @@
 # SECONDS  of this call, 450 by default; what runs then is stopped and goes on from its checkpoint in the next call
 # STUDY    study files, by default those below in their order; each is run as far as it goes before the next begins
 #
-# The results of finished cells are small JSON files under docs/results/; where OUT names a folder, they are packed there
-# as results.tar.gz. A results.tar.gz beside this script's repository is unpacked first, so that a bare machine goes on
+# The results of finished cells are small JSON files under docs/results/, with their plans; where OUT names a folder,
+# they are packed there as results.tar.gz. A results.tar.gz beside this script's repository is unpacked first, so that a bare machine goes on
 # with what another has finished.
 set -euo pipefail
 wheels=$(realpath "${1:?a folder of wheels is needed}")
@@ -54,7 +54,7 @@ for study in "${studies[@]}"; do
     esac
 done
 if [[ -n ${OUT:-} && -d docs/results ]]; then
-    find docs/results -path '*/cells/*.json' -print0 | tar --null -czf "$OUT/results.tar.gz" --files-from -
+    find docs/results \( -path '*/cells/*.json' -o -name plan.json -o -name study.yaml \) -print0 | tar --null -czf "$OUT/results.tar.gz" --files-from -
 fi
 if [[ -n $is_over ]]; then echo "the time is up; the same command continues"; fi
 if ((${#unfinished[@]})); then

@@ -77,7 +77,7 @@ def draw(curves: list[Curve]) -> None:
             ax.set_ylabel("forward and backward, ms")
             ax.set_xlim(left=0)
             ax.set_ylim(bottom=0)
-        legend_below(figure, axes)
+        legend_below(figure)
         for suffix in ("png", "svg"):
             metadata = {"Date": None} if suffix == "svg" else None
             figure.savefig(RESULTS.with_name(f"modulation_scaling.{suffix}"), dpi=200, metadata=metadata)

@@ -1,5 +1,5 @@
-"""``hycam`` as a command. It stands outside the package, which takes seconds to import, so that Ctrl-C can be answered
-from the first moment on: with a line, and not with a traceback out of the middle of a library."""
+"""``hycam`` as a command. It stands outside the package, which takes seconds to import, so that from the first moment
+Ctrl-C ends in one line instead of a traceback from the middle of a library."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from types import FrameType
 def main() -> int:
     """Imports the command line and runs it; returns the exit status."""
     usual = signal.getsignal(signal.SIGINT)
-    if usual == signal.default_int_handler:  # it is ignored where a shell has put the command into the background
+    if usual == signal.default_int_handler:  # a shell ignores it for commands in the background
         signal.signal(signal.SIGINT, _leave)
     from hycam.cli.main import main as hycam
 

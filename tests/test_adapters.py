@@ -189,7 +189,7 @@ class TestBeforeTheBackboneIsRead:
     def test_a_value_that_is_no_number_is_refused_by_name(self, run: Run, value: float) -> None:
         name = first(load_file(run.adapter / "adapter_model.safetensors"))
         change(run, lambda weights: weights[name][0].fill_(value))
-        with pytest.raises(HycamError, match=f"{name} holds what is no finite number"):
+        with pytest.raises(HycamError, match=f"{name} holds values that are not finite"):
             run.load()
 
     def test_an_adapter_of_another_method_is_refused(self, hycam_run: Run) -> None:

@@ -10,8 +10,8 @@ from architectures import ARCHITECTURES, REFUSED, tiny, tokens
 from hycam.adapt import adapt
 from hycam.attention import find_attention_modules, find_block_norms
 from hycam.errors import HycamError
+from hycam.tuners.hycam.balance import RoutingRecorder
 from hycam.tuners.hycam.layer import HyCAMLayer
-from hycam.tuners.hycam.recorder import RoutingRecorder
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

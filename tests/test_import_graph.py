@@ -115,12 +115,19 @@ def names_of_others(tree: ast.Module) -> Iterator[str]:
 def private_part(name: str) -> str | None:
     """A name up to its first private part, ``torch._dynamo`` of ``torch._dynamo.config``; None if it has none."""
     parts = name.split(".")
-    is_other = parts[0] not in ("hycam", "__future__") and name != "os._exit"  # which is documented
     found = (at for at, part in enumerate(parts, 1) if part.startswith("_") and not part.endswith("__"))
     at = next(found, None)
-    return ".".join(parts[:at]) if is_other and at else None
+    return ".".join(parts[:at]) if at and name not in ("os._exit", "__future__") else None  # which are documented
+
+
+FOUND = {
+    (module, part) for module, tree in TREES.items() for name in names_of_others(tree) if (part := private_part(name))
+}
 
 
 def test_private_names_of_other_libraries_are_few_and_have_their_reasons() -> None:
-    found = {(module, private_part(name)) for module, tree in TREES.items() for name in names_of_others(tree)}
-    assert {(module, part) for module, part in found if part} == PRIVATE.keys()
+    assert {(module, part) for module, part in FOUND if not part.startswith("hycam.")} == PRIVATE.keys()
+
+
+def test_no_module_reaches_into_the_private_names_of_another() -> None:
+    assert not {(module, part) for module, part in FOUND if part.startswith("hycam.")}

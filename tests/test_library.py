@@ -23,7 +23,7 @@ def run_without_the_application(code: str) -> subprocess.CompletedProcess[str]:
     # PEFT and transformers bring these themselves.
     brought = {"accelerate", "safetensors", "numpy", "jinja2", "filelock", "pyyaml", "psutil"}
     blocked = names(PROJECT["optional-dependencies"]["train"]) - names(PROJECT["dependencies"]) - brought
-    modules = [MODULES.get(name, name) for name in blocked] + ["pandas", "trl", "bitsandbytes", "matplotlib", "sklearn"]
+    modules = [MODULES.get(name, name) for name in blocked] + ["trl", "bitsandbytes", "matplotlib", "sklearn"]
     # As a package that is not installed, and not as one set to None in sys.modules: libraries ask with find_spec.
     block = f"""
 import importlib.util, sys

@@ -118,7 +118,7 @@ def test_an_untrained_adapter_changes_no_bit_and_leaves_as_it_came(
     folder, architecture: str, quantization: str
 ) -> None:
     if (architecture, quantization) == ("deepseek_v3", "8bit"):  # bitsandbytes takes no input of four dimensions
-        with pytest.raises(HycamError, match=r"cannot be computed with as it is quantised \(deepseek_v3 on cpu\): "):
+        with pytest.raises(HycamError, match=r"cannot run as it is quantised \(deepseek_v3 on cpu\): "):
             backbones.load(folder(architecture), quantization=quantization)
         return
     model = backbones.load(folder(architecture), quantization=quantization)

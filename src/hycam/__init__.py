@@ -10,10 +10,6 @@ import logging
 # nothing here asks for.
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
 
-from hycam.tuners.registration import register  # noqa: E402
-
-register()
-
 from hycam.ops import set_backend  # noqa: E402
 from hycam.tuners.hycam import HyCAMConfig, HyCAMModel, TrainingStats, last_stats, packed  # noqa: E402
 from hycam.tuners.moelora import MoeLoraConfig, MoeLoraModel  # noqa: E402

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,7 +58,7 @@ def saved_config(folder: Path, recipe: PeftConfig) -> PeftConfig:
         kind, wanted = written.get("peft_type") if isinstance(written, dict) else None, PeftType(recipe.peft_type).value
         if kind != wanted:
             raise HycamError(f"{folder} is an adapter of {kind}, but the recipe beside it trains {wanted}.")
-        numbers = _values_in(folder / _WEIGHTS)
+        numbers = sum(math.prod(spec.shape) for spec in weights_of(folder).values())
         for name, value in written.items():
             if isinstance(value, int) and value > numbers:
                 raise HycamError(
@@ -92,7 +94,7 @@ def check_adapter(
         the names of what the file holds beside the adapter's weights: embeddings of the backbone.
 
     Raises:
-        HycamError: what differs in names, shapes or types; the file is damaged; or a weight is no finite number.
+        HycamError: what differs in names, shapes or types; the file is damaged; or a weight is not finite.
     """
     found = weights_of(folder)
     try:
@@ -108,7 +110,7 @@ def check_adapter(
         for name in weights.keys():  # noqa: SIM118  # it is no dictionary
             if not torch.isfinite(weights.get_tensor(name)).all():
                 raise HycamError(
-                    f"{folder / _WEIGHTS}: {name} holds what is no finite number, and no answer would be one. The "
+                    f"{folder / _WEIGHTS}: {name} holds values that are not finite, so every answer would be NaN. The "
                     "training diverged; train again with a lower learning rate."
                 )
     return sorted(found.keys() - own.keys())
@@ -154,33 +156,17 @@ def weights_of(folder: Path) -> dict[str, Spec]:
     return found
 
 
-def _values_in(path: Path) -> int:
-    return sum(torch.Size(spec.shape).numel() for spec in weights_of(path.parent).values())
-
-
-class _opened:
-    """A safetensors file, mapped into memory; what is wrong with it is told by its name."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __enter__(self) -> Any:
-        try:
-            self._file = safe_open(self.path, framework="pt")
-            return self._file.__enter__()
-        except (OSError, SafetensorError) as error:
-            raise self._damaged(error) from error
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: Any) -> None:
-        self._file.__exit__(kind, error, traceback)
-        if isinstance(error, (OSError, SafetensorError)):
-            raise self._damaged(error) from error
-
-    def _damaged(self, error: Exception) -> HycamError:
-        return HycamError(
-            f"{self.path} is cut off or damaged: it cannot be read as safetensors ({_first_line(error)}). Bring back a "
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A safetensors file, mapped into memory; an error says that it is damaged and names it."""
+    try:
+        with safe_open(path, framework="pt") as weights:
+            yield weights
+    except (OSError, SafetensorError) as error:
+        raise HycamError(
+            f"{path} is cut off or damaged: it cannot be read as safetensors ({_first_line(error)}). Bring back a "
             "whole copy, or train again."
-        )
+        ) from error
 
 
 def _embeddings(empty: PeftModel, found: Mapping[str, Spec]) -> dict[str, Spec]:

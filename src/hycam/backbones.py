@@ -27,8 +27,8 @@ from transformers import (
 from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
+from hycam.embedded import LLAMA_3, SMOLLM2_135M, EmbeddedBackbone, EmbeddedTokenizer
 from hycam.errors import HycamError, unknown
-from hycam.gguf import SMOLLM2_135M, EmbeddedBackbone
 from hycam.quantization import (
     Quantization,
     check_quantization,
@@ -37,17 +37,16 @@ from hycam.quantization import (
     quantized_before,
     quiet_bitsandbytes,
 )
-from hycam.tokenizers import LLAMA_3, EmbeddedTokenizer
 
 SHORT_NAMES: dict[str, EmbeddedBackbone] = {SMOLLM2_135M.name: SMOLLM2_135M}
-"""The backbones that need nothing but the package registry."""
+"""The backbones that come from the package registry alone."""
 
 TOKENIZERS: dict[str, EmbeddedTokenizer] = {LLAMA_3.name: LLAMA_3}
-"""The tokenizers that come from there without a backbone: they count tokens and show rows."""
+"""The tokenizers that come from there without a backbone: for counting tokens and for showing rows."""
 
 
 def config(name_or_path: str | os.PathLike[str], trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The configuration alone: no weights, and nothing fetched for a short name.
+    """The configuration alone: weights are not needed, and nothing is fetched for a short name.
 
     Args:
         name_or_path: as in ``load``.
@@ -70,7 +69,7 @@ def generation_settings(name_or_path: str | os.PathLike[str]) -> GenerationConfi
     """The backbone's own generation settings (``generation_config.json``); None where it has no such file.
 
     Raises:
-        HycamError: they contradict each other, so that the backbone cannot be loaded with them.
+        HycamError: they contradict each other, so that the backbone cannot be loaded.
     """
     name = os.fspath(name_or_path)
     if name in SHORT_NAMES:
@@ -122,17 +121,17 @@ def load(
 
     Args:
         name_or_path: a key of ``SHORT_NAMES``, a folder written by ``save_pretrained``, or a hub id ``owner/name``.
-        dtype: the type that the weights are cast to.
+        dtype: of the weights.
         device: where they are put.
-        trust_remote_code: whether code that comes with the model may run. Where transformers has code of its own for
-            the model's type, that is taken in any case.
+        trust_remote_code: whether code that comes with the model may run. If transformers has its own code for the
+            model's type, that is used in any case.
         quantization: hold the weights of the linear layers in ``"8bit"`` or ``"4bit"`` (see
-            :mod:`hycam.quantization`); they are never all there in ``dtype``.
+            :mod:`hycam.quantization`); they are never all held in ``dtype``.
 
     Raises:
         HycamError: there is no such backbone, its weights are pickled, it is incomplete or no causal language model, it
-            needs code that may not run, or the hub cannot be reached; it cannot be quantised on this device, or is so
-            already.
+            needs code that may not run, or the hub cannot be reached; it cannot be quantised on this device, or is
+            quantised already.
     """
     name, device = os.fspath(name_or_path), torch.device(device)
     if quantization is not None:
@@ -147,33 +146,10 @@ def load(
         )
     if before is not None or quantization is not None:
         quiet_bitsandbytes()
-        further["device_map"] = {"": device}  # where they are quantised, since they cannot be moved afterwards
+        further["device_map"] = {"": device}  # they are quantised there, and cannot be moved afterwards
     if quantization is not None:
         further["quantization_config"] = quantization_config(quantization, dtype)
-    with _bars_on_a_terminal_only():
-        source = _source(name)
-        if Path(source).is_dir():
-            check_weights(Path(source))
-        with _explained(name):
-            # The model class would attach an adapter that lies beside the model, unasked, and to what it names.
-            if find_adapter_config_file(source) is not None:
-                raise HycamError(_IS_ADAPTER.format(name))
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                source,
-                config=own_config,
-                dtype=dtype,
-                use_safetensors=True,
-                trust_remote_code=trust_remote_code,
-                output_loading_info=True,
-                **further,
-            )
-    model, report = loaded
-    if report["missing_keys"]:
-        missing = sorted(report["missing_keys"])
-        raise HycamError(
-            f"{name} is not a whole causal language model: its weights lack {missing[0]}"
-            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}, which would be left at random values."
-        )
+    model = _read_weights(name, config=own_config, dtype=dtype, trust_remote_code=trust_remote_code, **further)
     if not further:
         return model.to(device)
     keep_weights(model)
@@ -181,29 +157,52 @@ def load(
     return model
 
 
+def _read_weights(name: str, **settings: Any) -> Any:
+    """The model with all of its weights, from safetensors; ``settings`` are for ``from_pretrained``."""
+    with _bars_on_a_terminal_only():
+        source = _source(name)
+        if Path(source).is_dir():
+            check_weights(Path(source))
+        with _explained(name):
+            # The model class would attach an adapter beside the model unasked, to whatever backbone that names.
+            if find_adapter_config_file(source) is not None:
+                raise HycamError(_IS_ADAPTER.format(name))
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                source, use_safetensors=True, output_loading_info=True, **settings
+            )
+    model, report = loaded
+    if report["missing_keys"]:
+        missing = sorted(report["missing_keys"])
+        raise HycamError(
+            f"{name} is not a complete causal language model: its weights lack {missing[0]}"
+            f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}, which would keep random values."
+        )
+    return model
+
+
 @torch.no_grad()
 def _check_computes(model: PreTrainedModel, name: str) -> None:
-    """Reads three tokens with a quantised backbone, since not every architecture's inputs suit every kernel."""
+    """Runs a quantised backbone on three tokens, since not every kernel takes every architecture's inputs."""
     try:
         model(input_ids=torch.tensor([[0, 1, 2]], device=model.device), use_cache=False)
     except (RuntimeError, ValueError, NotImplementedError) as error:
         raise HycamError(
-            f"{name} cannot be computed with as it is quantised ({model.config.model_type} on {model.device.type}): "
-            f"{str(error).strip().splitlines()[0]} Take the other quantization, or none."
+            f"{name} cannot run as it is quantised ({model.config.model_type} on {model.device.type}): "
+            f"{str(error).strip().splitlines()[0]} Use the other quantization, or none."
         ) from error
 
 
 def _source(name: str, known: Iterable[str] = SHORT_NAMES) -> str:
     """What ``from_pretrained`` takes for ``name``: a folder that has a model in it, or a hub id.
 
-    ``known`` are the short names that a misspelt one is compared with.
+    ``known`` are the short names among which the nearest to a misspelt one is sought.
     """
     if name in SHORT_NAMES:
         return str(SHORT_NAMES[name].folder())
     if name in TOKENIZERS:
         raise HycamError(
-            f"Of {name} only the tokenizer comes with the package registry, no model. Name a folder that holds the "
-            "model, or its hub id (owner/name)."
+            f"Of {name} only the tokenizer comes from the package registry, not the model. Name a folder that holds "
+            "the model, or its hub id (owner/name)."
         )
     folder = Path(name).expanduser()
     if folder.is_dir():
@@ -231,14 +230,14 @@ def _check_folder(folder: Path) -> None:
 
 
 def check_weights(folder: Path) -> None:
-    """Refuses weights that are pickled; those on the hub are refused by ``use_safetensors``."""
+    """Refuses pickled weights in a folder; those on the hub are refused by ``use_safetensors``."""
     if any(folder.glob("*.safetensors")):
         return
     pickled = sorted(path.name for pattern in _PICKLED for path in folder.glob(pattern))
     if pickled:
         raise HycamError(
-            f"{folder} has its weights in {pickled[0]}, which is a pickle: to read one can run any code, so it is not "
-            "read. Save the model in safetensors (save_pretrained does), or take the model from who has done so."
+            f"{folder} has its weights in {pickled[0]}, which is a pickle: reading one can run any code, so it is not "
+            "read. Save the model in safetensors (save_pretrained does), or get a copy that was saved so."
         )
 
 
@@ -257,20 +256,20 @@ def _check_kernels(name: str, settings: Mapping[str, Any]) -> None:
 
 
 _TRUST = (
-    "That is code which would be fetched and run. Look at it, and where you trust it set trust_remote_code: true in "
+    "That is code which would be fetched and run. Read it, and if you trust it, set trust_remote_code: true in "
     "the recipe."
 )
 
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Turns what transformers raises for a backbone that cannot be read into one message."""
+    """Turns whatever transformers raises for an unreadable backbone into one message."""
     try:
         yield
     except HycamError:
         raise
-    except Exception as error:  # a damaged file makes the libraries raise whatever comes first
-        if "trust_remote_code" in str(error):  # of transformers, which asks for an argument that a recipe has
+    except Exception as error:  # damaged files make the libraries raise errors of any kind
+        if "trust_remote_code" in str(error):  # transformers asks for an argument; a recipe has a field
             raise HycamError(
                 f"{name} cannot be read: it needs code of its own (auto_map in its configuration). {_TRUST}"
             ) from error

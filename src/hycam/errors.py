@@ -1,4 +1,4 @@
-"""The exceptions that a user is meant to read, and the helper that names the nearest known word."""
+"""The exceptions that a user is meant to read, and the search for the nearest known name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _ROWS_SHOWN = 6
 
 
 class HycamError(ValueError):
-    """A failure that the user can mend. Its message says what is wrong, where, and what to do.
+    """A failure that the user can fix. Its message says what is wrong, where, and what to do.
 
     The command line prints the message without a traceback and exits with status 1.
     """
@@ -23,17 +23,17 @@ class UsageError(HycamError):
 
 
 class LostProcess(HycamError):
-    """One of several processes that train together does not answer any more."""
+    """One of the processes that train together no longer responds."""
 
 
 class Diverged(HycamError):
-    """Training that came to a loss, a gradient or weights that nothing good can follow from.
+    """Training has diverged: the loss, the gradient or the weights are not finite or far too large.
 
     Args:
-        step: the optimizer step it happened in; of several in a row the first.
-        what: what happened, as a part of a sentence.
-        rows: the identities of the rows of that step, each with its task in front.
-        checkpoint: the last checkpoint from before, where there is one.
+        step: the optimizer step where it happened; the first of several in a row.
+        what: what happened, as part of a sentence.
+        rows: the identities of that step's rows, each with its task in front.
+        checkpoint: the last checkpoint before that step, if there is one.
     """
 
     def __init__(self, step: int, what: str, rows: Sequence[str] = (), checkpoint: str | None = None) -> None:
@@ -42,25 +42,25 @@ class Diverged(HycamError):
             more = f" and {len(rows) - _ROWS_SHOWN:,} more" if len(rows) > _ROWS_SHOWN else ""
             message += f" Rows of that step: {', '.join(rows[:_ROWS_SHOWN])}{more}."
         if checkpoint is None:
-            message += " There is no checkpoint from before it (training.save_every keeps some)."
+            message += " There is no checkpoint from before that step (training.save_every keeps some)."
         else:
             message += (
                 f" The last good checkpoint is {checkpoint}: the same command with training.on_divergence set to skip "
-                "goes on from there and leaves such steps out."
+                "resumes there and leaves such steps out."
             )
         super().__init__(
-            f"{message} Or start anew with a lower learning rate (training.learning_rate), or with a warm-up "
+            f"{message} Or start again with a lower learning rate (training.learning_rate), or with a warm-up "
             "(training.warmup_ratio)."
         )
         self.step, self.what, self.rows, self.checkpoint = step, what, list(rows), checkpoint
 
 
 class Interrupted(KeyboardInterrupt):
-    """The process was asked to end, by SIGTERM or Ctrl-C, and what there was to save is saved.
+    """The process was told to stop, by SIGTERM or Ctrl-C, and has saved its work.
 
     Args:
-        number: of the signal.
-        outcome: what became of the work, as a sentence.
+        number: the signal's number.
+        outcome: what has become of the work, as a sentence.
     """
 
     def __init__(self, number: int, outcome: str = "") -> None:
@@ -69,12 +69,12 @@ class Interrupted(KeyboardInterrupt):
 
 
 def encodable(text: str) -> str:
-    """``text`` with halves of characters, which JSON can hold and no file can, written as ``\\ud800``."""
+    """``text`` with lone surrogates, which JSON may contain and UTF-8 cannot encode, written as ``\\ud800``."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``' Did you mean "x"?'`` for the known name closest to ``name``, or an empty string when none is close."""
+    """``' Did you mean "x"?'`` for the known name closest to ``name``, or an empty string where none is close."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f' Did you mean "{matches[0]}"?' if matches else ""
 

@@ -1,4 +1,4 @@
-"""Files written whole or not at all: a reader never sees half of one, and a full disk costs nothing that was there."""
+"""Files are written whole or not at all: no reader sees half of one, and a full disk destroys nothing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _UNFINISHED = ".unfinished"
 _UNWRITABLE = frozenset(
     (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE)
 )
-# torch has no numbers: a full disk, and a folder that takes no new file
+# torch gives no error numbers: a full disk, and a folder that takes no new file
 _TORCH_CANNOT_WRITE = re.compile(r"PytorchStreamWriter failed writing|File \S+ cannot be opened|unexpected pos \d+ vs")
 
 
@@ -49,11 +49,15 @@ def write_whole(path: Path, text: str) -> None:
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
-    """A temporary folder beside ``path`` that takes its place, files and all, when the block ends without an error.
+def whole_folder(path: Path, hint: str = "or name another folder") -> Iterator[Path]:
+    """A temporary folder beside ``path`` that replaces it when the block ends without an error.
 
-    Everything in it is synced to the disk before. A process that is killed leaves the temporary folder behind, and one
-    that is killed between the two renames leaves no ``path``: :func:`clear_unfinished` takes away what is left.
+    Everything in it is synced to the disk first. A killed process leaves the temporary folder behind, and no ``path``
+    if it was killed between the two renames; :func:`clear_unfinished` removes what is left.
+
+    Args:
+        path: the folder to make or to replace.
+        hint: what the user can do besides making room.
 
     Raises:
         HycamError: the folder cannot be written or the disk is full; what was at ``path`` is still there.
@@ -76,29 +80,29 @@ def whole_folder(path: Path) -> Iterator[Path]:
             raise
         sync(path.parent)
     except (OSError, SafetensorError) as error:
-        raise HycamError(f"Could not write {path}: {error}. Make room, or name another folder.") from error
+        raise HycamError(f"Could not write {path}: {error}. Make room, {hint}.") from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
 def is_unfinished(path: Path) -> bool:
-    """Whether a killed process left this of :func:`write_whole`; the next write of that file takes it away."""
+    """Whether this is what a killed :func:`write_whole` left; the next write of the same file removes it."""
     return path.name.startswith(".") and path.name.endswith(_UNFINISHED)
 
 
 def clear_unfinished(path: Path) -> None:
-    """Takes away what killed processes left of :func:`whole_folder`; no other process may be writing ``path``."""
+    """Removes what a killed :func:`whole_folder` left; no other process may be writing ``path``."""
     for left in path.parent.glob(f".{glob.escape(path.name)}-*"):
         shutil.rmtree(left, ignore_errors=True)
 
 
 def sync(path: Path) -> None:
-    """Has the system put a file, or the names in a folder, on the disk; without it a power failure may undo them."""
+    """Flushes a file, or the entries of a folder, to the disk, so that they survive a power failure."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
     except OSError:
-        if path.is_dir():  # some systems open no folders
+        if path.is_dir():  # some systems cannot open folders
             return
         raise
     try:
@@ -118,8 +122,8 @@ def sync_tree(folder: Path) -> None:
 
 
 def unwritable(error: BaseException | None) -> str | None:
-    """Why a file could not be written, where this error, or one that it came from, says that; each library says it
-    in its own way. None for any other error."""
+    """Why a file could not be written, if this error or one of its causes says so, in whatever words of its library;
+    None for any other error."""
     while error is not None:
         number = getattr(error, "errno", None)
         if number is None and (named := re.search(r"os error (\d+)", str(error))):  # as safetensors puts it
@@ -127,13 +131,13 @@ def unwritable(error: BaseException | None) -> str | None:
         if number in _UNWRITABLE:
             return os.strerror(number)
         if _TORCH_CANNOT_WRITE.search(str(error)):
-            return "a file could not be written to its end; most often the disk is full"
+            return "a file could not be written completely; most likely the disk is full"
         error = error.__cause__ or error.__context__
     return None
 
 
 def needs_room(folder: Path, needed: int, what: str) -> None:
-    """Says before the work begins that its result would not fit.
+    """Refuses work whose result would not fit on the disk, before it begins.
 
     Raises:
         HycamError: the disk of ``folder`` (or of its nearest parent that exists) has less than ``needed`` bytes free.

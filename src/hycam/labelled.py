@@ -29,7 +29,7 @@ def labelled_positions(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 @contextmanager
 def head_at(model: PreTrainedModel, row: Tensor, position: Tensor) -> Iterator[None]:
-    """Lets through to the output embedding the ``n`` chosen hidden states only, as one row: ``(1, n, d)``.
+    """Passes only the ``n`` chosen hidden states to the output embedding, as one row: ``(1, n, d)``.
 
     Everything after it (scaling, soft-capping) is the model's own. ``logits_to_keep`` would keep the same positions of
     every row, and not all architectures have it.

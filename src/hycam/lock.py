@@ -17,22 +17,22 @@ from hycam.files import write_whole
 LOCK_FILE = ".lock"
 _HOLDER_FILE = ".holder.json"
 OWN_FILES = frozenset((LOCK_FILE, _HOLDER_FILE))
-"""What is left in a folder that was held; the system, and not a file, says whether it is held now."""
+"""What remains in a folder after it was locked; whether it is locked now, the system knows and no file."""
 
-_PATIENCE_SECONDS = 1.0  # somebody who only looks whether it is held holds it for a moment
+_PATIENCE_SECONDS = 1.0  # a process that only checks the lock holds it for a moment
 
 
 @contextmanager
 def alone(folder: Path, work: str, hint: str = "Name another folder with --output.") -> Iterator[None]:
-    """Holds a folder, which is made; the system lets go of it when the process ends, however it ends.
+    """Locks a folder, which is created if need be; the system releases it when the process ends, however it ends.
 
     Args:
-        folder: where nobody else may work.
+        folder: where no other process may work.
         work: what is done there, as a verb: ``"trains in"``.
-        hint: what else can be done than to wait for it or to stop it.
+        hint: what the user can do besides waiting for the other process or stopping it.
 
     Raises:
-        HycamError: another process holds it (the message says which), or it cannot be held.
+        HycamError: another process has locked it (the message says which), or it cannot be locked.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def alone(folder: Path, work: str, hint: str = "Name another folder with --outpu
     except (OSError, NotImplementedError) as error:  # the latter where the file system has no locks
         raise HycamError(f"{folder} cannot be used ({error}). Name another folder.") from error
     try:
-        with suppress(HycamError):  # for show alone; where the disk is full, the work itself says so
+        with suppress(HycamError):  # only informative; if the disk is full, the work itself reports it
             write_whole(folder / _HOLDER_FILE, json.dumps({"process": os.getpid(), "machine": platform.node()}))
         yield
     finally:
@@ -55,7 +55,7 @@ def alone(folder: Path, work: str, hint: str = "Name another folder with --outpu
 
 
 def _holder(folder: Path) -> str:
-    """``" (process 12 on NAME)"``; nothing where that is not known."""
+    """``" (process 12 on NAME)"``, or an empty string where that is unknown."""
     try:
         holder = json.loads((folder / _HOLDER_FILE).read_text())
         return f" (process {int(holder['process'])} on {holder['machine']})"

@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit, processor, and how much memory it took."""
+"""What a run ran on: versions, commit, hardware and peak memory."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def describe() -> dict[str, Any]:
 
 
 def peak_memory_bytes() -> int:
-    """The most memory that this process has held so far: resident, or on the GPU where one is in use."""
+    """This process's peak memory so far: on the GPU where one is in use, resident otherwise."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     if sys.platform == "darwin":
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # On Linux the figure of getrusage is never below what the process that started this one held then.
+    # On Linux getrusage never reports less than what the parent process held when it started this one.
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) * 1024
 

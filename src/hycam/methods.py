@@ -18,6 +18,7 @@ from peft.utils import PeftType
 from hycam.errors import HycamError, nearest, unknown
 from hycam.optim.groups import OptimizerSettings
 from hycam.optim.riemannian import FACTORS
+from hycam.tuners.base import Tuner
 from hycam.tuners.hycam import HyCAMConfig
 from hycam.tuners.moelora import MoeLoraConfig
 from hycam.tuners.multilora import MultiLoraConfig
@@ -100,7 +101,7 @@ class Method:
         damping: float | None = None,
         multipliers: Mapping[str, float] | None = None,
     ) -> OptimizerSettings:
-        """The method's optimizer, with a recipe's wishes over it.
+        """The method's optimizer, with a recipe's settings over it.
 
         Args:
             settings: the recipe's settings of the adapter.
@@ -148,11 +149,11 @@ def _peft_types() -> list[str]:
     Prompt learning moves the positions that the trainer reads, Poly and Shadow want a forward of their own, and
     trainable tokens have tokens to be named.
     """
-    left_out = {"HYCAM", "MULTILORA", "MOELORA", "POLY", "SHADOW", "TRAINABLE_TOKENS"}
+    left_out = {"POLY", "SHADOW", "TRAINABLE_TOKENS"}
     return [
         str(kind.value)
-        for kind in PEFT_TYPE_TO_CONFIG_MAPPING
-        if hasattr(PEFT_TYPE_TO_TUNER_MAPPING.get(kind), "tuner_layer_cls") and kind.value not in left_out
+        for kind, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()
+        if hasattr(tuner, "tuner_layer_cls") and not issubclass(tuner, Tuner) and kind.value not in left_out
     ]
 
 
@@ -176,7 +177,7 @@ def _weights(config: PeftConfig | None) -> tuple[str, ...]:
     return PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)].tuner_layer_cls.adapter_layer_names
 
 
-# The table, the method and training have these in hand.
+# Set by the table and by training, not by a recipe.
 _NOT_SETTINGS = {"peft_type", "task_type", "inference_mode"}
 FULL = "full"
 PEFT = "peft"

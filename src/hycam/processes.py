@@ -1,4 +1,4 @@
-"""The processes that train together, as ``torch.distributed`` has them; where there is one, everything is as it was."""
+"""The processes that train together, as ``torch.distributed`` knows them; a single process needs none of it."""
 
 from __future__ import annotations
 
@@ -14,44 +14,44 @@ from hycam.errors import HycamError
 T = TypeVar("T")
 
 
-def number() -> int:
-    """How many processes train together."""
+def world_size() -> int:
+    """The number of processes that train together; 1 without a process group."""
     return dist.get_world_size() if _are_several() else 1
 
 
-def index() -> int:
-    """Which of them this is, from 0."""
+def rank() -> int:
+    """The number of this process among them, from 0."""
     return dist.get_rank() if _are_several() else 0
 
 
 def is_main() -> bool:
-    """Whether this is the process that prints and writes."""
-    return index() == 0
+    """Whether this is the main process, which prints and writes."""
+    return rank() == 0
 
 
-def total(tensor: Tensor, device: torch.device | str = "cpu", least: bool = False) -> Tensor:
-    """The sum over all processes, element by element; every process has to call it.
+def all_reduce(tensor: Tensor, device: torch.device | str = "cpu", minimum: bool = False) -> Tensor:
+    """The elementwise sum over all processes, each of which must call this.
 
     Args:
-        tensor: of the same shape and type everywhere; it is left as it is.
+        tensor: of the same shape and type on every process; it is not changed.
         device: where the process group can add (that of the training).
-        least: the smallest in place of the sum.
+        minimum: take the minimum instead of the sum.
 
     Returns:
-        the sums, on the device of ``tensor``.
+        the result, on the device of ``tensor``.
     """
     if not _are_several():
         return tensor
     together = tensor.detach().to(device, copy=True)
-    dist.all_reduce(together, dist.ReduceOp.MIN if least else dist.ReduceOp.SUM)
+    dist.all_reduce(together, dist.ReduceOp.MIN if minimum else dist.ReduceOp.SUM)
     return together.to(tensor.device)
 
 
-def by_main(work: Callable[[], T]) -> T:
-    """What ``work`` gives on the main process, which alone does it; every process has to call this.
+def on_main(work: Callable[[], T]) -> T:
+    """Runs ``work`` on the main process alone and returns its result on every process, each of which must call this.
 
     Raises:
-        HycamError: what it raised there, on every process.
+        HycamError: on every process, if ``work`` raised one.
     """
     if not _are_several():
         return work()
@@ -67,8 +67,8 @@ def by_main(work: Callable[[], T]) -> T:
     return outcome[0]
 
 
-def wait_for_all() -> None:
-    """Goes on when every process is here."""
+def barrier() -> None:
+    """Waits until every process has called this."""
     if _are_several():
         dist.barrier()
 

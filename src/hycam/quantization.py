@@ -51,7 +51,7 @@ def check_quantization(quantization: Quantization, device: torch.device) -> None
 
 
 def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """What transformers is to be told."""
+    """The settings with which transformers quantises a backbone as it loads it."""
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -63,7 +63,7 @@ def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsA
 
 
 def quantized_before(config: PreTrainedConfig) -> str | None:
-    """How a folder has its weights quantised already, such as ``"bitsandbytes"``; None if they are not."""
+    """How the weights of a folder are already quantised, such as ``"bitsandbytes"``; None if they are not."""
     kept = getattr(config, "quantization_config", None)
     if kept is None:
         return None
@@ -72,7 +72,7 @@ def quantized_before(config: PreTrainedConfig) -> str | None:
 
 
 def keep_weights(model: nn.Module) -> None:
-    """Has 4-bit layers leave their weights as they are, in place.
+    """Keeps 4-bit layers from rearranging their weights, in place.
 
     On a CPU with AVX512-BF16, bitsandbytes lays the weights of a layer out anew the first time that it runs without
     gradients, for faster decoding. The new layout has its scales in bfloat16 and no backward pass: after the first
@@ -84,6 +84,6 @@ def keep_weights(model: nn.Module) -> None:
 
 
 def quiet_bitsandbytes() -> None:
-    """Leaves out what bitsandbytes says in every forward of every layer, and about a kernel that is not used here."""
+    """Silences what bitsandbytes logs in every forward of every layer, and about a kernel that is not used here."""
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -65,20 +65,19 @@ def test_a_text_is_shown_token_by_token(runs: dict[str, str], capsys) -> None:
 
 
 def test_representations_of_any_adapter_and_their_figure(runs: dict[str, str], tmp_path: Path, capsys) -> None:
-    where = ("--part", "train", "--rows", "8", "--figure", str(tmp_path / "drawn" / "plane.png"))
-    for run in runs.values():
-        found = printed(capsys, run, "representations", *where)
-        assert found["layer"] == 1
-        assert np.shape(found["on"]) == np.shape(found["off"]) == (16, 2)
-        assert found["distance_on"] != found["distance_off"]
-    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["plane.png", "plane.svg"]
-    assert main(["inspect", runs["lora"], "representations", "--part", "train"]) == 0
+    where = ("representations", "--part", "train", "--rows", "8")
+    found = printed(capsys, runs["lora"], *where)
+    assert found["layer"] == 1
+    assert np.shape(found["on"]) == np.shape(found["off"]) == (16, 2)
+    assert found["distance_on"] != found["distance_off"]
+    assert main(["inspect", runs["hycam"], *where, "--figure", str(tmp_path / "drawn" / "plane.png")]) == 0
     assert "adapter off" in capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["plane.png", "plane.svg"]
 
 
 def test_figures_of_routing_and_of_the_modulation(runs: dict[str, str], tmp_path: Path, capsys) -> None:
     figure = ("--figure", str(tmp_path / "figure"))
-    for words in ((), ("--text", TEXT), ("modulation", "--text", TEXT)):
+    for words in (("--text", TEXT), ("modulation", "--text", TEXT)):
         assert main(["inspect", runs["hycam"], *words, *figure]) == 0
         assert f"Figure: {tmp_path / 'figure.png'}" in capsys.readouterr().out
         (tmp_path / "figure.png").unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -24,7 +25,7 @@ def study(backbone: str, tasks: list[str], tmp_path: Path) -> Path:
     return path
 
 
-def test_a_study_that_was_run_has_a_report_with_its_answers(study: Path, tmp_path: Path, capsys) -> None:
+def test_a_study_that_was_run_has_a_report_with_its_answers(study: Path, tmp_path: Path, capsys, inline) -> None:
     assert main(["study", str(study)]) == 0
     capsys.readouterr()
     assert main(["report", str(study)]) == 0
@@ -48,8 +49,45 @@ def test_a_study_that_was_run_has_a_report_with_its_answers(study: Path, tmp_pat
     assert "The texts of this row are in the run folders" in text
 
 
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_folder_is_reported_without_data_and_backbone_as_its_study_is_with_them(
+    study: Path, tasks: list[str], tmp_path: Path, capsys, inline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study.write_text(study.read_text() + f"runs: {tmp_path / 'runs'}\n")
+    assert main(["study", str(study), "--cells", "3"]) == 0
+    folder = tmp_path / "out"
+    shutil.rmtree(tmp_path / "runs")
+    assert main(["report", str(study)]) == 0
+    with_data = tree(folder / "report")
+    assert {"tables/data.md", "figures/forest.svg", "statistics.json"} <= set(with_data)
+    shutil.rmtree(folder / "report")
+
+    def elsewhere(*_: Any, **__: Any) -> None:
+        pytest.fail("a report looked for the data or a backbone")
+
+    for name in ("load_tokenizer", "prepare", "chosen_tasks"):
+        monkeypatch.setattr(f"hycam.study.grid.{name}", elsewhere)
+    for name in ("load_tokenizer", "chosen_tasks"):
+        monkeypatch.setattr(f"hycam.study.counts.{name}", elsewhere)
+    monkeypatch.delenv("HYCAM_DATA", raising=False)
+    monkeypatch.setenv("HYCAM_CACHE", str(tmp_path / "empty"))
+    for task in tasks:
+        Path(task).rename(f"{task}.elsewhere")
+    capsys.readouterr()
+    try:
+        assert main(["report", str(folder)]) == 0
+    finally:
+        for task in tasks:
+            Path(f"{task}.elsewhere").rename(task)
+    assert "of 4 cells, 3 done, 1 to go" in capsys.readouterr().out
+    assert tree(folder / "report") == with_data
+
+
 def test_what_is_said_of_the_data_is_said_once_for_all_folds(
-    study: Path, tasks: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+    study: Path, tasks: list[str], tmp_path: Path, inline, caplog: pytest.LogCaptureFixture
 ) -> None:
     gap = tmp_path / "gap.jsonl"
     gap.write_text(Path(tasks[0]).read_text() + '{"instruction": "Nothing", "input": "", "output": ""}\n')

@@ -18,13 +18,10 @@ import pytest
 import yaml
 
 from hycam.cli.main import main
-from hycam.data.recipe import DataRecipe
 from hycam.lock import alone
 from hycam.machine import describe
-from hycam.study import runner
 from hycam.study.recipe import ExecutorRecipe, StudyMethod
-from hycam.study.run_cell import run_cell
-from hycam.study.running import running
+from hycam.study.status import running
 from hycam.training.loop import Loop
 from hycam.training.recipe import TrainingRecipe
 from hycam.training.run import Run
@@ -45,14 +42,6 @@ def study(
         return str(path)
 
     return write
-
-
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> Inline:
-    """The cells run in this process."""
-    made = Inline(run_cell)
-    monkeypatch.setattr(runner, "executor", lambda recipe: made)
-    return made
 
 
 def listed(path: str, capsys: pytest.CaptureFixture[str], flag: str = "--status") -> dict[str, Any]:
@@ -125,34 +114,19 @@ def test_an_unknown_field_of_the_file_is_named_with_the_nearest(study, capsys) -
     assert 'unknown field "fold". Did you mean "folds"?' in capsys.readouterr().err
 
 
-def test_a_cell_edited_by_hand_is_named_and_left_as_it_is(study, inline: Inline, capsys, tmp_path: Path) -> None:
+def test_a_damaged_cell_is_named_and_left_as_it_is(study, inline: Inline, capsys, tmp_path: Path) -> None:
     path = study()
     assert main(["study", path]) == 0
     edited = next((tmp_path / "study" / "cells").glob("hycam-*"))
-    text = edited.read_text().replace('"perplexity": ', '"perplexity": 1')
+    text = edited.read_text().replace('"perplexity": ', '"perplexities": ')
     edited.write_text(text)
     capsys.readouterr()
     assert main(["study", path]) == 1
     captured = capsys.readouterr()
     assert "1 result files cannot be used, and their cells did not run" in captured.err
-    assert f"HyCAM: unusable ({edited}): its checksum does not fit: it was changed by hand" in captured.out
+    assert f"HyCAM: unusable ({edited}): it has another layout than this version reads: Object missing" in captured.out
     assert edited.read_text() == text
     assert len(inline.ran) == 2
-
-
-def test_a_diverged_cell_has_its_step_and_is_no_failure(study, capsys, inline: Inline) -> None:
-    methods = {"Full": StudyMethod("full", learning_rate=1e9), **LORA}
-    path = study(methods=methods, training=replace(TRAINING, max_steps=8, max_grad_norm=0.0))
-    assert main(["study", path]) == 0
-    found = listed(path, capsys)
-    assert found["states"] == {"done": 1, "running": 0, "failed": 0, "diverged": 1, "unusable": 0, "to go": 0}
-    result = json.loads(Path(path).with_name("study").joinpath("cells", found["cells"][0]["file"]).read_text())
-    assert result["state"] == "diverged"
-    assert result["failure"]["step"] in range(1, 9)
-    assert f"the loss of step {result['failure']['step']} is no finite number" in found["cells"][0]["reason"]
-    inline.ran.clear()
-    assert main(["study", path]) == 0
-    assert not inline.ran
 
 
 def test_a_failed_cell_is_told_and_the_status_is_1(study, inline: Inline, capsys) -> None:
@@ -182,17 +156,6 @@ def test_a_second_process_is_refused(study, inline: Inline, capsys, tmp_path: Pa
         assert "runs the study in" in capsys.readouterr().err
         assert listed(path, capsys)["states"]["to go"] == 2  # which may be looked at all the same
     assert not inline.ran
-
-
-def test_what_there_is_to_say_of_the_data_is_said_once(study, tmp_path: Path, inline: Inline, capsys) -> None:
-    rows = [{"instruction": f"Ask {n}", "input": "", "output": f"{n}" if n else ""} for n in range(30)]
-    (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = subprocess.run(
-        [sys.executable, "-m", "hycam.cli.main", "study",
-         study(data=DataRecipe(tasks=[str(tmp_path / "mine.jsonl")]), folds=[0, 1, 2, 3, 4]), "--dry-run"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stderr.count("mine: 1 of 30 rows left out") == 1
 
 
 @pytest.fixture

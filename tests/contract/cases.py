@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from peft import PeftModel
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from torch import Tensor
 
 from architectures import ARCHITECTURES, tiny, tokens
@@ -16,8 +17,8 @@ from hycam.methods import FULL, METHODS, method
 from hycam.ops import BACKENDS
 from hycam.ops.dispatch import unavailable
 
-# The method's own rank does not suit width 32, and these two find or have none.
-_OWN_RANK = [name for name, entry in METHODS.items() if entry.matches_hycam or entry.trains_backbone]
+# The method's own rank does not suit width 32, and these find theirs or have none.
+_OWN_RANK = [name for name, entry in METHODS.items() if entry.matches_hycam or not hasattr(entry.config_class, "r")]
 
 # Every method of the table, and the variants that change how one computes.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -67,6 +68,11 @@ class Case(NamedTuple):
         return {**METHODS[method_name].settings, **settings}
 
     @property
+    def prefix(self) -> str:
+        """What the names of the adapter's weights begin with."""
+        return PEFT_TYPE_TO_PREFIX_MAPPING[METHODS[VARIANTS[self.variant][0]].config().peft_type]
+
+    @property
     def exists(self) -> bool:
         residual = self.settings.get("modulation_target") == "residual_stream"
         return not residual or self.architecture in SEQUENTIAL
@@ -79,7 +85,7 @@ class Case(NamedTuple):
             return self.settings.get("train_router", True)
         if "hycam_N" in name or "hycam_shared_N" in name:
             return self.settings.get("train_inner", True)
-        return any(part in name for part in ("hycam_", "lora_", "modules_to_save"))
+        return any(part in name for part in (self.prefix, "modules_to_save"))
 
     def base(self, **changes: Any) -> torch.nn.Module:
         return tiny(self.architecture, **changes)
@@ -140,7 +146,7 @@ def train_by_chance(model: PeftModel, seed: int, adapter: str = "default") -> No
             parameter.add_(0.03 * torch.randn(parameter.shape, generator=generator))
         elif f".modules_to_save.{adapter}" in name:
             parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-        elif f".{adapter}" in name and ("hycam_" in name or "lora_" in name):
+        elif f".{adapter}" in name and PEFT_TYPE_TO_PREFIX_MAPPING[model.peft_config[adapter].peft_type] in name:
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
 
 

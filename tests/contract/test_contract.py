@@ -72,7 +72,7 @@ def test_a_saved_adapter_loads_into_a_fresh_backbone_with_the_same_logits(adapte
         else ""
     )
     for key in load_file(tmp_path / "adapter_model.safetensors"):
-        assert re.search(rf"\.(hycam|multilora|moelora|lora)_\w+(\.(weight|bias))?$|\.ln_\d\.\w+${norms}", key), key
+        assert re.search(rf"\.{adapter_case.prefix}\w+(\.(weight|bias))?$|\.ln_\d\.\w+${norms}", key), key
     for low_cpu_mem_usage in (False, True):
         loaded = PeftModel.from_pretrained(adapter_case.base(), tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
         # Loaded into empty weights they lie where the file has them, and a product may round by the alignment.

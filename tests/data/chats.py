@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from chat_templates import Family
 from chat_tokenizers import chat_tokenizer
-from hycam.data.encode import Form, encode
+from hycam.data.encode import encode
+from hycam.data.prompts import Form
 from hycam.labelled import IGNORED
 
 TOOLS = [
@@ -87,3 +88,9 @@ def trained(row: dict[str, Any], tokenizer: PreTrainedTokenizerFast) -> list[str
             found[-1].append(label)
         before = label
     return [tokenizer.decode(ids) for ids in found]
+
+
+def turns_of(talk: dict[str, Any]) -> list[tuple[str, str]]:
+    """The questions and answers of what ``hycam.data.messages.conversation`` gives."""
+    earlier = [(turn["asked"], turn["answered"]) for turn in talk["history"]]
+    return [*earlier, (talk["instruction"], talk["response"])]

@@ -12,7 +12,7 @@ import pytest
 from byte_tokenizer import byte_tokenizer
 from chat_templates import GEMMA, QWEN_3
 from data.chats import CALL, TOOLS, assistant, tokenizer_of, tool, user
-from hycam.data.asked import askable, asked_ids, asked_rows
+from hycam.data.asked import asked_ids, asked_rows
 from hycam.data.prepare import prepare
 from hycam.data.recipe import DataRecipe, SplitRecipe, TaskRecipe
 from hycam.errors import HycamError
@@ -120,15 +120,20 @@ def trained(path: str, prompt: str, further: dict[str, Any]) -> dict[str, list[i
             for part in (data.train, data.validation, data.test) for rows in part.values() for row in rows}  # fmt: skip
 
 
-@pytest.mark.parametrize("prompt", ["alpaca", "paper", "chat", "{system}|{instruction}|{input}>"])
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    ("form", "prompt"),
+    [
+        *((form, prompt) for form in FORMS for prompt in ("alpaca", "chat")),
+        *(("system and history", prompt) for prompt in ("paper", "{system}|{instruction}|{input}>")),
+    ],
+)
 def test_a_row_is_asked_as_it_is_trained_with_and_without_its_answer(form: str, prompt: str, tmp_path: Path) -> None:
     whole, bare, further = FORMS[form]
     path = write(tmp_path / "rows.jsonl", whole)
     expected = trained(path, prompt, further)
     for make in (whole, bare):
         rows = asked_rows(TaskRecipe(path=write(tmp_path / "rows.jsonl", make), **further), DataRecipe())
-        ids = asked_ids(rows, TOKENIZER, prompt)
+        _, ids = asked_ids(rows, TOKENIZER, prompt)
         assert {row["row"]: one for row, one in zip(rows, ids, strict=True)} == expected
 
 
@@ -156,7 +161,7 @@ def test_a_chat_with_thoughts_and_tools_is_asked_as_it_is_trained(talk: str, has
     parts = [rows for part in (data.train, data.validation, data.test) for rows in part.values()]
     expected = {one["row"]: one["input_ids"][: one["prompt_length"]] for rows in parts for one in rows}
     rows = asked_rows(write(tmp_path / "rows.jsonl", lambda n: row(n, said if has_answer else said[:-1])), DataRecipe())
-    ids = asked_ids(rows, tokenizer, "chat", data.thinks)
+    _, ids = asked_ids(rows, tokenizer, "chat", data.thinks)
     assert {row["row"]: one for row, one in zip(rows, ids, strict=True)} == expected
     assert data.thinks == (talk == "thoughts")
 
@@ -174,6 +179,10 @@ def test_columns_need_not_name_a_response(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", lambda n: {"q": f"Add {n}"})
     rows = asked_rows(TaskRecipe(path=path, columns={"instruction": "q"}), DataRecipe())
     assert [row["instruction"] for row in rows] == [f"Add {n}" for n in range(10)]
+    with pytest.raises(HycamError, match=r'no column "qq"\. Did you mean "q"\? Columns: q\.'):
+        asked_rows(TaskRecipe(path=path, columns={"instruction": "qq"}), DataRecipe())
+    with pytest.raises(HycamError, match="The columns are: q"):
+        asked_rows(path, DataRecipe())
 
 
 def test_bad_rows_are_passed_over_where_the_recipe_says_so(tmp_path: Path, caplog) -> None:
@@ -195,10 +204,10 @@ def test_rows_that_the_prompt_has_no_place_for_are_told_and_passed_over(prompt: 
         "{% if messages[1:] and messages[1].tool_calls %}{{ raise_exception('No.') }}{% endif %}" + (GEMMA.template)
     )
     rows = asked_rows(str(tmp_path / "rows.jsonl"), DataRecipe())
-    assert askable(rows, tokenizer, prompt) == rows[:1]
+    assert asked_ids(rows, tokenizer, prompt, skip_bad_rows=True)[0] == rows[:1]
     assert "1 malformed rows passed over; the first: rows.jsonl:2: " in caplog.text
     with pytest.raises(HycamError, match=r"^rows\.jsonl:2: "):
-        askable(rows[1:], tokenizer, prompt)
+        asked_ids(rows[1:], tokenizer, prompt, skip_bad_rows=True)
 
 
 def test_a_folder_and_a_limit_of_rows_work_as_in_training(tmp_path: Path) -> None:
@@ -209,20 +218,8 @@ def test_a_folder_and_a_limit_of_rows_work_as_in_training(tmp_path: Path) -> Non
 
 
 def test_a_long_prompt_is_not_shortened() -> None:
-    (ids,) = asked_ids([{"instruction": "a" * 5000, "input": ""}], TOKENIZER, "{instruction}")
+    _, (ids,) = asked_ids([{"instruction": "a" * 5000, "input": ""}], TOKENIZER, "{instruction}")
     assert len(ids) == 5001  # and the begin token
-
-
-def test_a_row_of_no_known_shape_is_told(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.jsonl", lambda n: {"text": "x"})
-    with pytest.raises(HycamError, match="The columns are: text"):
-        asked_rows(path, DataRecipe())
-
-
-def test_a_misspelt_column_is_told_with_those_that_the_file_has(tmp_path: Path) -> None:
-    path = write(tmp_path / "rows.jsonl", lambda n: {"query": f"Add {n}"})
-    with pytest.raises(HycamError, match=r'no column "qurey"\. Did you mean "query"\? Columns: query\.'):
-        asked_rows(TaskRecipe(path=path, columns={"instruction": "qurey"}), DataRecipe())
 
 
 @pytest.mark.parametrize("prompt", [["user role"], [5], [None], [{"rle": "user"}]], ids=str)
@@ -238,6 +235,6 @@ def test_a_conversation_that_ends_in_a_call_by_its_role_is_asked_for_the_call(tm
 
     def ids(messages: list[dict[str, Any]]) -> list[list[int]]:
         path = write(tmp_path / "rows.jsonl", lambda n: {"conversations": messages, "tools": TOOLS})
-        return asked_ids(asked_rows(path, DataRecipe()), tokenizer_of(QWEN_3, "lines"), "chat")
+        return asked_ids(asked_rows(path, DataRecipe()), tokenizer_of(QWEN_3, "lines"), "chat")[1]
 
     assert ids([*asked, call]) == ids(asked)

@@ -218,21 +218,6 @@ def test_packing_shows_no_bar_and_leaves_those_of_others_as_they_were(
     assert datasets.is_progress_bar_enabled() == enabled
 
 
-@pytest.mark.parametrize(
-    ("lengths", "size", "mode", "message"),
-    [
-        ([4] * 89, 2, {}, r"89 lengths for 90 rows: give the tokens of every row"),
-        ([4] * 89 + [65], 2, {}, r"Row 89 has 65 tokens, and 1 to 64 were expected: .* this max_length, or raise it"),
-        ([4, 0] + [4] * 88, 2, {"packing": True}, r"Row 1 has 0 tokens"),
-        ([4] * 90, 0, {}, r"batch size is 0: a number above 0"),
-        ([4] * 90, 2, {"packing": True, "group_by_length": True}, r"exclude each other"),
-    ],
-)
-def test_what_makes_no_batches_is_refused(lengths: list[int], size: int, mode: dict[str, bool], message: str) -> None:
-    with pytest.raises(HycamError, match=message):
-        Batches(mixture(), np.array(lengths), size, MAX_LENGTH, **mode)
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.integers(3, 120), st.integers(1, 4), st.integers(1, 4), st.integers(0, 3), seeds, st.sampled_from(MODES[:2]))
 def test_processes_together_have_the_batches_that_one_would_have(

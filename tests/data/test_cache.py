@@ -5,19 +5,26 @@ from __future__ import annotations
 import json
 import os
 import resource
-import subprocess
+import shutil
+import signal
 import sys
-import textwrap
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pytest
 
 import hycam.data.cache
-from hycam.data.cache import ArrowWriter, cached, entry_of, read_arrow
+import hycam.data.load
+from hycam.data.cache import cached, entry_of, read_arrow
+from hycam.data.columns import by_column_names
 from hycam.data.load import load_task
+from hycam.data.own import own_task
 from hycam.data.recipe import TaskRecipe
-from hycam.data.tasks.own import own_task
+from hycam.data.rows import SourceRow
+from hycam.data.sources import NamedFile, Task
 from hycam.errors import HycamError
 
 
@@ -102,140 +109,114 @@ def test_an_error_while_an_entry_is_made_leaves_nothing(folder: Path, tmp_path: 
     assert entries(folder) == left_over(folder) == []
 
 
-# A fresh process, whose children are forked from it once the libraries are imported.
-PRELUDE = """
-import json, os, shutil, signal, sys, time
-from pathlib import Path
-import hycam.data.load
-from hycam.data.load import load_task
-from hycam.data.tasks.base import Task
-from hycam.data.tasks.columns import by_column_names
-from hycam.data.tasks.sources import NamedFile
+RIGHT = (0, list(map(str, range(7))))
 
-hycam.data.load._ROWS_AT_ONCE = 2
-hycam.data.load._called = lambda convert: "the same"  # what the children's converters count beside is no other content
-file, folder = Path(sys.argv[1]), Path(os.environ["HYCAM_CACHE"]) / "data"
-
-def answers(convert):
-    return load_task(Task("mine", "tests", "none", (NamedFile(file, convert),)))["response"][:]
 
 class Child:
-    def __init__(self, action):
+    """A forked process that reads seven rows, each with ``convert``, two rows at a time."""
+
+    def __init__(
+        self, file: Path, convert: Callable[[SourceRow], Any], before: Callable[[], None] | None = None
+    ) -> None:
         reads, writes = os.pipe()
         self.number = os.fork()
         if self.number == 0:
             code = 1
             try:
-                os.write(writes, json.dumps(action()).encode())
+                hycam.data.load._ROWS_AT_ONCE = 2
+                hycam.data.load._called = lambda convert: "the same"  # what converters count beside changes no content
+                if before is not None:
+                    before()
+                task = Task("mine", "tests", "none", (NamedFile(file, convert),))
+                os.write(writes, json.dumps(load_task(task)["response"][:]).encode())
                 code = 0
             finally:
                 os._exit(code)
         os.close(writes)
         self.pipe = os.fdopen(reads)
 
-    def outcome(self):
+    def outcome(self) -> tuple[int, list[str] | None]:
         with self.pipe:
             answer = self.pipe.read()
-        return [os.waitpid(self.number, 0)[1], answer]
-"""
+        return os.waitpid(self.number, 0)[1], json.loads(answer) if answer else None
 
 
-def told(script: str, file: Path) -> list:
-    """What a process that runs the script ends with, printed as JSON."""
-    command = [sys.executable, "-c", PRELUDE + textwrap.dedent(script), str(file)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def killed_at(limit: int, file: Path) -> Child:
+    """One that is killed at the step ``limit`` of those that Python reports to an audit hook, and of its rows."""
+    steps = 0
 
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+        if steps == limit:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def test_killed_at_any_step_nothing_half_made_is_believed(folder: Path, tmp_path: Path) -> None:
-    """Children are killed at every step that Python reports to an audit hook, and at every row."""
-    file = write(tmp_path / "mine.jsonl", *map(str, range(7)))
-    script = """
-    def run(limit):
-        steps = 0
+    def converted(row: SourceRow) -> Any:
+        step()
+        return by_column_names(row)
 
-        def step():
-            nonlocal steps
-            steps += 1
-            if steps == limit:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-        def converted(row):
+    def hook(event: str, _: object) -> None:
+        if event.split(".")[0] in ("open", "os", "shutil", "fcntl", "tempfile"):
             step()
-            return by_column_names(row)
 
-        def hook(event, _):
-            if event.split(".")[0] in ("open", "os", "shutil", "fcntl", "tempfile"):
-                step()
+    return Child(file, converted, lambda: sys.addaudithook(hook))
 
-        sys.addaudithook(hook)
-        return answers(converted)
 
-    def state():
-        scratch = [one for one in folder.glob(".*") if one.suffix != ".lock"]
-        return len(list(folder.glob("mine-*"))), len(scratch)
+def state(folder: Path) -> tuple[int, int]:
+    """How many entries there are, and how many half-made ones."""
+    return (len(entries(folder)), len(left_over(folder))) if (folder / "data").exists() else (0, 0)
 
-    outcomes = []
+
+@pytest.mark.parametrize("stride", [3, pytest.param(1, marks=pytest.mark.soak)])
+def test_killed_at_any_step_nothing_half_made_is_believed(folder: Path, tmp_path: Path, stride: int) -> None:
+    file = write(tmp_path / "mine.jsonl", *RIGHT[1])
+    seen = set()
     limit = 1
-    while os.WIFSIGNALED((killed := Child(lambda: run(limit)).outcome())[0]):
-        before = state()
-        outcomes.append([before, Child(lambda: run(0)).outcome(), state()])
-        for entry in folder.iterdir():
-            if entry.is_dir():
-                shutil.rmtree(entry)
-        limit += 1
-    print(json.dumps([*outcomes, killed]))
-    """
-    *outcomes, last = told(script, file)
-    right = [0, json.dumps(list(map(str, range(7))))]
-    assert last == right and len(outcomes) > 20
-    for (whole, scratch), outcome, after in outcomes:
-        assert outcome == right
+    while os.WIFSIGNALED((last := killed_at(limit, file).outcome())[0]):
+        whole, scratch = state(folder)
+        seen.add((whole, scratch))
+        assert Child(file, by_column_names).outcome() == RIGHT
         # Killed when the entry is there already, an empty folder is left beside it; no later run makes the entry.
-        assert after == [1, scratch if whole else 0]
-    assert {(0, 0), (0, 1), (1, 0)} <= {tuple(before) for before, _, _ in outcomes}  # before, while, after it was made
+        assert state(folder) == (1, scratch if whole else 0)
+        shutil.rmtree(folder / "data")
+        limit += stride
+    assert last == RIGHT and limit > 20
+    assert {(0, 0), (0, 1), (1, 0)} <= seen  # before, while, after it was made
+
+
+def test_processes_that_want_one_entry_make_it_once(folder: Path, tmp_path: Path) -> None:
+    file, made = write(tmp_path / "mine.jsonl", *RIGHT[1]), tmp_path / "made"
+
+    def slowly(row: SourceRow) -> Any:
+        with made.open("a") as log:
+            log.write(f"{row.line} ")
+        time.sleep(0.05)
+        return by_column_names(row)
+
+    children = [Child(file, slowly) for _ in range(3)]
+    assert [child.outcome() for child in children] == [RIGHT] * 3
+    assert made.read_text().split() == list(map(str, range(1, 8)))
+    assert state(folder) == (1, 0)
 
 
 def test_a_killed_process_is_no_hindrance_to_one_that_waits_for_it(folder: Path, tmp_path: Path) -> None:
-    file = write(tmp_path / "mine.jsonl", *map(str, range(7)))
-    script = """
-    begun = file.with_name("begun")
+    file, begun = write(tmp_path / "mine.jsonl", *RIGHT[1]), tmp_path / "begun"
 
-    def converted(row):
+    def stalls(row: SourceRow) -> Any:
         if row.line == 5 and not begun.exists():
             begun.touch()
             time.sleep(300)
         return by_column_names(row)
 
-    stalled = Child(lambda: answers(converted))
+    stalled = Child(file, stalls)
     while not begun.exists():
         time.sleep(0.01)
-    waiting = Child(lambda: answers(converted))
+    waiting = Child(file, stalls)
     time.sleep(0.5)
-    was_waiting = os.waitpid(waiting.number, os.WNOHANG) == (0, 0)
+    assert os.waitpid(waiting.number, os.WNOHANG) == (0, 0)
     os.kill(stalled.number, signal.SIGKILL)
-    print(json.dumps([was_waiting, waiting.outcome()]))
-    """
-    assert told(script, file) == [True, [0, json.dumps(list(map(str, range(7))))]]
-    assert len(entries(folder)) == 1 and left_over(folder) == []
-
-
-def test_processes_that_want_one_entry_make_it_once(folder: Path, tmp_path: Path) -> None:
-    file = write(tmp_path / "mine.jsonl", *map(str, range(7)))
-    script = """
-    def converted(row):
-        with file.with_name("made").open("a") as log:
-            log.write(f"{row.line} ")
-        time.sleep(0.1)
-        return by_column_names(row)
-
-    children = [Child(lambda: answers(converted)) for _ in range(3)]
-    print(json.dumps([child.outcome() for child in children]))
-    """
-    assert told(script, file) == [[0, json.dumps(list(map(str, range(7))))]] * 3
-    assert (tmp_path / "made").read_text().split() == list(map(str, range(1, 8)))
-    assert len(entries(folder)) == 1 and left_over(folder) == []
+    assert os.WIFSIGNALED(stalled.outcome()[0]) and waiting.outcome() == RIGHT
+    assert state(folder) == (1, 0)
 
 
 def test_a_full_disk_is_named_and_leaves_nothing(folder: Path, tmp_path: Path) -> None:
@@ -288,7 +269,7 @@ def test_batches_come_back_as_one_table_that_names_its_entry(folder: Path) -> No
     schema = pyarrow.schema([("n", pyarrow.int64())])
 
     def build(at: Path) -> None:
-        with ArrowWriter(at / "rows.arrow", schema) as writer:
+        with pyarrow.ipc.new_stream(str(at / "rows.arrow"), schema) as writer:
             for n in range(3):
                 writer.write(pyarrow.record_batch([pyarrow.array([n, n + 10])], schema))
 
@@ -301,10 +282,10 @@ def test_batches_come_back_as_one_table_that_names_its_entry(folder: Path) -> No
 def test_a_stream_that_was_cut_between_two_batches_is_not_taken_for_a_shorter_one(tmp_path: Path) -> None:
     schema = pyarrow.schema([("n", pyarrow.int32())])
     ends = []
-    with ArrowWriter(tmp_path / "rows.arrow", schema) as writer:
+    with (tmp_path / "rows.arrow").open("wb") as sink, pyarrow.ipc.new_stream(sink, schema) as writer:
         for number in range(3):
             writer.write(pyarrow.RecordBatch.from_pylist([{"n": number}], schema))
-            ends.append(writer._sink.tell())
+            ends.append(sink.tell())
     assert len(read_arrow(tmp_path / "rows.arrow")) == 3
     whole = (tmp_path / "rows.arrow").read_bytes()
     for end in (*ends, 0, len(whole) - 1):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -184,8 +185,7 @@ class TestTools:
 class TestWeights:
     SAID = (user("One?"), assistant("two", weight=0), user("Three?"), assistant("more", weight=1))
 
-    @every_kind
-    @pytest.mark.parametrize("family", FAMILIES)
+    @pytest.mark.parametrize(("family", "kind"), [*zip(FAMILIES, cycle(KINDS))])
     def test_an_answer_of_weight_0_is_read_and_not_trained(self, family: str, kind: str) -> None:
         tokenizer = tokenizer_of(FAMILIES[family], kind)
         weighted = encoded(messages_row([*self.SAID]), tokenizer)
@@ -232,7 +232,7 @@ class TestTemplatesAsTheyAre:
             ("phi3", FAMILIES["phi-3"].special, False),
         ],
     )
-    @every_kind
+    @pytest.mark.parametrize("kind", ["lines", *(pytest.param(kind, marks=pytest.mark.soak) for kind in KINDS[1:])])
     def test_give_the_ids_of_transformers(
         self, folder: Path, name: str, special: tuple[str, ...], thinks: bool, kind: str
     ) -> None:

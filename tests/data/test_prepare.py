@@ -13,9 +13,10 @@ from transformers import PreTrainedTokenizerFast
 
 import hycam.data.prepare
 from byte_tokenizer import byte_tokenizer
-from hycam.data.encode import Form, encode
+from hycam.data.encode import encode
 from hycam.data.load import load_task
 from hycam.data.prepare import Prepared, prepare
+from hycam.data.prompts import Form
 from hycam.data.recipe import PARTS, DataRecipe, SplitRecipe, TaskRecipe
 from hycam.data.splits import split_fold
 from hycam.errors import HycamError
@@ -68,12 +69,6 @@ def test_fewer_rows_are_always_among_more_and_only_of_the_same_part(file: str, t
             assert before[part] < set(found[part]) <= set(whole[part])
             assert found[part] == [row for row in whole[part] if row in found[part]]
         before = {part: set(found[part]) for part in PARTS}
-
-
-def test_asking_for_more_rows_than_there_are_gives_all(file: str, tokenizer) -> None:
-    assert rows_of(prepare(DataRecipe(tasks=[file], train_rows=10**6), tokenizer)) == rows_of(
-        prepare(DataRecipe(tasks=[file]), tokenizer)
-    )
 
 
 def test_the_fingerprint_is_the_same_for_the_same_data_and_another_for_any_change(tmp_path: Path, tokenizer) -> None:
@@ -193,6 +188,7 @@ class TestCache:
             (DataRecipe(tasks=[file], prompt="paper"), tokenizer),
             (DataRecipe(tasks=[file], max_length=1199), tokenizer),
             (DataRecipe(tasks=[file], overlong="drop"), tokenizer),
+            (DataRecipe(tasks=[file], skip_bad_rows=True), tokenizer),
             (DataRecipe(tasks=[TaskRecipe(path=file, turns="last")]), tokenizer),
             (DataRecipe(tasks=[TaskRecipe(path=file, rows=30)]), tokenizer),
         ]
@@ -214,11 +210,6 @@ class TestCache:
         some = DataRecipe(tasks=[file], train_rows=27)
         assert prepare(some, tokenizer).fingerprint == prepare(some, tokenizer).fingerprint != first
 
-    def test_limited_rows_are_those_of_the_whole_part_to_the_token(self, file: str, tokenizer) -> None:
-        whole = {row["row"]: row for row in prepare(DataRecipe(tasks=[file]), tokenizer).train["mine"]}
-        some = prepare(DataRecipe(tasks=[file], train_rows=9), tokenizer).train["mine"].to_list()
-        assert len(some) == 9 and all(row == whole[row["row"]] for row in some)
-
 
 def test_rows_that_do_not_fit_make_room_for_the_next_ones(tmp_path: Path, tokenizer) -> None:
     rows = [{"instruction": f"Ask {n}.", "output": "r" * (500 if n % 3 else 5)} for n in range(90)]
@@ -239,15 +230,6 @@ def test_rows_that_do_not_fit_make_room_for_the_next_ones(tmp_path: Path, tokeni
         assert (counts.rows, counts.kept, counts.dropped) == (tried, limit, tried - limit)
         assert before < set(found)
         before = set(found)
-
-
-def test_every_way_of_splitting_reaches_the_tokens(tmp_path: Path, tokenizer) -> None:
-    files = {part: write(tmp_path / f"{part}.jsonl", rows) for part, rows in zip(PARTS, (6, 3, 2), strict=True)}
-    entry = TaskRecipe(name="mine", split=SplitRecipe("files", files=files))
-    found = rows_of(prepare(DataRecipe(tasks=[entry]), tokenizer))
-    assert found == {
-        part: [f"{part}.jsonl:{n + 1}" for n in range(rows)] for part, rows in zip(PARTS, (6, 3, 2), strict=True)
-    }
 
 
 def test_a_prompt_that_cannot_be_made_is_refused_before_anything_is_read(tokenizer) -> None:

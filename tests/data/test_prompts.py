@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 from transformers import AddedToken, PreTrainedTokenizerFast
 
 from byte_tokenizer import byte_tokenizer
-from hycam.data.prompts import check_prompt, end_token, render, render_turns
+from chat_templates import CHATML, FAMILIES, GEMMA, LLAMA_3_1, MISTRAL, Family
+from hycam.data.chat import end_token
+from hycam.data.prompts import check_prompt, render, render_turns
 from hycam.errors import HycamError
 
 WITHOUT_INPUT = (
@@ -21,54 +23,22 @@ WITH_INPUT = (
     "\n\n### Instruction:\n{}\n\n### Input:\n{}\n\n### Response:\n"
 )
 
-# The forms of well-known families, as short as they can be, each with the special tokens that it needs.
-CHATML = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
+PLAIN = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-LLAMA_3 = (  # it strips every text
-    "{{ bos_token }}{% for m in messages %}<|start_header_id|>{{ m['role'] }}<|end_header_id|>\n\n"
-    "{{ m['content'] | trim }}<|eot_id|>{% endfor %}"
-    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+ZEPHYR = Family(  # the line that opens an answer is there only where there is one
+    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{{ eos_token }}\n{% endfor %}",
+    ("<|user|>", "<|assistant|>"),
 )
-GEMMA = (  # no system, and its word for the assistant is another
-    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}"
-    "{{ raise_exception('System role not supported') }}{% endif %}"
-    "{% for m in messages %}<start_of_turn>{{ 'model' if m['role'] == 'assistant' else m['role'] }}\n"
-    "{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
-    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
-)
-MISTRAL = (  # nothing asks for an answer, and a blank stands before it
-    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
-    "{% elif m['role'] == 'system' %}{{ raise_exception('Only user and assistant roles are supported!') }}"
-    "{% else %} {{ m['content'] }}{{ eos_token }}{% endif %}{% endfor %}"
-)
-ZEPHYR = (  # the line that opens an answer is there only where there is one
-    "{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{{ eos_token }}\n{% endfor %}"
-)
-THINKING = (  # the last answer gets an empty thought, which is left out of the earlier ones
-    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n"
-    "{% if loop.last and m['role'] == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
-    "{{ m['content'].split('</think>')[-1].lstrip('\n') if m['role'] == 'assistant' and not loop.last "
-    "else m['content'] }}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-FAMILIES = {
-    "chatml": (CHATML, ["<|im_start|>", "<|im_end|>"], "<|im_end|>"),
-    "llama-3": (LLAMA_3, ["<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>", "<|eom_id|>"], "<|eot_id|>"),
-    "gemma": (GEMMA, ["<start_of_turn>", "<end_of_turn>"], "<end_of_turn>"),
-    "mistral": (MISTRAL, ["[INST]", "[/INST]"], "</s>"),
-    "zephyr": (ZEPHYR, ["<|user|>", "<|assistant|>"], "</s>"),
-    "thinking": (THINKING, ["<|im_start|>", "<|im_end|>", "<|im_e"], "<|im_end|>"),
-}
-every_family = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize("family", [*FAMILIES.values(), ZEPHYR], ids=[*FAMILIES, "zephyr"])
 
 
-def chat_tokenizer(family: str) -> PreTrainedTokenizerFast:
-    template, tokens, _ = FAMILIES[family]
+def chat_tokenizer(family: Family, template: str | None = None) -> PreTrainedTokenizerFast:
+    """Bytes with the special tokens of a family, and its template or another."""
     tokenizer = byte_tokenizer("<s> $A")
-    tokenizer.add_special_tokens({"additional_special_tokens": tokens})  # type: ignore[dict-item]
-    tokenizer.chat_template = template
+    tokenizer.add_special_tokens({"additional_special_tokens": [*family.special]})
+    tokenizer.chat_template = template or family.template
     return tokenizer
 
 
@@ -168,117 +138,108 @@ class TestOwnTemplate:
 
 class TestChat:
     @every_family
-    def test_ends_an_answer_with_the_token_that_the_template_puts_there(self, family: str) -> None:
-        assert end_token(chat_tokenizer(family), "chat") == FAMILIES[family][2]
+    def test_ends_an_answer_with_the_token_that_the_template_puts_there(self, family: Family) -> None:
+        assert end_token(chat_tokenizer(family), "chat") == family.end
         assert end_token(chat_tokenizer(family), "alpaca") == "</s>"
 
-    def test_ends_with_the_tokenizers_own_end_where_the_template_puts_none(self) -> None:
-        tokenizer = byte_tokenizer()
-        for template in (
-            "{% for m in messages %}{{ m['content'] }}{% endfor %}",
-            "{{ raise_exception('never') }}",
-        ):
-            tokenizer.chat_template = template
-            assert end_token(tokenizer, "chat") == "</s>"
+    @pytest.mark.parametrize(
+        "template", ["{% for m in messages %}{{ m['content'] }}{% endfor %}", "{{ raise_exception('never') }}"]
+    )
+    def test_ends_with_the_tokenizers_own_end_where_the_template_puts_none(self, template: str) -> None:
+        assert end_token(chat_tokenizer(CHATML, template), "chat") == "</s>"
 
     def test_ends_with_an_added_token_also_where_it_is_not_called_special(self) -> None:
         tokenizer = byte_tokenizer()
         tokenizer.add_tokens([AddedToken("<|im_end|>", special=False)])
-        tokenizer.chat_template = CHATML
+        tokenizer.chat_template = CHATML.template
         assert end_token(tokenizer, "chat") == "<|im_end|>"
 
     def test_another_template_may_end_in_another_way(self) -> None:
-        tokenizer = chat_tokenizer("chatml")
-        assert end_token(tokenizer, "chat") == "<|im_end|>"
-        tokenizer.chat_template = MISTRAL
-        assert end_token(tokenizer, "chat") == "</s>"
-        tokenizer.chat_template = {"default": CHATML, "tool_use": MISTRAL}
-        assert end_token(tokenizer, "chat") == "<|im_end|>"
+        tokenizer = chat_tokenizer(CHATML)
+        for template, end in (
+            (CHATML.template, "<|im_end|>"),
+            (MISTRAL.template, "</s>"),
+            ({"default": CHATML.template, "tool_use": MISTRAL.template}, "<|im_end|>"),
+        ):
+            tokenizer.chat_template = template  # type: ignore[assignment]
+            assert end_token(tokenizer, "chat") == end
 
     @pytest.mark.parametrize("turns", ["all", "last"])
     @every_family
-    def test_pieces_and_end_tokens_are_the_templates_own_conversation(self, family: str, turns: Any) -> None:
-        tokenizer, end = chat_tokenizer(family), FAMILIES[family][2]
-        pieces = render_turns(THREE, "chat", tokenizer, turns)
-        assert len(pieces) == (3 if turns == "all" else 1)
+    def test_turns_and_end_tokens_are_the_templates_own_conversation(self, family: Family, turns: Any) -> None:
+        tokenizer = chat_tokenizer(family)
+        found = render_turns(THREE, "chat", tokenizer, turns)
+        assert len(found) == (3 if turns == "all" else 1)
         whole = tokenizer.apply_chat_template(messages(THREE), tokenize=False)
-        together = "".join(before + answer + end for before, answer in pieces)
-        assert together == whole[: whole.rindex(end) + len(end)]
-        assert [answer.lstrip(" ") for _, answer in pieces] == ["1", "two 2", "3."][-len(pieces) :]
+        together = "".join(before + answer + family.end for before, answer in found)
+        assert together == whole[: whole.rindex(family.end) + len(family.end)]
+        answers = [answer.strip(" ").removeprefix("<think>\n\n</think>\n\n") for _, answer in found]
+        assert answers == ["1", "two 2", "3."][-len(found) :]
 
     @every_family
-    def test_what_is_generated_from_is_what_stands_before_a_trained_answer(self, family: str) -> None:
+    def test_what_is_generated_from_is_what_stands_before_a_trained_answer(self, family: Family) -> None:
         tokenizer = chat_tokenizer(family)
         row = {**talk(("Sum?", " an answer \n")), "input": "2 3"}
         (only,) = render_turns(row, "chat", tokenizer)
         assert render({"instruction": "Sum?", "input": "2 3"}, "chat", tokenizer) == only.before
-        assert "Sum?\n\n2 3" in only.before
-        asked = tokenizer.apply_chat_template(messages(row)[:1], tokenize=False, add_generation_prompt=True)
-        assert only.before.startswith(asked.replace("Sum?", "Sum?\n\n2 3"))
+        asked = tokenizer.apply_chat_template(
+            [{"role": "user", "content": "Sum?\n\n2 3"}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+        )
+        assert "Sum?\n\n2 3" in only.before and only.before.startswith(asked)
 
     def test_an_answer_is_trained_as_the_template_strips_it_or_with_its_blanks(self) -> None:
         row = talk(("Go.", "\n gone \n"))
-        answers = {family: render_turns(row, "chat", chat_tokenizer(family))[0].answer for family in FAMILIES}
-        assert answers["llama-3"] == answers["gemma"] == "gone"
-        assert answers["chatml"] == answers["zephyr"] == answers["thinking"] == "\n gone \n"
-        assert answers["mistral"] == " \n gone \n"
+        for family, answer in (
+            (LLAMA_3_1, "gone"), (GEMMA, "gone"), (CHATML, "\n gone \n"), (ZEPHYR, "\n gone \n"), (MISTRAL, " \n gone \n")
+        ):  # fmt: skip
+            assert render_turns(row, "chat", chat_tokenizer(family))[0].answer == answer
 
     def test_an_answer_with_the_end_token_in_it_is_whole(self) -> None:
-        tokenizer = chat_tokenizer("chatml")
         row = talk(("One?", "a<|im_end|>a"), ("Two?", "a<|im_end|>"))
-        assert [turn.answer for turn in render_turns(row, "chat", tokenizer)] == ["a<|im_end|>a", "a<|im_end|>"]
+        turns = render_turns(row, "chat", chat_tokenizer(CHATML))
+        assert [turn.answer for turn in turns] == ["a<|im_end|>a", "a<|im_end|>"]
 
     def test_the_systems_text_goes_where_the_template_has_it(self) -> None:
-        (only,) = render_turns(talk(("Go.", "Gone."), system="Be brief."), "chat", chat_tokenizer("chatml"))
+        (only,) = render_turns(talk(("Go.", "Gone."), system="Be brief."), "chat", chat_tokenizer(CHATML))
         assert only.before.startswith("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nGo.")
 
-    @pytest.mark.parametrize(("family", "said"), [("gemma", "System role not supported"), ("mistral", "Only user and")])
-    def test_a_template_that_refuses_a_system_text_is_quoted(self, family: str, said: str) -> None:
-        row = talk(("Go.", "Gone."), system="Be brief.")
-        with pytest.raises(HycamError, match=rf'refuses a conversation \({said}.*system text.*prompt "alpaca"'):
-            render_turns(row, "chat", chat_tokenizer(family))
-
     @pytest.mark.parametrize(
-        "template", ["{% for %}", "{{ messages[0]['content'] + 1 }}", "{{ 1 / 0 }}", "{{ a.b.c }}"]
+        ("template", "said"),
+        [
+            (GEMMA.template, r"System role not supported"),
+            (MISTRAL.template, r"only user and assistant"),
+            *((broken, "") for broken in ("{% for %}", "{{ messages[0]['content'] + 1 }}", "{{ 1 / 0 }}", "{{ a.b }}")),
+        ],
     )
-    def test_a_template_that_fails_in_any_way_is_an_error_for_people(
-        self, template: str, tokenizer: PreTrainedTokenizerFast
-    ) -> None:
-        tokenizer.chat_template = template
-        with pytest.raises(HycamError, match="The chat template of the tokenizer refuses a conversation"):
-            render_turns(THREE, "chat", tokenizer)
+    def test_a_template_that_refuses_or_fails_in_any_way_is_quoted(self, template: str, said: str) -> None:
+        row = talk(("Go.", "Gone."), system="Be brief.")
+        with pytest.raises(
+            HycamError, match=rf'of the tokenizer refuses a conversation \({said}.*system text.*prompt "alpaca"'
+        ):
+            render_turns(row, "chat", chat_tokenizer(CHATML, template))
 
     @pytest.mark.parametrize(
         "template",
         [
-            CHATML.replace("{{ m['content'] }}", "{{ m['content'] if loop.last or m['role'] == 'user' else '...' }}"),
-            CHATML.replace("for m in messages", "for m in messages[-2:]"),
-            CHATML.replace("<|im_end|>\n{% endfor %}", "\n{% endfor %}"),
+            PLAIN.replace("{{ m['content'] }}", "{{ m['content'] if loop.last or m['role'] == 'user' else '...' }}"),
+            PLAIN.replace("for m in messages", "for m in messages[-2:]"),
+            PLAIN.replace("<|im_end|>\n{% endfor %}", "\n{% endfor %}"),
         ],
     )
     def test_a_template_that_rewrites_earlier_turns_gives_the_last_answer_alone(self, template: str) -> None:
-        tokenizer = chat_tokenizer("chatml")
-        tokenizer.chat_template = template
+        tokenizer = chat_tokenizer(CHATML, template)
         with pytest.raises(HycamError, match=r"does not keep the earlier answers.*\(turns: last\)"):
             render_turns(THREE, "chat", tokenizer, "all")
         (only,) = render_turns(THREE, "chat", tokenizer, "last")
-        assert only.answer == "3."
-        assert only.before == tokenizer.apply_chat_template(
-            messages(THREE)[:-1], tokenize=False, add_generation_prompt=True
-        )
-
-    def test_thoughts_that_are_taken_out_of_earlier_answers_are_refused_too(self) -> None:
-        row = talk(("One?", "<think>\nhm\n</think>\n\n1"), ("Two?", "2"))
-        with pytest.raises(HycamError, match="does not keep the earlier answers"):
-            render_turns(row, "chat", chat_tokenizer("thinking"))
-        assert render_turns(row, "chat", chat_tokenizer("thinking"), "last")[0].answer == "2"
+        asked = tokenizer.apply_chat_template(messages(THREE)[:-1], tokenize=False, add_generation_prompt=True)
+        assert only == (asked, "3.")
 
     def test_an_answer_follows_what_asks_for_it_where_the_template_writes_answers_otherwise(self) -> None:
-        tokenizer = chat_tokenizer("chatml")
-        tokenizer.chat_template = CHATML.replace(
-            "<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\nSo: {% endif %}"
-        )
-        (only,) = render_turns(talk(("Go.", "Gone.")), "chat", tokenizer)
+        template = PLAIN.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\nSo: {% endif %}")
+        (only,) = render_turns(talk(("Go.", "Gone.")), "chat", chat_tokenizer(CHATML, template))
         assert only.before.endswith("<|im_start|>assistant\nSo: ") and only.answer == "Gone."
 
     def test_without_a_template_the_message_says_what_to_do(self, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -85,88 +85,74 @@ class TestWrittenAndRead:
         assert words in str(caught.value) and "\n" not in str(caught.value)
 
 
-class TestSplit:
-    @pytest.mark.parametrize(
-        "settings",
-        [
-            {},
-            {"by": "count", "validation_rows": 1, "test_rows": 2},
-            {"by": "column", "column": "part"},
-            {"by": "files", "files": FILES},
-        ],
-    )
-    def test_a_way_of_splitting_takes_what_belongs_to_it(self, settings: dict[str, Any]) -> None:
-        assert asdict(SplitRecipe(**settings)).items() >= settings.items()
-
-    @pytest.mark.parametrize(
-        ("settings", "words"),
-        [
-            ({"by": "cuont"}, 'split.by is "cuont": folds, disjoint, count, column, files were expected.'),
-            ({"by": "count", "validation_rows": 3}, "A split by count needs split.test_rows."),
-            ({"by": "count", "validation_rows": 0, "test_rows": 1}, "split.validation_rows is 0: a number above 0"),
-            ({"by": "count", "validation_rows": 1, "test_rows": -1}, "split.test_rows is -1: a number above 0"),
-            ({"by": "column"}, "A split by column needs split.column."),
-            ({"by": "files"}, "A split by files needs split.files."),
-            ({"by": "files", "files": {"train": "a"}}, "split.files needs train, validation, test, and has train."),
-            ({"by": "files", "files": {**FILES, "dev": "d"}}, "and has train, validation, test, dev."),
-            ({"column": "part"}, "split.column has no meaning in a split by folds"),
-            ({"by": "column", "column": "part", "test_rows": 5}, "split.test_rows has no meaning in a split by column"),
-            ({"by": "count", "validation_rows": 1, "test_rows": 1, "files": FILES}, "split.files has no meaning"),
-        ],
-    )
-    def test_what_contradicts_itself_is_refused(self, settings: dict[str, Any], words: str) -> None:
-        with pytest.raises(HycamError) as caught:
-            SplitRecipe(**settings)
-        assert words in str(caught.value)
-
-
-class TestMixture:
-    @pytest.mark.parametrize(
-        ("settings", "words"),
-        [
-            ({"strategy": "wieghts"}, 'mixture.strategy is "wieghts"'),
-            ({"exhaustion": "repeat"}, 'mixture.exhaustion is "repeat": stop, cycle, drop'),
-            ({"strategy": "weights"}, "belong together"),
-            ({"weights": {"a": 1}}, "belong together"),
-            ({"strategy": "weights", "weights": {"a": 1, "b": -0.5}}, "mixture.weights.b is -0.5"),
-            ({"strategy": "weights", "weights": {"a": float("nan")}}, "mixture.weights.a is nan"),
-            ({"strategy": "weights", "weights": {"a": 0, "b": 0.0}}, "all zero"),
-            ({"strategy": "temperature", "temperature": 0}, "mixture.temperature is 0"),
-            ({"temperature": float("inf")}, "mixture.temperature is inf"),
-        ],
-    )
-    def test_what_is_no_proportion_is_refused(self, settings: dict[str, Any], words: str) -> None:
-        with pytest.raises(HycamError) as caught:
-            MixtureRecipe(**settings)
-        assert words in str(caught.value)
-
-    def test_weights_are_those_of_exactly_the_tasks(self) -> None:
-        mixture = MixtureRecipe("weights", weights={"gsm8k": 1, "squad": 0})
-        mixture.check_tasks(["squad", "gsm8k"])
-        with pytest.raises(HycamError, match=r'"gsm8k", which is no task\. Did you mean "gsm9k"'):
-            mixture.check_tasks(["gsm9k", "squad"])
-        with pytest.raises(HycamError, match="lacks mbpp, alpaca_eval; a task that is not to be trained has 0"):
-            mixture.check_tasks(["squad", "gsm8k", "mbpp", "alpaca_eval"])
-        MixtureRecipe("equal").check_tasks(["anything"])
+@pytest.mark.parametrize(
+    ("kind", "settings", "words"),
+    [
+        *(
+            (DataRecipe, {key: 0}, f"{key} is 0")
+            for key in ("max_length", "train_rows", "validation_rows", "test_rows")
+        ),
+        *((TaskRecipe, {"path": "a.jsonl", "rows": rows}, f"rows of a task is {rows}") for rows in (0, -5)),
+        (
+            DataRecipe,
+            {"overlong": "shortn"},
+            'overlong is "shortn": shorten, drop were expected. Did you mean "shorten"?',
+        ),
+        (TaskRecipe, {"path": "a.jsonl", "turns": "first"}, 'turns of a task is "first"'),
+        (DataRecipe, {"packing": True, "group_by_length": True}, "exclude each other"),
+        (SplitRecipe, {"by": "cuont"}, 'split.by is "cuont": folds, disjoint, count, column, files were expected.'),
+        (SplitRecipe, {"by": "count", "validation_rows": 3}, "A split by count needs split.test_rows."),
+        (
+            SplitRecipe,
+            {"by": "count", "validation_rows": 0, "test_rows": 1},
+            "split.validation_rows is 0: a number above",
+        ),
+        (
+            SplitRecipe,
+            {"by": "count", "validation_rows": 1, "test_rows": -1},
+            "split.test_rows is -1: a number above 0",
+        ),
+        (SplitRecipe, {"by": "column"}, "A split by column needs split.column."),
+        (SplitRecipe, {"by": "files"}, "A split by files needs split.files."),
+        (
+            SplitRecipe,
+            {"by": "files", "files": {"train": "a"}},
+            "split.files needs train, validation, test, and has train.",
+        ),
+        (SplitRecipe, {"by": "files", "files": {**FILES, "dev": "d"}}, "and has train, validation, test, dev."),
+        (SplitRecipe, {"column": "part"}, "split.column has no meaning in a split by folds"),
+        (
+            SplitRecipe,
+            {"by": "column", "column": "part", "test_rows": 5},
+            "split.test_rows has no meaning in a split by col",
+        ),
+        (
+            SplitRecipe,
+            {"by": "count", "validation_rows": 1, "test_rows": 1, "files": FILES},
+            "split.files has no meaning",
+        ),
+        (MixtureRecipe, {"strategy": "wieghts"}, 'mixture.strategy is "wieghts"'),
+        (MixtureRecipe, {"exhaustion": "repeat"}, 'mixture.exhaustion is "repeat": stop, cycle, drop'),
+        (MixtureRecipe, {"strategy": "weights"}, "belong together"),
+        (MixtureRecipe, {"weights": {"a": 1}}, "belong together"),
+        (MixtureRecipe, {"strategy": "weights", "weights": {"a": 1, "b": -0.5}}, "mixture.weights.b is -0.5"),
+        (MixtureRecipe, {"strategy": "weights", "weights": {"a": float("nan")}}, "mixture.weights.a is nan"),
+        (MixtureRecipe, {"strategy": "weights", "weights": {"a": 0, "b": 0.0}}, "all zero"),
+        (MixtureRecipe, {"strategy": "temperature", "temperature": 0}, "mixture.temperature is 0"),
+        (MixtureRecipe, {"temperature": float("inf")}, "mixture.temperature is inf"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(kind: Any, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(HycamError) as caught:
+        kind(**settings)
+    assert words in str(caught.value)
 
 
-class TestData:
-    @pytest.mark.parametrize("field", ["max_length", "train_rows", "validation_rows", "test_rows"])
-    def test_a_number_of_rows_or_tokens_below_one_is_refused(self, field: str) -> None:
-        with pytest.raises(HycamError, match=f"{field} is 0"):
-            DataRecipe(**{field: 0})  # type: ignore[arg-type]
-
-    @pytest.mark.parametrize("rows", [0, -5])
-    def test_so_is_one_of_a_single_task(self, rows: int) -> None:
-        with pytest.raises(HycamError, match=f"rows of a task is {rows}"):
-            TaskRecipe(path="a.jsonl", rows=rows)
-
-    def test_an_unknown_choice_is_refused_with_the_nearest(self) -> None:
-        with pytest.raises(HycamError, match=r'overlong is "shortn": shorten, drop .*Did you mean "shorten"\?'):
-            DataRecipe(overlong="shortn")  # type: ignore[arg-type]
-        with pytest.raises(HycamError, match='turns of a task is "first"'):
-            TaskRecipe(path="a.jsonl", turns="first")  # type: ignore[arg-type]
-
-    def test_packing_and_grouping_exclude_each_other(self) -> None:
-        with pytest.raises(HycamError, match="exclude each other"):
-            DataRecipe(packing=True, group_by_length=True)
+def test_weights_are_those_of_exactly_the_tasks() -> None:
+    mixture = MixtureRecipe("weights", weights={"gsm8k": 1, "squad": 0})
+    mixture.check_tasks(["squad", "gsm8k"])
+    with pytest.raises(HycamError, match=r'"gsm8k", which is no task\. Did you mean "gsm9k"'):
+        mixture.check_tasks(["gsm9k", "squad"])
+    with pytest.raises(HycamError, match="lacks mbpp, alpaca_eval; a task that is not to be trained has 0"):
+        mixture.check_tasks(["squad", "gsm8k", "mbpp", "alpaca_eval"])
+    MixtureRecipe("equal").check_tasks(["anything"])

@@ -14,7 +14,6 @@ from hycam.data.splits import (
     order_key,
     split_column,
     split_count,
-    split_disjoint,
     split_fold,
     straddling,
 )
@@ -29,50 +28,29 @@ seeds = st.integers(-(2**40), 2**40)
 
 @settings(max_examples=60, deadline=None)
 @given(group_lists, seeds)
-def test_every_row_is_in_exactly_one_part_in_ascending_order(groups: list[str], seed: int) -> None:
-    for fold in range(FOLDS):
-        split = split_fold(groups, fold, seed)
-        assert sorted(split.train + split.validation + split.test) == list(range(len(groups)))
-        for part in (split.train, split.validation, split.test):
-            assert part and part == sorted(part)
-
-
-@settings(max_examples=60, deadline=None)
-@given(group_lists, seeds)
-def test_rows_of_one_group_are_never_in_two_parts(groups: list[str], seed: int) -> None:
-    for fold in range(FOLDS):
-        split = split_fold(groups, fold, seed)
-        train, validation, test = (
-            {groups[row] for row in part} for part in (split.train, split.validation, split.test)
-        )
-        assert not (train & validation or train & test or validation & test)
-
-
-@settings(max_examples=60, deadline=None)
-@given(group_lists, seeds)
-def test_no_fold_tests_on_rows_that_any_fold_tests_or_validates_on(groups: list[str], seed: int) -> None:
+def test_folds_lose_no_row_separate_no_group_and_test_on_nothing_that_was_validated_on(
+    groups: list[str], seed: int
+) -> None:
     splits = [split_fold(groups, fold, seed) for fold in range(FOLDS)]
+    largest = max(Counter(groups).values())
+    for split in splits:
+        parts = (split.train, split.validation, split.test)
+        assert sorted(split.train + split.validation + split.test) == list(range(len(groups)))
+        assert all(part and part == sorted(part) for part in parts)
+        train, validation, test = ({groups[row] for row in part} for part in parts)
+        assert not (train & validation or train & test or validation & test)
+        # Each block is within one group of a tenth of the rows.
+        assert abs(len(split.test) - len(groups) / 10) <= largest
+        assert abs(len(split.validation) - len(groups) / 5) <= 2 * largest
     tested = [row for split in splits for row in split.test]
     assert len(tested) == len(set(tested))
     assert not set(tested) & {row for split in splits for row in split.validation}
 
 
-@settings(max_examples=200, deadline=None)
-@given(group_lists, seeds)
-def test_each_block_is_within_one_group_of_a_tenth_of_the_rows(groups: list[str], seed: int) -> None:
-    largest = max(Counter(groups).values())
-    for fold in range(FOLDS):
-        split = split_fold(groups, fold, seed)
-        assert abs(len(split.test) - len(groups) / 10) <= largest
-        assert abs(len(split.validation) - len(groups) / 5) <= 2 * largest
-
-
-@settings(max_examples=30, deadline=None)
-@given(group_lists, seeds, st.randoms())
-def test_the_part_of_a_group_does_not_depend_on_the_order_of_the_rows(groups: list[str], seed: int, random) -> None:
-    shuffled = random.sample(groups, len(groups))
-    first, second = split_fold(groups, 2, seed), split_fold(shuffled, 2, seed)
-    assert {groups[row] for row in first.test} == {shuffled[row] for row in second.test}
+def test_the_part_of_a_group_does_not_depend_on_the_order_of_the_rows() -> None:
+    groups = [f"group {number * number % 37}" for number in range(200)]
+    found = [{order[row] for row in split_fold(order, 2, 5).test} for order in (groups, groups[::-1], sorted(groups))]
+    assert found[0] == found[1] == found[2]
 
 
 def test_rows_without_groups_split_as_an_independent_reading_of_the_contract_says() -> None:
@@ -140,24 +118,17 @@ class TestCount:
         test = 1 + int(fractions[0] * (rows - 3))
         return 1 + int(fractions[1] * (rows - 2 - test)), test
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(group_lists, seeds, st.tuples(st.floats(0, 1), st.floats(0, 1)))
-    def test_no_row_is_lost_or_in_two_parts_and_no_group_is_separated(
-        self, groups: list[str], seed: int, fractions: tuple[float, float]
-    ) -> None:
-        split = split_count(groups, *self.wanted(groups, fractions), seed)
-        parts = (split.train, split.validation, split.test)
-        assert all(part and part == sorted(part) for part in parts)
-        assert sorted(row for part in parts for row in part) == list(range(len(groups)))
-        assert straddling(groups, split) == 0
-
-    @settings(max_examples=200, deadline=None)
-    @given(group_lists, seeds, st.tuples(st.floats(0, 1), st.floats(0, 1)))
-    def test_parts_are_as_near_to_what_was_asked_as_whole_groups_allow(
+    def test_no_row_is_lost_no_group_separated_and_parts_are_as_near_to_what_was_asked_as_whole_groups_allow(
         self, groups: list[str], seed: int, fractions: tuple[float, float]
     ) -> None:
         validation, test = self.wanted(groups, fractions)
         split = split_count(groups, validation, test, seed)
+        parts = (split.train, split.validation, split.test)
+        assert all(part and part == sorted(part) for part in parts)
+        assert sorted(row for part in parts for row in part) == list(range(len(groups)))
+        assert straddling(groups, split) == 0
         sizes, rows = Counter(groups), len(groups)
         largest = max(sizes.values())
         misses = {
@@ -202,56 +173,44 @@ class TestDisjoint:
         lambda sizes: st.permutations([f"group {number}" for number, size in enumerate(sizes) for _ in range(size)])
     )
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(many_groups, seeds)
-    def test_replicates_share_no_row_cover_all_rows_and_separate_no_group(self, groups: list[str], seed: int) -> None:
-        splits = [split_disjoint(groups, 3, replicate, 2, 3, seed) for replicate in range(3)]
+    def test_replicates_share_no_row_cover_all_separate_no_group_and_are_as_large_as_asked_to_a_group(
+        self, groups: list[str], seed: int
+    ) -> None:
+        splits = [split_count(groups, 2, 3, seed, 3, replicate) for replicate in range(3)]
+        largest = max(Counter(groups).values())
         owner: dict[str, int] = {}
         rows: list[int] = []
         for number, split in enumerate(splits):
             assert straddling(groups, split) == 0
-            for part in (split.train, split.validation, split.test):
-                assert part and part == sorted(part)
-                rows += part
-                assert all(owner.setdefault(groups[row], number) == number for row in part)
+            mine = split.train + split.validation + split.test
+            assert all(owner.setdefault(groups[row], number) == number for row in mine)
+            assert all(part and part == sorted(part) for part in (split.train, split.validation, split.test))
+            assert abs(len(mine) - len(groups) / 3) <= largest
+            assert abs(len(split.test) - 3) < 2 * largest and abs(len(split.validation) - 2) < 2 * largest
+            rows += mine
         assert sorted(rows) == list(range(len(groups)))
-
-    @settings(max_examples=100, deadline=None)
-    @given(many_groups, seeds)
-    def test_replicates_are_as_large_as_one_another_and_their_parts_as_asked_to_a_group(
-        self, groups: list[str], seed: int
-    ) -> None:
-        largest = max(Counter(groups).values())
-        for replicate in range(3):
-            split = split_disjoint(groups, 3, replicate, 2, 3, seed)
-            rows = len(split.train) + len(split.validation) + len(split.test)
-            assert abs(rows - len(groups) / 3) <= largest
-            assert abs(len(split.test) - 3) < 2 * largest
-            assert abs(len(split.validation) - 2) < 2 * largest
 
     def test_rows_without_groups_are_split_as_an_independent_reading_says(self) -> None:
         groups = [f"row {number}" for number in range(100)]
         ordered = sorted(range(100), key=lambda row: hashlib.sha256(f"2333\0row {row}".encode()).hexdigest())
         for replicate in range(5):
             block = ordered[20 * replicate : 20 * replicate + 20]
-            assert split_disjoint(groups, 5, replicate, validation_rows=3, test_rows=7, seed=2333) == Split(
+            assert split_count(groups, 3, 7, 2333, 5, replicate) == Split(
                 train=sorted(block[10:]), validation=sorted(block[7:10]), test=sorted(block[:7])
             )
-
-    def test_one_replicate_is_a_split_by_count(self) -> None:
-        groups = [f"group {number % 17}" for number in range(90)]
-        assert split_disjoint(groups, 1, 0, 9, 12, seed=4) == split_count(groups, 9, 12, seed=4)
 
     @pytest.mark.parametrize("replicate", [-1, 3])
     def test_a_replicate_that_there_is_not_is_refused(self, replicate: int) -> None:
         with pytest.raises(HycamError, match=f"no replicate {replicate}: they are 0 to 2.*data.fold"):
-            split_disjoint([str(row) for row in range(30)], 3, replicate, 1, 1, 0)
+            split_count([str(row) for row in range(30)], 1, 1, 0, 3, replicate)
 
     def test_too_few_groups_or_rows_for_the_replicates_are_refused(self) -> None:
         with pytest.raises(HycamError, match="30 rows in 2 groups cannot give 3 disjoint replicates"):
-            split_disjoint([str(row % 2) for row in range(30)], 3, 0, 1, 1, 0)
+            split_count([str(row % 2) for row in range(30)], 1, 1, 0, 3, 0)
         with pytest.raises(HycamError, match=r"10 rows in 10 groups cannot give 4 for validation, 6 for the test"):
-            split_disjoint([str(row) for row in range(30)], 3, 1, 4, 6, 0)
+            split_count([str(row) for row in range(30)], 4, 6, 0, 3, 1)
 
 
 class TestColumn:

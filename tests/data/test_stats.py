@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hycam.backbones import load_tokenizer
 from hycam.data.load import load_task
+from hycam.data.sources import PaperCounts, Task
 from hycam.data.stats import statistics
 from hycam.data.tasks import TASKS, task
-from hycam.data.tasks.base import PaperCounts, Task
 from hycam.errors import HycamError
 
 PAPER = ("auto_cot", "icliniq", "dolly", "code_alpaca", "webgpt")

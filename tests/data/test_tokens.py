@@ -2,36 +2,42 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import datasets
 import pytest
 from transformers import PreTrainedTokenizer
 
-import hycam.data.encode
+import hycam.data.tokens
 from chat_templates import CHATML, FAMILIES, LLAMA_2, LLAMA_3_1, PHI_3, QWEN_3
 from chat_tokenizers import KINDS
 from data.chats import assistant, encoded, plain_row, template_ids, tokenizer_of, trained, user
-from hycam.data.encode import Form, encode
-from hycam.data.prompts import render
+from hycam.data.encode import encode
+from hycam.data.prompts import Form, render
 from hycam.data.tokens import encode_prompts
 from hycam.errors import HycamError
 from hycam.labelled import IGNORED
 
 SAID = ("What is the answer?", "Two, said the user.", "And 17?", "é: 3.5 more", "Ünïcode?", "kind words\n\nof mine.")
 every_kind = pytest.mark.parametrize("kind", KINDS)
-every_family = pytest.mark.parametrize("family", FAMILIES)
+# With and without a begin token, one turn and three: each with every family and every kind here, all with all in soak.
+CASES = [
+    pytest.param(family, kind, begin, turns, marks=() if number == (row + column) % 4 else pytest.mark.soak)
+    for row, family in enumerate(FAMILIES)
+    for column, kind in enumerate(KINDS)
+    for number, (begin, turns) in enumerate(product((True, False), (1, 3)))
+]
 
 
 def conversation(*said: str) -> list[dict[str, Any]]:
     return [(assistant if number % 2 else user)(text) for number, text in enumerate(said)]
 
 
-@every_kind
-@every_family
-@pytest.mark.parametrize("begin", [True, False])
-@pytest.mark.parametrize("turns", [1, 3])
-def test_ids_are_the_templates_own_up_to_the_last_end_token(family: str, kind: str, begin: bool, turns: int) -> None:
+@pytest.mark.parametrize(("family", "kind", "begin", "turns"), CASES)
+def test_ids_are_the_templates_own_and_generation_starts_from_their_beginning(
+    family: str, kind: str, begin: bool, turns: int
+) -> None:
     tokenizer = tokenizer_of(FAMILIES[family], kind, begin)
     said = SAID[: 2 * turns]
     row = encoded(plain_row(*said), tokenizer)
@@ -40,15 +46,6 @@ def test_ids_are_the_templates_own_up_to_the_last_end_token(family: str, kind: s
     assert row["input_ids"] == whole[:end]
     assert len(trained(row, tokenizer)) == turns
     assert row["trained"] == sum(label != IGNORED for label in row["labels"])
-
-
-@every_kind
-@every_family
-@pytest.mark.parametrize("turns", [1, 3])
-def test_what_generation_starts_from_is_the_beginning_of_the_row(family: str, kind: str, turns: int) -> None:
-    tokenizer = tokenizer_of(FAMILIES[family], kind)
-    said = SAID[: 2 * turns]
-    row = encoded(plain_row(*said), tokenizer)
     history = [{"asked": said[n], "answered": said[n + 1]} for n in range(0, len(said) - 2, 2)]
     prompt = render({"instruction": said[-2], "input": "", "history": history}, "chat", tokenizer)
     assert encode_prompts([prompt], tokenizer, "chat") == [row["input_ids"][: row["prompt_length"]]]
@@ -117,18 +114,18 @@ def test_a_chat_that_is_too_long_loses_the_middle_of_its_prompt(kind: str, limit
         assert short[column] == [whole[column][number] for number in keep]
 
 
-@every_kind
+@pytest.mark.parametrize("kind", KINDS[1:3])
 @pytest.mark.parametrize("overlong", ["shorten", "drop"])
 def test_the_ends_of_a_giant_chat_give_the_tokens_of_the_whole(
     kind: str, overlong: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokenizer = tokenizer_of(LLAMA_2, kind)
-    text = " ".join(f"word {n * n % 97} of the user é{n}" for n in range(4000))
+    text = " ".join(f"word {n * n % 97} of the user é{n}" for n in range(1500))
     said = [("Short", "answer"), (text, "answer"), ("Short", text), (text, "1", text, text, "Now?", "the answer")]
     dataset = datasets.concatenate_datasets([plain_row(*one) for one in said])
     found = []
-    for plenty in (hycam.data.encode._PLENTY, 10**9):
-        monkeypatch.setattr(hycam.data.encode, "_PLENTY", plenty)
+    for plenty in (hycam.data.tokens._PLENTY, 10**9):
+        monkeypatch.setattr(hycam.data.tokens, "_PLENTY", plenty)
         made = encode(dataset, tokenizer, Form("chat", max_length=100, overlong=overlong))
         found.append((made.dataset.to_list(), made.counts))
     assert found[0] == found[1]

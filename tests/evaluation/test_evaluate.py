@@ -106,7 +106,14 @@ def test_a_limit_answers_the_first_rows_and_scores_all(
     parts: dict[str, Dataset], model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:
     everything = evaluate(model, tokenizer, parts, NEW, batch_size=4)
-    found = evaluate(model, tokenizer, parts, NEW, batch_size=4, generate_rows=5)
+    seen: list[tuple[str, int, int]] = []
+    found = evaluate(
+        model, tokenizer, parts, NEW, batch_size=4, generate_rows=5, progress=lambda *step: seen.append(step)
+    )
+    assert seen == [
+        *(("perplexity", done, 13) for done in (4, 8, 9, 13)),
+        *(("generation", done, 9) for done in (4, 5, 9)),
+    ]
     assert [task["generated_rows"] for task in found.tasks.values()] == [5, 4]
     assert [task["nll"] for task in found.tasks.values()] == [task["nll"] for task in everything.tasks.values()]
     answered = [entry["prediction"] is not None for entry in found.predictions]
@@ -124,6 +131,8 @@ def test_without_generation_there_is_no_text_metric_and_no_zero_in_its_place(
     assert [(one["bleu4"], one["rougeL"]) for one in figures] == [(None, None)] * 4
     assert found.bleu_signature is None
     assert all(entry["prediction"] is None and entry["nll"] > 0 for entry in found.predictions)
+    with pytest.raises(HycamError, match="no task"):
+        evaluate(model, tokenizer, {}, NEW, batch_size=4)
 
 
 def test_a_task_is_worth_the_same_alone(
@@ -132,22 +141,6 @@ def test_a_task_is_worth_the_same_alone(
     together = evaluate(model, tokenizer, parts, NEW, batch_size=4)
     alone = evaluate(model, tokenizer, {"two": parts["two"]}, NEW, batch_size=4)
     assert alone.tasks["two"] == together.tasks["two"]
-
-
-def test_progress_tells_what_is_done_of_how_much(
-    parts: dict[str, Dataset], model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
-) -> None:
-    seen: list[tuple[str, int, int]] = []
-    evaluate(model, tokenizer, parts, NEW, 4, generate_rows=5, progress=lambda *step: seen.append(step))
-    assert seen == [
-        *(("perplexity", done, 13) for done in (4, 8, 9, 13)),
-        *(("generation", done, 9) for done in (4, 5, 9)),
-    ]
-
-
-def test_no_task_is_refused(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    with pytest.raises(HycamError, match="no task"):
-        evaluate(model, tokenizer, {}, NEW, batch_size=4)
 
 
 def test_a_model_that_only_ends_scores_zero(

@@ -74,7 +74,7 @@ def test_what_a_model_does_to_its_logits_is_in_the_nll(
     assert found.per_token != pytest.approx(response_nll(plain, tokenizer, rows, batch_size=4).per_token, rel=0.01)
 
 
-@pytest.mark.parametrize(("batch_size", "batch_tokens"), [(1, 2048), (3, 2048), (100, 2048), (100, 30), (100, 1)])
+@pytest.mark.parametrize(("batch_size", "batch_tokens"), [(1, 2048), (100, 2048), (100, 30), (100, 1)])
 def test_nll_depends_neither_on_batches_nor_on_the_order_of_rows(
     batch_size: int, batch_tokens: int, model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: Dataset
 ) -> None:
@@ -117,12 +117,8 @@ def test_a_row_without_a_label_counts_nothing(model: LlamaForCausalLM, tokenizer
     found = response_nll(model, tokenizer, rows, batch_size=1)
     assert found.tokens.tolist() == [0, 1]
     assert found.nll.tolist() == [0.0, pytest.approx(counted_nll(model, rows)[1])]
-
-
-def test_rows_without_any_label_are_refused(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast) -> None:
-    rows = Dataset.from_list([{"row": "a:1", "input_ids": [5, 6], "labels": [-100, -100]}])
     with pytest.raises(HycamError, match="None of the 1 rows"):
-        response_nll(model, tokenizer, rows, batch_size=1)
+        response_nll(model, tokenizer, rows.select([0]), batch_size=1)
 
 
 def test_a_model_that_does_not_use_its_output_embedding_is_refused(
@@ -178,14 +174,6 @@ def test_a_bfloat16_model_is_scored_with_a_float32_softmax(tokenizer: PreTrained
     np.testing.assert_allclose(found.nll, counted_nll(model, rows), rtol=1e-5)
 
 
-def test_progress_adds_up_to_the_rows(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, rows: Dataset
-) -> None:
-    done: list[int] = []
-    response_nll(model, tokenizer, rows, batch_size=4, progress=done.append)
-    assert done == [4, 4, 3]
-
-
 def test_across_tasks_takes_each_task_as_one_and_pooled_each_token() -> None:
     tasks = {"short": some_nll([4.0, 2.0], [1, 2]), "long": some_nll([10.0], [10])}
     found = across_tasks(tasks)
@@ -196,9 +184,6 @@ def test_across_tasks_takes_each_task_as_one_and_pooled_each_token() -> None:
     assert found.perplexity_pooled == pytest.approx(math.exp(16 / 13))
 
 
-def test_a_task_weighs_every_token_the_same() -> None:
+def test_a_task_weighs_every_token_the_same_and_its_perplexity_may_be_infinite() -> None:
     assert some_nll([4.0, 2.0], [1, 2]).per_token == pytest.approx(2)  # and not the mean of 4 and 1
-
-
-def test_a_perplexity_beyond_a_float_is_infinite() -> None:
     assert some_nll([1000.0], [1]).perplexity == math.inf

@@ -17,11 +17,11 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(
-    include=["hycam.data", "hycam.study.results", "hycam.study.layout", "hycam.training.parse"]
+    include=["hycam.data", "hycam.study.results", "hycam.study.cell_file", "hycam.training.parse"]
 ):
-    from hycam.data.formats import read_rows
+    from hycam.data.columns import by_column_names
     from hycam.data.llama_factory import dataset_info
-    from hycam.data.tasks.columns import by_column_names
+    from hycam.data.read import read_rows
     from hycam.study.results import read
     from hycam.training.parse import parse_recipe
 from hycam.adapters import weights_of

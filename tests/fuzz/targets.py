@@ -9,7 +9,6 @@ import gzip
 import io
 import json
 import struct
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +27,15 @@ from hycam.adapters import check_adapter, saved_config
 from hycam.data.chosen import chosen_tasks
 from hycam.data.llama_factory import dataset_info
 from hycam.data.load import load_task
+from hycam.data.own import own_task
 from hycam.data.recipe import TaskRecipe
-from hycam.data.tasks.own import own_task
 from hycam.study.comparisons import compare
-from hycam.study.layout import STATES
-from hycam.study.listing import listing
 from hycam.study.plan import Plan
 from hycam.study.recipe import StudyRecipe
 from hycam.study.report.content import Content
 from hycam.study.report.page import render
-from hycam.study.results import cells_folder, checksum, load
+from hycam.study.results import cells_folder, load
+from hycam.study.status import listing
 from hycam.study.tables import TABLES, csv, latex, markdown
 from hycam.study.tables.table import NotRun
 from hycam.study.text_tests import text_tests
@@ -347,7 +345,6 @@ class Results:
         if what == "cell":
             if isinstance(content, dict):
                 name = self.place.get(str(content.get("identity")), name)
-                content["checksum"] = _signature(content)
             (self.folder / name).write_bytes(_json(content))
         elif what == "bytes":
             (self.folder / name).write_bytes(content)
@@ -379,17 +376,12 @@ class Results:
             for form in (markdown, latex, csv):
                 form(table)
         render(Content(plan, comparisons, tests, tables, [], [], [], None), {}, Path("study.yaml"))
-        assert {one.state for one in (*plan.results.done, *plan.results.failed)} <= set(STATES)
+        assert {one.state for one in (*plan.results.done, *plan.results.failed)} <= {"done", "failed", "diverged"}
 
 
 def _json(value: Any) -> bytes:
     """As JSON; where the tree has half a character, as an escape."""
     return json.dumps(value).encode()
-
-
-def _signature(content: Mapping[str, Any]) -> str:
-    """The checksum that belongs to what the file will say once it is written and read."""
-    return checksum(json.loads(json.dumps(content)))
 
 
 def _header(weights: bytes) -> dict[str, Any]:

@@ -89,7 +89,7 @@ READERS = {
     "gzip": gzip.compress(b'{"instruction": "q", "output": "a"}\n'),
     "dataset_info": b'{"a": {"file_name": "a.jsonl", "columns": {"prompt": "q", "response": "a"}}}',
     "adapter": save({"base_model.model.x.hycam_A": torch.zeros(2, 2)}),
-    "result": b'{"format": 1, "checksum": "", "state": "done"}',
+    "result": b'{"format": 1, "state": "done"}',
     "recipe": b"backbone: smollm2-135m\ndata: {tasks: [gsm8k], mixture: {strategy: equal}}\n",
 }
 RUNS = 1_000  # of each reader

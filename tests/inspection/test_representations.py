@@ -12,8 +12,7 @@ from peft import LoraConfig, get_peft_model
 from architectures import ARCHITECTURES, WIDTH, tiny, tokens
 from hycam.attention import find_attention_modules
 from hycam.errors import HycamError
-from hycam.inspection.representations import Representations, project, representations
-from hycam.inspection.values import value_projection
+from hycam.inspection.representations import Representations, project, representations, value_projection
 from inspection.conftest import adapted, made_rows, padder
 
 # In their fused product the values lie between queries and keys of other heads, or are compressed.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hycam.ops import Dense, LowRank, Modulation, Router, packed, reference
 from hycam.ops.packed import pack, supports
+from ops.modulations import converted, draw, modulation
 
 VARIANTS = [
     (shared, specialized, hard, biases)
@@ -23,44 +23,12 @@ VARIANTS = [
 ]
 
 
-def draw(*shape: int) -> Tensor:
-    return torch.randn(*shape, dtype=torch.float64) * 0.5
-
-
-def low_rank(stack: tuple[int, ...], d: int, r: int, biases: bool, scale: float) -> LowRank:
-    shapes = (r, d), (r, r), (d, r)
-    offsets = [draw(*stack, rows) for rows, _ in shapes] if biases else [None] * 3
-    return LowRank(*(draw(*stack, *shape) for shape in shapes), *offsets, scale)
-
-
-def modulation(
-    shared: str = "full", specialized: str = "low_rank", hard: bool = False, biases: bool = False,
-    d: int = 12, r: int = 4, experts: int = 5,
-) -> Modulation:  # fmt: skip
-    of_shared: Dense | LowRank | None = None
-    if shared != "none":
-        full = shared == "full"
-        of_shared = Dense(draw(d, d), draw(d) if biases else None) if full else low_rank((), d, r, biases, 0.5)
-    if specialized == "none":
-        return Modulation(of_shared, None, None)
-    router = Router(draw(experts, d), draw(experts) if biases else None, temperature=0.7, hard=hard)
-    return Modulation(of_shared, low_rank((experts,), d, r, biases, 1.5), router)
-
-
-def changed(weights: Modulation, change: Callable[[Tensor], Tensor]) -> Modulation:
-    parts = [None if part is None else type(part)(**{key: change(value) if isinstance(value, Tensor) else value
-                                                     for key, value in vars(part).items()})
-             for part in (weights.shared, weights.specialized, weights.router)]  # fmt: skip
-    return Modulation(*parts)
-
-
 @pytest.mark.parametrize(("shared", "specialized", "hard", "biases"), VARIANTS)
 @pytest.mark.parametrize(
     ("batch", "seq", "d", "r", "experts"),
-    [(1, 1, 5, 1, 1), (1, 7, 33, 16, 2), (2, 7, 12, 4, 5), (3, 2, 9, 16, 8), (0, 3, 6, 2, 2), (2, 0, 6, 2, 2)],
+    [(1, 1, 5, 1, 1), (1, 7, 33, 16, 2), (3, 2, 9, 16, 8), (2, 0, 6, 2, 2)],
 )
-@pytest.mark.parametrize("of_stream", [False, True], ids=["attention output", "residual stream"])
-@pytest.mark.parametrize("small", [True, False], ids=["together", "one after the other"])
+@pytest.mark.parametrize(("of_stream", "small"), [(False, True), (True, False)], ids=["together", "one by one, stream"])
 def test_it_equals_the_papers_formula(
     monkeypatch, shared, specialized, hard, biases, batch, seq, d, r, experts, of_stream, small
 ) -> None:
@@ -100,9 +68,9 @@ def test_each_offset_stands_alone() -> None:
 def test_a_bfloat16_result_is_within_few_roundings_and_its_routing_within_those_of_float32(
     adapter: torch.dtype, bound: float
 ) -> None:
-    weights = changed(modulation(d=32, r=8), lambda tensor: tensor.to(adapter))
+    weights = converted(modulation(d=32, r=8), lambda tensor: tensor.to(adapter))
     h, a = draw(2, 6, 32).bfloat16(), draw(2, 6, 32).bfloat16()
-    exact, (p, logits) = reference.modulate(h.double(), a.double(), changed(weights, Tensor.double))
+    exact, (p, logits) = reference.modulate(h.double(), a.double(), converted(weights, Tensor.double))
     got, routing = packed.modulate(h, a, pack(weights))
     assert got.dtype == torch.bfloat16
     assert ((got.double() - exact).abs() / exact.abs().clamp(min=0.1)).max() < bound
@@ -112,13 +80,13 @@ def test_a_bfloat16_result_is_within_few_roundings_and_its_routing_within_those_
 
 
 def test_under_autocast_products_are_narrow_and_the_routing_is_not() -> None:
-    weights = changed(modulation(d=32, r=8, biases=True), Tensor.float)
+    weights = converted(modulation(d=32, r=8, biases=True), Tensor.float)
     h, a = draw(2, 6, 32).float(), draw(2, 6, 32).float()
-    exact, (p, _) = reference.modulate(h.double(), a.double(), changed(weights, Tensor.double))
+    exact, (p, _) = reference.modulate(h.double(), a.double(), converted(weights, Tensor.double))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = pack(weights)
         got, routing = packed.modulate(h, a, inside)
-        wide = packed.modulate(h, a, packs := pack(changed(weights, Tensor.double)))[0]
+        wide = packed.modulate(h, a, packs := pack(converted(weights, Tensor.double)))[0]
     assert inside.weight.dtype == torch.bfloat16 and packs.weight.dtype == torch.float64
     assert got.dtype == torch.float32
     assert 1e-4 < (got.double() - exact).abs().max() < 2**-5 * exact.abs().max()
@@ -189,23 +157,6 @@ def test_a_long_prompt_never_holds_as_much_as_one_hidden_state_for_each_module()
         packed.modulate(h, h, made)
     assert packed._TOGETHER_AT_MOST < 600 * 64 * 8
     assert watching.largest == 600 * (64 + 8 * 4 + 8)
-
-
-def test_nan_in_gives_nan_out_in_that_token_alone() -> None:
-    for hard in (False, True):
-        weights = modulation(hard=hard)
-        h, a = draw(1, 4, 12), draw(1, 4, 12)
-        h[0, 1, 3] = float("nan")
-        got, routing = packed.modulate(h, a, pack(weights))
-        assert got[0, 1].isnan().all() and routing[0][0, 1].isnan().all()
-        assert not got[0, [0, 2, 3]].isnan().any()
-
-
-def test_inputs_that_are_not_contiguous_are_as_good_as_others() -> None:
-    weights = modulation()
-    h, a = draw(12, 3, 2).permute(2, 1, 0), draw(3, 2, 24)[..., ::2].transpose(0, 1)
-    expected = reference.modulate(h, a, weights)[0]
-    torch.testing.assert_close(packed.modulate(h, a, pack(weights))[0], expected, rtol=1e-12, atol=1e-12)
 
 
 def test_zero_maps_give_the_attention_output_to_the_last_bit() -> None:

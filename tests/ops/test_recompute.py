@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hycam.ops import eager, gumbel_noise, recompute
-from ops.small_layer import TOKENS, D, K, assert_compiled_is_one_graph, hidden_state, kept_bytes, paper_form
+from ops.modulations import VARIANTS, draw, forward_and_backward, modulation
+from ops.small_layer import TOKENS, D, assert_compiled_is_one_graph, hidden_state, kept_bytes, paper_form
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -16,17 +17,13 @@ def test_kept_are_h_and_a_alone(dtype: torch.dtype, adapter: torch.dtype) -> Non
     assert kept_bytes(recompute.modulate, weights, h, a) == TOKENS * 2 * D * dtype.itemsize
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_output_routing_and_gradients_are_those_of_eager_to_the_last_bit(dtype: torch.dtype) -> None:
-    weights, h, a = paper_form(), hidden_state(dtype), hidden_state(dtype)
-    noise = gumbel_noise(torch.Size((1, TOKENS, K)), h.device)
-    trained = [h, a, weights.shared.weight, *(getattr(weights.specialized, x) for x in "ANB"), weights.router.weight]
-    found = []
-    for form in (eager.modulate, recompute.modulate):
-        output, (p, logits) = form(h, a, weights, noise)
-        loss = output.square().sum() + p.square().sum() + logits.sin().sum()
-        found.append([output, p, logits, *torch.autograd.grad(loss, trained)])
-    assert all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+@pytest.mark.parametrize(("shared", "specialized", "hard", "biases"), VARIANTS)
+def test_output_routing_and_gradients_are_those_of_eager_to_the_last_bit(shared, specialized, hard, biases) -> None:
+    weights = modulation(shared, specialized, hard, biases, 12, 4, 5)
+    inputs, small = [draw(2, 7, 12) for _ in range(3)], torch.Size((2, 7, 5))
+    noise, above = gumbel_noise(small, inputs[0].device, torch.float64), [draw(2, 7, 12), draw(*small), draw(*small)]
+    both = (forward_and_backward(form.modulate, weights, inputs, noise, above) for form in (eager, recompute))
+    assert all(torch.equal(one, other) for one, other in zip(*both, strict=True))
 
 
 def test_a_weight_that_changes_before_the_backward_pass_is_noticed() -> None:

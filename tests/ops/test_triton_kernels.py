@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from hycam.ops import Dense, LowRank, Modulation, Router, gumbel_noise, reference, triton_kernels
+from hycam.ops import BACKENDS, Dense, LowRank, Modulation, Router, gumbel_noise, reference, triton_kernels
 
 if triton_kernels.unavailable() is not None:
     pytest.skip(f"Triton does not run here: {triton_kernels.unavailable()}", allow_module_level=True)
@@ -24,6 +24,7 @@ import triton
 
 from hycam.ops.triton import kernels as triton_mix
 from hycam.ops.triton import operators as triton_ops
+from ops.modulations import converted
 
 DEVICE = "cpu" if triton_kernels.interpreted() else "cuda"
 # Relative to the largest exact value. float32: at most a few hundred terms a sum. bfloat16 keeps 8 bits, float16 11;
@@ -72,24 +73,9 @@ def modulation(
     return Modulation(shared_weights, low_rank((experts,), d, r, biases, scale, dtype), router)
 
 
-def tensors(weights: Modulation) -> list[Tensor]:
-    parts = (weights.shared, weights.specialized, weights.router)
-    return [value for part in parts if part is not None for value in vars(part).values() if isinstance(value, Tensor)]
-
-
-def widened(weights: Modulation) -> Modulation:
-    def wide(part: Dense | LowRank | Router | None) -> Dense | LowRank | Router | None:
-        if part is None:
-            return None
-        values = {key: value.double() if isinstance(value, Tensor) else value for key, value in vars(part).items()}
-        return type(part)(**values)
-
-    return Modulation(wide(weights.shared), wide(weights.specialized), wide(weights.router))
-
-
 def run(form, weights: Modulation, activations: list[Tensor], noise: Tensor | None) -> list[Tensor]:
     """Output, p, logits, and the gradients of the activations and of all weights."""
-    trained = [tensor.detach().requires_grad_() for tensor in [*activations, *tensors(weights)]]
+    trained = [tensor.detach().requires_grad_() for tensor in [*activations, *weights.tensors()]]
     replaced = iter(trained[len(activations) :])
 
     def renewed(part: Dense | LowRank | Router | None) -> Dense | LowRank | Router | None:
@@ -112,7 +98,12 @@ def assert_equals_the_formula(
 ) -> None:
     noise = gumbel_noise(torch.Size((*activations[0].shape[:-1], weights.router.weight.shape[0])), torch.device("cpu"))
     got = run(form, weights, activations, noise.to(DEVICE))
-    exact = run(reference.modulate, widened(weights), [x.double() for x in activations], noise.to(DEVICE).double())
+    exact = run(
+        reference.modulate,
+        converted(weights, Tensor.double),
+        [x.double() for x in activations],
+        noise.to(DEVICE).double(),
+    )
     for number, (one, other) in enumerate(zip(got, exact, strict=True)):
         assert one.shape == other.shape
         error = (one.double() - other).abs().max() / other.abs().max()
@@ -178,13 +169,13 @@ def test_non_contiguous_inputs_and_gradients() -> None:
 
 def test_no_tokens_give_an_empty_output_and_gradients_of_zero() -> None:
     weights = modulation(40, 2, 4, biases=True)
-    for tensor in tensors(weights):
+    for tensor in weights.tensors():
         tensor.requires_grad_()
     h, a = (draw(2, 0, 40).requires_grad_() for _ in range(2))
     output, (p, logits) = triton_kernels.modulate(h, a, weights)
     assert output.shape == (2, 0, 40)
     assert p.shape == logits.shape == (2, 0, 2)
-    gradients = torch.autograd.grad(output.sum() + p.sum() + logits.sum(), [h, a, *tensors(weights)])
+    gradients = torch.autograd.grad(output.sum() + p.sum() + logits.sum(), [h, a, *weights.tensors()])
     assert all((gradient == 0).all() for gradient in gradients)
 
 
@@ -238,7 +229,7 @@ def test_what_is_frozen_changes_neither_the_output_nor_the_gradients_of_the_rest
 
 def test_four_hidden_states_and_what_is_of_low_rank_are_kept_for_the_backward_pass() -> None:
     weights, h, a = modulation(64, 5, 4), draw(1, 50, 64), draw(1, 50, 64)
-    for tensor in tensors(weights):
+    for tensor in weights.tensors():
         tensor.requires_grad_()
     kept: dict[int, int] = {}
 
@@ -248,7 +239,7 @@ def test_four_hidden_states_and_what_is_of_low_rank_are_kept_for_the_backward_pa
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         triton_kernels.modulate(h.requires_grad_(), a.requires_grad_(), weights)
-    held = sum(tensor.untyped_storage().nbytes() for tensor in tensors(weights))
+    held = sum(tensor.untyped_storage().nbytes() for tensor in weights.tensors())
     # h, a, the shared pre-activation and m; u and v; p for the mix and for its softmax.
     assert sum(kept.values()) - held <= 4 * h.nbytes + 4 * 50 * 5 * (4 + 4 + 1 + 1)
 
@@ -301,8 +292,10 @@ def test_what_the_kernels_do_not_take_is_said(monkeypatch: pytest.MonkeyPatch) -
     assert "low-rank" in triton_kernels.unsupported(x, x, Modulation(weights.shared, None, None))
     assert "rank 129 " in triton_kernels.unsupported(x, x, modulation(40, 1, 129))
     assert "type of a is torch.float64" in triton_kernels.unsupported(x, x.double(), weights)
-    assert "type of the shared weight is torch.float64" in triton_kernels.unsupported(x, x, widened(weights))
-    wide = Modulation(weights.shared, widened(weights).specialized, weights.router)
+    assert "type of the shared weight is torch.float64" in triton_kernels.unsupported(
+        x, x, converted(weights, Tensor.double)
+    )
+    wide = Modulation(weights.shared, converted(weights, Tensor.double).specialized, weights.router)
     assert "type of A is torch.float64" in triton_kernels.unsupported(x, x, wide)
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     assert "on cpu" in triton_kernels.unsupported(x.cpu(), x.cpu(), weights)
@@ -337,7 +330,7 @@ def test_a_router_or_noise_in_float64_does_not_widen_the_rest(wide: str) -> None
     h, a = draw(1, 5, 40), draw(1, 5, 40).requires_grad_()
     expected = triton_kernels.modulate(h, a, weights, noise)[0]
     if wide == "router":
-        weights = Modulation(weights.shared, weights.specialized, widened(weights).router)
+        weights = Modulation(weights.shared, weights.specialized, converted(weights, Tensor.double).router)
     else:
         noise = noise.double()
     got, routing = triton_kernels.modulate(h, a, weights, noise)
@@ -349,7 +342,8 @@ def test_a_router_or_noise_in_float64_does_not_widen_the_rest(wide: str) -> None
 
 def test_without_the_package_it_can_be_imported_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
+    monkeypatch.setitem(BACKENDS, "triton", BACKENDS["triton"])  # to be put back
     spec = importlib.util.spec_from_file_location("imported_anew", triton_kernels.__file__)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    assert module.is_available() == "the package triton is not installed"
+    assert module.unavailable() == "the package triton is not installed"

@@ -13,6 +13,7 @@ import yaml
 from hycam.study import runner
 from hycam.study.recipe import StudyRecipe
 from hycam.study.run_cell import run_cell
+from hycam.study.significance import row_bootstrap
 from study.tiny import Inline, study_on
 
 
@@ -43,3 +44,10 @@ def inline(monkeypatch: pytest.MonkeyPatch) -> Inline:
     made = Inline(run_cell)
     monkeypatch.setattr(runner, "executor", lambda recipe: made)
     return made
+
+
+@pytest.fixture
+def few_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comparisons resample rows a few hundred times: enough wherever the interval itself is not what is tested."""
+    monkeypatch.setattr("hycam.study.comparisons.row_bootstrap", partial(row_bootstrap, resamples=300))
+    monkeypatch.setattr("hycam.study.text_tests.BLEU_RESAMPLES", 300)

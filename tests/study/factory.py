@@ -14,10 +14,12 @@ import numpy as np
 
 from hycam.data.chosen import chosen_tasks
 from hycam.data.recipe import DataRecipe
-from hycam.study.cells import Cell, Data, Planner
+from hycam.study.cell_file import FORMAT
+from hycam.study.cells import Cell, Data
+from hycam.study.grid import Planner
 from hycam.study.plan import Plan
 from hycam.study.recipe import StudyMethod, StudyRecipe
-from hycam.study.results import FORMAT, Result, Results, checksum
+from hycam.study.results import Result, Results
 from hycam.training.recipe import EvaluationRecipe, Recipe
 from hycam.training.run import BASE
 
@@ -117,7 +119,7 @@ def result_of(
         step = 7 if nlls == DIVERGED else None
         failure = {"reason": f"Training diverged: the loss of step {step} is no finite number." if step else "no disk",
                    "step": step}  # fmt: skip
-        return _signed({**head, "state": nlls, "failure": failure, "curve": [], "seconds": 5.0})
+        return Result({**head, "state": nlls, "failure": failure, "curve": [], "seconds": 5.0})
     is_trained = cell.recipe.method.name != BASE
     drawn = curve if curve is not None else curve_of(cell, nlls) if is_trained else []
     content = {
@@ -130,7 +132,7 @@ def result_of(
         "routing": routing,
         "seconds": 100.0,
     }
-    return _signed(content)
+    return Result(content)
 
 
 def environment() -> dict[str, Any]:
@@ -259,10 +261,6 @@ class _Planner(Planner):
         fingerprint = f"{crc32(repr((recipe.backbone, recipe.data.fold, tasks)).encode()):08x}"
         rows = {task: round(0.7 * _ROWS[task]) if task in _ROWS else 100 for task in tasks}
         return Data(fingerprint, rows, dict.fromkeys(tasks, 10_000))
-
-
-def _signed(content: dict[str, Any]) -> Result:
-    return Result({**content, "checksum": checksum(content)})
 
 
 def _mean(values: Mapping[str, float]) -> float:

@@ -14,6 +14,8 @@ from hycam.study.comparisons import SEEDS, Comparison, compare, starred
 from hycam.study.results import Result, Results
 from hycam.study.significance import CORRECTED, MACRO, PAIRED, corrected_t, holm
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 TASKS = ("code", "talk")
 
 
@@ -73,17 +75,12 @@ def found(comparisons: list[Comparison], against: str = "LoRA", task: str = MACR
 FOLDS = {"LoRA": [1.30, 1.26, 1.34, 1.29, 1.31], "HyCAM": [1.27, 1.24, 1.30, 1.27, 1.28]}
 
 
-def test_the_unit_is_the_difference_of_the_mean_nll_on_the_same_fold() -> None:
-    one = found(compare(Results(study(FOLDS)), "HyCAM"), task="code")
+@pytest.mark.parametrize(("part", "to_train"), [("test", 1 / 7), ("validation", 2 / 7)])
+def test_the_unit_is_the_difference_of_the_mean_nll_on_the_same_fold(part: str, to_train: float) -> None:
+    one = found(compare(Results(study(FOLDS, part=part)), "HyCAM"), task="code")
     differences = [a - b for a, b in zip(FOLDS["HyCAM"], FOLDS["LoRA"], strict=True)]
-    assert one.test == corrected_t(differences, 1 / 7)
+    assert one.test == corrected_t(differences, to_train)
     assert (one.test.kind, one.test.df) == (CORRECTED, 4)
-
-
-def test_validation_rows_are_two_for_seven_that_are_trained_on() -> None:
-    one = found(compare(Results(study(FOLDS, part="validation")), "HyCAM"))
-    differences = [a - b for a, b in zip(FOLDS["HyCAM"], FOLDS["LoRA"], strict=True)]
-    assert one.test == corrected_t(differences, 2 / 7)
 
 
 def test_macro_is_the_mean_over_tasks_of_the_differences() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from io import StringIO
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -18,11 +19,12 @@ NLL = {"dolly": 1.5}
 
 
 @pytest.fixture
-def plan() -> Plan:
+def plan(tmp_path: Path) -> Plan:
     """LoRA is done on fold 0, HyCAM diverged there; fold 1 is to go."""
     states = {"LoRA": NLL, "HyCAM": "diverged"}
     return plan_of(
-        study_of(("LoRA", "HyCAM"), ("dolly",), [0, 1]), lambda cell: states[cell.method] if cell.fold == 0 else None
+        study_of(("LoRA", "HyCAM"), ("dolly",), [0, 1], output=str(tmp_path)),
+        lambda cell: states[cell.method] if cell.fold == 0 else None,
     )
 
 
@@ -77,7 +79,7 @@ def test_a_cell_that_begins_again_is_timed_anew(plan: Plan, clock, capsys) -> No
     assert "LoRA, fold 1: done in 0:00:05" in capsys.readouterr().err
 
 
-def test_a_finished_cell_improves_the_estimate_of_the_others(capsys) -> None:
+def test_a_finished_cell_improves_the_estimate_of_the_others(capsys, tmp_path: Path) -> None:
     plan = plan_of(study_of(("LoRA", "HyCAM"), ("dolly",), [0]), lambda _: None)
     display = Display(at_once=1)
     display.begin(plan)

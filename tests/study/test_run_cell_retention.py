@@ -9,7 +9,7 @@ import pytest
 from hycam.console import Reporter
 from hycam.data.recipe import DataRecipe
 from hycam.evaluation.retention.recipe import RetentionRecipe
-from hycam.study.cells import Planner
+from hycam.study.grid import Planner
 from hycam.study.recipe import StudyMethod, StudyRecipe
 from hycam.study.run_cell import run_cell
 from hycam.training.recipe import EvaluationRecipe, TrainingRecipe

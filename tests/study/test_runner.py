@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import errno
-import json
 import os
 import sys
 from collections.abc import Callable
@@ -16,15 +15,14 @@ import pytest
 
 from hycam.errors import HycamError
 from hycam.files import write_whole
-from hycam.lock import alone
 from hycam.study import runner
 from hycam.study.cells import Cell
 from hycam.study.executors.events import Finished, Progressed, Started, lost
-from hycam.study.listing import listing
 from hycam.study.plan import plan, read_study
 from hycam.study.recipe import ExecutorRecipe, StudyMethod, SweepRecipe
 from hycam.study.results import cells_folder, read
 from hycam.study.runner import run_study
+from hycam.study.status import listing
 from hycam.study.sweep import RATE
 from study.factory import result_of, sweep_evaluation
 from study.tiny import BASE, LORA, Inline, Watch
@@ -36,7 +34,7 @@ def pretend(value: Callable[[Cell], float | str]) -> Callable[[Cell, Any], tuple
     def work(cell: Cell, _: Any) -> tuple[str, Any]:
         given = value(cell)
         result = result_of(cell, given if isinstance(given, str) else {"counting": given, "mirror": given})
-        head = ("format", "identity", "state", "cell", "settings", "data", "checksum")
+        head = ("format", "identity", "state", "cell", "settings", "data")
         return result.state, {key: part for key, part in result.content.items() if key not in head}
 
     return work
@@ -93,7 +91,7 @@ def test_a_cell_whose_process_was_lost_is_kept_with_its_reason_and_tried_again(t
     (listed,) = listing(plan(study))["cells"]
     assert (listed["state"], listed["seconds"]) == ("failed", None)
     inline.work = pretend(lambda cell: 2.0)
-    assert run_study(study, Watch()).status.to_go == []
+    assert run_study(study, Watch()).to_go == []
 
 
 def test_a_diverged_cell_is_not_tried_again(tiny_study, inline: Inline) -> None:
@@ -122,35 +120,10 @@ def test_one_changed_field_runs_only_the_cells_that_it_touches(tiny_study, inlin
 def test_at_most_so_many_cells_run(tiny_study, inline: Inline) -> None:
     inline.work = pretend(lambda cell: 2.0)
     study = tiny_study(folds=[0, 1])
-    assert len(run_study(study, Watch(), most_cells=1).status.to_go) == 3
+    assert len(run_study(study, Watch(), most_cells=1).to_go) == 3
     assert names(inline) == [("LoRA", 0)]
     run_study(study, Watch(), most_cells=2)
     assert names(inline) == [("HyCAM", 0), ("LoRA", 1)]
-
-
-def test_a_cell_whose_file_was_edited_is_neither_used_nor_overwritten(tiny_study, inline: Inline) -> None:
-    inline.work = pretend(lambda cell: 2.0)
-    study = tiny_study()
-    first = run_study(study, Watch()).results.done[0]
-    edited = first.path.read_text().replace('"seconds": 100.0', '"seconds": 1.0')
-    first.path.write_text(edited)
-    names(inline)
-    current = run_study(study, Watch())
-    assert names(inline) == []
-    assert list(current.results.unusable) == [first.path]
-    assert first.path.read_text() == edited
-    first.path.unlink()
-    assert len(run_study(study, Watch()).results.done) == 2
-
-
-def test_a_second_process_is_refused(tiny_study, inline: Inline) -> None:
-    study = tiny_study()
-    with (
-        alone(Path(study.output), "runs the study in"),
-        pytest.raises(HycamError, match=r"Another process .*runs the study in .*--status"),
-    ):
-        run_study(study, Watch())
-    assert names(inline) == []
 
 
 def test_a_study_that_does_not_work_leaves_the_file_of_the_one_before(tiny_study, inline: Inline) -> None:
@@ -181,7 +154,7 @@ def test_a_disk_that_fills_ends_the_study_and_costs_only_the_result_of_that_mome
     assert [one.method for one in plan(study).results.done] == ["Base"]
     (adapter,) = Path(study.output).rglob("adapter_model.safetensors")
     saved = adapter.stat().st_mtime_ns
-    assert not run_study(study, Watch()).status.to_go
+    assert not run_study(study, Watch()).to_go
     assert names(inline) == [("LoRA", 0)]
     assert adapter.stat().st_mtime_ns == saved  # evaluated again, and not trained again
 
@@ -229,11 +202,3 @@ def test_the_executor_is_the_one_that_the_study_names() -> None:
     assert type(runner.executor(ExecutorRecipe())).__name__ == "LocalExecutor"
     pytest.importorskip("ray")
     assert type(runner.executor(ExecutorRecipe("ray"))).__name__ == "RayExecutor"
-
-
-def test_the_kept_file_is_the_study_with_its_overrides(tiny_study, inline: Inline) -> None:
-    inline.work = pretend(lambda cell: 2.0)
-    study = tiny_study(executor=ExecutorRecipe(workers=3))
-    run_study(study, Watch())
-    assert read_study(study.output).executor.workers == 3
-    assert json.loads(next(cells_folder(study.output).iterdir()).read_text())["state"] == "done"

@@ -117,12 +117,6 @@ def test_holm_multiplies_each_p_by_those_left_and_never_lets_it_fall() -> None:
     assert holm([]) == []
 
 
-def test_holm_finds_something_among_true_nulls_no_more_often_than_promised() -> None:
-    p = np.random.default_rng(6).uniform(size=(2000, 10))
-    false_alarms = np.mean([min(holm(row.tolist())) < 0.05 for row in p])
-    assert false_alarms == pytest.approx(0.05, abs=0.015)
-
-
 def made_rows(rows: int, seed: int, mean: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """Differences of NLL of rows of 5 to 60 tokens, about ``mean`` per token."""
     generator = np.random.default_rng(seed)
@@ -156,9 +150,8 @@ def test_a_bootstrap_in_many_chunks_is_that_in_one(monkeypatch: pytest.MonkeyPat
     assert row_bootstrap(rows, resamples=500) == whole
 
 
-def test_the_bootstrap_repeats_itself_and_has_another_draw_for_another_seed() -> None:
+def test_the_bootstrap_has_another_draw_for_another_seed() -> None:
     rows = {"one": made_rows(20, seed=11)}
-    assert row_bootstrap(rows, 200) == row_bootstrap(rows, 200)
     assert row_bootstrap(rows, 200, seed=1) != row_bootstrap(rows, 200, seed=2)
 
 
@@ -189,7 +182,3 @@ def test_bootstrap_intervals_hold_what_they_promise() -> None:
     made = (row_bootstrap({"a": made_rows(70, seed), "b": made_rows(70, 5000 + seed)}, 400) for seed in range(400))
     held = np.mean([found[MACRO].low <= 0 <= found[MACRO].high for found in made])
     assert 0.91 < held < 0.98
-
-
-def test_the_error_is_read_back_from_the_interval() -> None:
-    assert TTest(0.0, -2.776445, 2.776445, 1.0, 4, 5, "paired t").error == pytest.approx(1, rel=1e-6)

@@ -19,6 +19,8 @@ from study.factory import DIVERGED, plan_of, study_of
 
 CHINESE = "猫狗坐在垫子上然后它走出去看那只鸟"
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "went", "out", "to", "see", "the", "dog"]
+pytestmark = pytest.mark.usefixtures("few_resamples")
+
 TASKS = ("auto_cot", "dolly")
 
 
@@ -102,11 +104,11 @@ def test_the_bleu_test_is_sacrebleus_paired_bootstrap(tmp_path: Path) -> None:
     differences = np.array([
         abs(bleu4([mine[row] for row in drawn], [references[row] for row in drawn])
             - bleu4([others[row] for row in drawn], [references[row] for row in drawn]))
-        for drawn in rows[:200]
+        for drawn in rows[:100]
     ])  # fmt: skip
     observed = abs(bleu4(mine, references) - bleu4(others, references))
     expected = np.mean(differences - differences.mean() > observed)
-    assert found(text_tests(plan, "HyCAM"), "bleu4", POOLED).p == pytest.approx(expected, abs=0.08)
+    assert found(text_tests(plan, "HyCAM"), "bleu4", POOLED).p == pytest.approx(expected, abs=0.1)
 
 
 def test_identical_answers_are_no_difference(tmp_path: Path) -> None:
@@ -194,9 +196,10 @@ def _character(word: str) -> str:
 def test_answers_in_chinese_are_compared_by_their_characters(tmp_path: Path) -> None:
     words = made(tmp_path / "words", {"LoRA": 0.7, "HyCAM": 0.9})
     plan = in_chinese(made(tmp_path / "zh", {"LoRA": 0.7, "HyCAM": 0.9}), TASKS)
+    of_characters, of_words = text_tests(plan, "HyCAM"), text_tests(words, "HyCAM")
     for metric in ("bleu4", "rougeL"):
         for task in (*TASKS, POOLED):  # a character for each word: the same figures
-            one, two = (found(text_tests(of, "HyCAM"), metric, task) for of in (plan, words))
+            one, two = found(of_characters, metric, task), found(of_words, metric, task)
             assert (one.value, one.against_value, one.p) == (
                 pytest.approx(two.value, rel=0.05),
                 pytest.approx(two.against_value, rel=0.05),
@@ -206,7 +209,7 @@ def test_answers_in_chinese_are_compared_by_their_characters(tmp_path: Path) -> 
 
 def test_tasks_whose_words_are_told_in_several_ways_are_no_one_corpus_of_bleu(tmp_path: Path) -> None:
     tests = text_tests(in_chinese(made(tmp_path, {"LoRA": 0.7, "HyCAM": 0.9}), ("dolly",)), "HyCAM")
-    assert found(tests, "bleu4", POOLED).reason == "words are told in several ways (13a, zh)"
+    assert found(tests, "bleu4", POOLED).reason == "words are counted in several ways (13a, zh)"
     assert found(tests, "bleu4", "dolly").p < 0.05 and found(tests, "bleu4", "auto_cot").p < 0.05
     assert found(tests, "rougeL", POOLED).p < 0.05
 
@@ -214,5 +217,5 @@ def test_tasks_whose_words_are_told_in_several_ways_are_no_one_corpus_of_bleu(tm
 def test_results_of_an_older_version_are_not_compared_with_those_that_tell_words_in_another_way(tmp_path: Path) -> None:
     plan = in_chinese(made(tmp_path, {"LoRA": 0.7, "HyCAM": 0.9}), ("dolly",), old=("LoRA",))
     tests = text_tests(plan, "HyCAM")
-    assert found(tests, "rougeL", "dolly").reason == "the two tell words in different ways (unicode and a-z0-9)"
+    assert found(tests, "rougeL", "dolly").reason == "the two count words in different ways (unicode and a-z0-9)"
     assert found(tests, "rougeL", "auto_cot").p < 0.05

@@ -102,7 +102,7 @@ def test_the_row_that_a_backbone_cannot_compute_is_named_with_its_step(poisoned)
     # Of the step's two micro-batches the one, of two rows.
     assert len(raised.value.rows) == 2
     assert "say say.jsonl:12" in raised.value.rows
-    assert "There is no checkpoint from before it (training.save_every" in str(raised.value)
+    assert "There is no checkpoint from before that step (training.save_every" in str(raised.value)
 
 
 def test_skipping_leaves_that_step_out_and_says_so(poisoned, capsys, caplog) -> None:

@@ -19,7 +19,8 @@ from hycam.adapt import adapt
 from hycam.errors import HycamError
 from hycam.evaluation.batching import pad, padding_mask
 from hycam.labelled import labelled_positions
-from hycam.training.packing import PackedCollator, check_packing
+from hycam.training.packing import check_packing
+from hycam.training.rows import PackedCollator
 
 # They take no positions, or make their mask without them.
 LEAKING = ("opt", "falcon", "biogpt", "mpt", "xglm", "gpt_oss")

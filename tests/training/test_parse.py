@@ -242,6 +242,8 @@ def test_a_null_where_a_field_may_be_null_stays(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
+        ("[" * 3000, "is not YAML"),
+        ("a: &a [*a]", "unknown field|is not YAML"),
         ("seed: 2020-99-99", "is not YAML: month must be in"),
         ("seed: " + "9" * 5000, "is not YAML"),
         ("seed: !!bool x", "is not YAML"),
@@ -250,7 +252,7 @@ def test_a_null_where_a_field_may_be_null_stays(tmp_path: Path) -> None:
         ("a: \0", "is not YAML"),
     ],
 )  # fmt: skip
-def test_what_is_no_yaml_is_refused_and_runs_nothing(tmp_path: Path, text: str, told: str) -> None:
+def test_what_is_not_yaml_is_refused(tmp_path: Path, text: str, told: str) -> None:
     for kind in (Recipe, StudyRecipe):
         with pytest.raises(HycamError, match=told):
             parse_recipe(kind, [write(tmp_path, text)])

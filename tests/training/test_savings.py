@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -16,7 +15,7 @@ from architectures import tiny
 from hycam import backbones
 from hycam.console import Reporter
 from hycam.errors import HycamError
-from hycam.ops import BACKENDS, current_backend, recompute, reference
+from hycam.ops import BACKENDS, current_backend
 from hycam.optim import OptimizerSettings
 from hycam.training import savings
 from hycam.training.loop import Loop
@@ -60,7 +59,7 @@ def test_what_does_not_work_here_is_said_before_anything_is_loaded(
     for name in ("load", "load_tokenizer"):
         monkeypatch.setattr(backbones, name, lambda *_: pytest.fail("something is loaded"))
     monkeypatch.setattr(savings, "is_bitsandbytes_available", lambda _: False)
-    monkeypatch.setattr("hycam.ops.dispatch.unavailable", lambda name: "there is no GPU.")
+    monkeypatch.setattr("hycam.ops.dispatch.unavailable", {"triton": "there is no GPU."}.get)
     chosen = recipe(method, **training)
     no_compiler = torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",)})
     with no_compiler, pytest.raises(HycamError, match=message):
@@ -86,16 +85,20 @@ def test_liger_is_refused_without_its_package_and_for_a_backbone_that_it_does_no
 # Backends
 
 
-def test_a_recipe_can_ask_for_every_backend() -> None:
-    assert get_args(get_type_hints(TrainingRecipe)["backend"]) == BACKENDS
+def test_a_recipe_can_ask_for_every_backend_and_by_the_former_name_for_recomputing() -> None:
+    assert [TrainingRecipe(backend=name).backend for name in ("auto", *BACKENDS)] == ["auto", *BACKENDS]
+    assert TrainingRecipe(backend="lean") == TrainingRecipe(backend="recompute")
+    with pytest.raises(HycamError, match=r'no training.backend called "eagre"\. Did you mean "eager"'):
+        TrainingRecipe(backend="eagre")
 
 
-@pytest.mark.parametrize(("name", "module"), [("recompute", recompute), ("reference", reference)])
+@pytest.mark.parametrize("name", ["recompute", "reference"])
 def test_the_backend_of_a_recipe_computes_its_training_and_gives_the_same_adapter(
-    recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, module
+    recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    calls, compute = [], module.modulate
-    monkeypatch.setattr(module, "modulate", lambda *args: calls.append(1) or compute(*args))
+    calls, there = [], BACKENDS[name]
+    noted = replace(there, modulate=lambda *args: calls.append(1) or there.modulate(*args))
+    monkeypatch.setitem(BACKENDS, name, noted)
     plain = train(recipe(max_steps=3))
     assert not calls
     assert train(replace(recipe(max_steps=3, backend=name), output=str(tmp_path / name))) == pytest.approx(plain, 1e-4)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftConfig, PeftModel, get_peft_model
+from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from architectures import WIDTH, tiny, tokens
+from architectures import tiny, tokens
 from hycam.errors import HycamError
 
 from .stacked import LAYERS, METHODS, adapted, attach, config, kinds, layer, linear, logits
@@ -26,44 +26,6 @@ BLOCK = {name: f"{'self_attn' if name[0] in 'qkvo' else 'mlp'}.{name}" for name 
 
 
 # Settings
-
-
-@both
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [("r", 0), ("r", -1), ("dropout", 1.0), ("dropout", -0.1), ("dropout", float("nan"))],
-)
-def test_an_impossible_value_is_named_in_the_error(method: str, field: str, value: float) -> None:
-    with pytest.raises(ValueError, match=rf"{field} must .*{value}"):
-        config(method, **{field: value})
-
-
-@both
-def test_layers_beside_a_pattern_and_a_pattern_of_layers_alone_are_refused(method: str) -> None:
-    with pytest.raises(ValueError, match=r"no effect beside a pattern.*q_proj"):
-        config(method, target_modules=r".*q_proj", layers_to_transform=[1])
-    with pytest.raises(ValueError, match="layers_pattern has no effect without layers_to_transform"):
-        config(method, layers_pattern="layers")
-
-
-@both
-def test_a_configuration_survives_the_way_to_disk_and_back(method: str, tmp_path: Path) -> None:
-    made = config(method, r=7, alpha=16, dropout=0.1, target_modules=["v_proj", "q_proj"], exclude_modules=["0.q_proj"])
-    made.save_pretrained(tmp_path)
-    assert PeftConfig.from_pretrained(tmp_path) == made
-    assert json.loads((tmp_path / "adapter_config.json").read_text())["peft_type"] == method.upper()
-
-
-@both
-def test_the_order_in_which_modules_are_named_does_not_matter(method: str) -> None:
-    one, other = (config(method, target_modules=names, exclude_modules=names) for names in (["q", "k"], ["k", "q"]))
-    assert one == other
-
-
-@both
-def test_the_factor_is_one_without_alpha_and_alpha_over_r_with_it(method: str) -> None:
-    assert config(method, r=4).scale == 1
-    assert config(method, r=4, alpha=6).scale == 1.5
 
 
 # The layer
@@ -132,17 +94,6 @@ def test_dropout_acts_in_training_only(method: str) -> None:
 
 
 @both
-def test_dropout_keeps_the_mean(method: str) -> None:
-    made = layer(method, linear("Linear", 12, 10), dropout=0.25).eval()
-    x = torch.randn(1, 12, dtype=torch.float64)
-    with torch.no_grad():
-        exact, drawn = made(x), made.train()(x.expand(40_000, -1))
-    error = drawn.std(dim=0) / math.sqrt(40_000)
-    assert ((drawn.mean(dim=0) - exact).abs() < 5 * error).all()
-    assert (error > 0).all()
-
-
-@both
 def test_an_empty_batch_goes_through(method: str) -> None:
     made = layer(method, linear("Linear", 12, 10))
     x = torch.empty(2, 0, 12, dtype=torch.float64, requires_grad=True)
@@ -190,7 +141,7 @@ def test_a_target_that_is_no_linear_layer_is_refused_before_anything_is_wrapped(
     base = tiny()
     before = kinds(base)
     there = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
-    with pytest.raises(HycamError, match=rf"(embed_tokens|self_attn|lm_head|mlp).*not a linear layer.*{there}\."):
+    with pytest.raises(HycamError, match=rf"(embed_tokens|self_attn|lm_head|mlp).*no linear layer that.*{there}\."):
         attach(method, base, target_modules=target)
     assert kinds(base) == before
 
@@ -230,15 +181,6 @@ def test_layers_can_be_chosen_by_index_by_name_and_by_exclusion(method: str) -> 
 
 
 @both
-def test_layer_indices_that_peft_would_ignore_are_refused(method: str) -> None:
-    base = tiny()
-    before = kinds(base)
-    with pytest.raises(HycamError, match=r"layers_to_transform has no effect.*named in full.*model\.layers\.0"):
-        attach(method, base, target_modules=["model.layers.0.self_attn.q_proj"], layers_to_transform=[1])
-    assert kinds(base) == before
-
-
-@both
 @pytest.mark.parametrize("target", [None, "all-linear", ["q_proj"]])
 def test_a_layer_that_the_backbone_has_not_is_an_error_before_anything_is_wrapped(method: str, target) -> None:
     base = tiny()
@@ -252,14 +194,6 @@ def test_a_layer_that_the_backbone_has_not_is_an_error_before_anything_is_wrappe
 def test_a_model_without_a_linear_layer_is_refused(method: str) -> None:
     with pytest.raises(HycamError, match="Sequential has no linear layer"):
         get_peft_model(nn.Sequential(nn.ReLU()), config(method, task_type=None))
-
-
-@both
-def test_a_tower_with_linear_layers_of_the_same_name_is_left_alone_where_targets_name_the_block(method: str) -> None:
-    base = tiny()
-    base.tower = nn.ModuleDict({"q_proj": nn.Linear(4, 4)})
-    model = attach(method, base, target_modules=["self_attn.q_proj"])
-    assert adapted(model) == ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"]
 
 
 # Several adapters
@@ -321,31 +255,6 @@ def test_two_adapters_of_different_settings_can_be_switched_and_deleted_the_last
     assert torch.equal(logits(model.unload()), plain)
 
 
-@both
-def test_two_active_adapters_and_an_adapter_for_each_row_are_refused(method: str) -> None:
-    model = attach(method)
-    model.add_adapter("other", config(method))
-    with pytest.raises(ValueError, match="One adapter of this kind is active at a time"):
-        model.base_model.set_adapter(["default", "other"])
-    with pytest.raises(ValueError, match="One adapter of this kind is active at a time"):
-        model.set_adapter(["default", "other"])
-    with pytest.raises(ValueError, match="adapter_names"):
-        model(input_ids=tokens(), adapter_names=["default", "other"])
-    assert model.base_model.active_adapters == ["default"]
-
-
-@both
-def test_a_disabled_adapter_leaves_the_backbone_to_the_last_bit(method: str) -> None:
-    base = tiny()
-    expected = logits(base)
-    model = attach(method, base, init_weights=False)
-    changed = logits(model)
-    assert (changed - expected).abs().max() > 1e-3
-    with model.disable_adapter():
-        assert torch.equal(logits(model), expected)
-    assert torch.equal(logits(model), changed)
-
-
 # Saving and loading
 
 
@@ -386,20 +295,6 @@ def test_weights_that_are_missing_are_named(method: str, tmp_path: Path) -> None
 
 
 @both
-def test_weights_of_a_deeper_backbone_are_refused(method: str, tmp_path: Path) -> None:
-    attach(method, tiny(num_hidden_layers=3)).save_pretrained(tmp_path)
-    with pytest.raises(HycamError, match=r"no place for.*layers\.2\.[^)]*\(21 in all\)"):
-        PeftModel.from_pretrained(tiny(), tmp_path)
-
-
-@both
-def test_weights_of_another_width_are_refused_with_both_shapes(method: str, tmp_path: Path) -> None:
-    attach(method).save_pretrained(tmp_path)
-    with pytest.raises(HycamError, match=r"\[3, 2, 32\] in the file and \[3, 2, 48\] here"):
-        PeftModel.from_pretrained(tiny(hidden_size=48), tmp_path)
-
-
-@both
 def test_weights_of_the_other_method_are_refused(method: str, tmp_path: Path) -> None:
     other = next(name for name in METHODS if name != method)
     attach(other).save_pretrained(tmp_path)
@@ -419,27 +314,3 @@ def test_modules_to_save_are_trained_and_saved_with_the_adapter_and_not_adapted(
     loaded = PeftModel.from_pretrained(tiny(), tmp_path)
     assert torch.equal(logits(loaded), logits(model))
     assert adapted(loaded) == adapted(attach(method))
-
-
-@both
-def test_checkpointing_changes_no_gradient_with_dropout_on(method: str) -> None:
-    gradients = []
-    for checkpointing in (False, True):
-        torch.manual_seed(0)
-        model = attach(method, init_weights=False, dropout=0.3).train()
-        if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        torch.manual_seed(5)
-        model(input_ids=tokens(), labels=tokens(), use_cache=False).loss.backward()
-        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-7, msg=name)
-
-
-@both
-def test_a_layer_of_another_width_is_adapted_at_its_own(method: str) -> None:
-    model = attach(method, tiny("gpt2"))
-    made = model.base_model.model.transformer.h[0].attn.c_attn
-    assert (made.in_features, made.out_features) == (WIDTH, 3 * WIDTH)
-    assert made.adapter_weight("A", "default").shape == (3, 2, WIDTH)
-    assert made.adapter_weight("B", "default").shape == (3, 3 * WIDTH, 2)

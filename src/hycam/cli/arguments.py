@@ -1,4 +1,4 @@
-"""Parsing beside recipes: of the verbs that take none, and of ``--launch N``."""
+"""Parsing apart from recipes: for the verbs that take none, and ``--launch N``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hycam.errors import UsageError
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:
-    """The parsed arguments; ``parser`` is made with ``exit_on_error=False``.
+    """The parsed arguments; ``parser`` was made with ``exit_on_error=False``.
 
     Raises:
         UsageError: an argument is missing, unknown, or has a wrong value.
@@ -25,7 +25,7 @@ def without_launch(arguments: Sequence[str]) -> tuple[list[str], int | None]:
     """The arguments without ``--launch N``, and N, the number of processes that train together.
 
     Raises:
-        UsageError: N is missing, or is no number above 0.
+        UsageError: N is missing, or is not a number above 0.
     """
     words = list(arguments)
     for place, word in enumerate(words):

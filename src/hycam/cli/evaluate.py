@@ -1,4 +1,4 @@
-"""``hycam evaluate RUN``: perplexity, BLEU-4 and ROUGE-L per task, macro and pooled; or what the run has kept."""
+"""``hycam evaluate RUN``: perplexity, BLEU-4 and ROUGE-L per task, macro and pooled; or its retention."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from hycam.cli.arguments import parse
 from hycam.console import Reporter, plain_console, quiet_libraries
 from hycam.errors import HycamError, UsageError
 from hycam.evaluation.retention.recipe import RetentionRecipe
-from hycam.evaluation.retention.tables import print_retention
-from hycam.evaluation.table import metrics_table
+from hycam.evaluation.table import metrics_table, print_retention
 from hycam.files import write_whole
 from hycam.training.evaluate import evaluate_run
 from hycam.training.recipe import EvaluationRecipe
@@ -24,11 +23,11 @@ from hycam.training.run import Run
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Evaluates a run folder; what is not given is as the run's own recipe has it."""
+    """Evaluates a run folder; settings that are not given come from the run's own recipe."""
     parser = ArgumentParser(
         prog="hycam evaluate", exit_on_error=False,
-        description="Perplexity, BLEU-4 and ROUGE-L of a run, per task. What is not given is as in the run's recipe. "
-        "With tasks or texts of retention, what the run has kept of its backbone's abilities is measured instead.",
+        description="Perplexity, BLEU-4 and ROUGE-L of a run, per task. Settings that are not given come from its "
+        "recipe. With tasks or texts of retention, it measures what the run has kept of its backbone's abilities.",
     )  # fmt: skip
     parser.add_argument("run", type=str, help="the run folder")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -44,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
         _retention(run, settings, retention, chosen.json)
         return
     if retention != RetentionRecipe():
-        raise UsageError("Nothing of retention is named: set --retention.tasks, .kl_texts or .kl_replies too.")
+        raise UsageError("No retention is asked for: set --retention.tasks, .kl_texts or .kl_replies too.")
     with Reporter() as reporter:
         metrics = evaluate_run(run, settings, reporter)
     if chosen.json:

@@ -22,7 +22,7 @@ from hycam.errors import HycamError, UsageError
 from hycam.inspection.modulation import modulation_map
 from hycam.inspection.representations import NEIGHBOURS, project, representations
 from hycam.inspection.routing import routing_by_task, routing_of_text
-from hycam.inspection.tokens import token_texts
+from hycam.inspection.watch import token_texts
 from hycam.tables import Tables
 from hycam.training.run import Run
 
@@ -94,8 +94,7 @@ def _routing(
 
 
 def _routing_of_text(chosen: Namespace, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Shown:
-    ids = _ids(tokenizer, chosen.text)
-    Tables.of(model).check([ids])
+    ids = _ids(chosen, model, tokenizer)
     weights = routing_of_text(model, ids)
     if weights is None:
         raise HycamError(_NO_ROUTER)
@@ -109,8 +108,7 @@ def _routing_of_text(chosen: Namespace, model: PreTrainedModel, tokenizer: PreTr
 
 
 def _modulation(chosen: Namespace, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Shown:
-    ids = _ids(tokenizer, chosen.text)
-    Tables.of(model).check([ids])
+    ids = _ids(chosen, model, tokenizer)
     found = modulation_map(model, ids, chosen.layer)
     tokens = token_texts(tokenizer, ids)
     table = _table(f"token (layer {found.layer})", "mean size", "smallest", "largest", "suppressed")
@@ -122,7 +120,7 @@ def _modulation(chosen: Namespace, model: PreTrainedModel, tokenizer: PreTrained
     numbers = {name: None if values is None else values.tolist() for name, values in parts.items()}
     figure = None
     if chosen.figure is not None:
-        from hycam.study.figures.modulation import modulation_maps
+        from hycam.study.figures.adapters import modulation_maps
 
         figure = modulation_maps(found, tokens, f"layer {found.layer}")
     return {"layer": found.layer, "text": chosen.text, "tokens": tokens, **numbers}, table, figure
@@ -139,7 +137,7 @@ def _representations(
     table.caption = "Of vectors standardised over both, feature by feature."
     figure = None
     if chosen.figure is not None:
-        from hycam.study.figures.representations import representation_maps
+        from hycam.study.figures.adapters import representation_maps
 
         figure = representation_maps(found, plane, f"values of layer {found.layer}")
     numbers = {"layer": found.layer, "tasks": found.tasks, "on": plane.on.tolist(), "off": plane.off.tolist(),
@@ -168,10 +166,12 @@ def _parts(run: Run, part: str, tokenizer: PreTrainedTokenizerBase) -> dict[str,
         return getattr(prepare(run.recipe().data, tokenizer, reporter.update), part)
 
 
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids = list(tokenizer(text)["input_ids"])
+def _ids(chosen: Namespace, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens of the text, each of which the backbone knows."""
+    ids = list(tokenizer(chosen.text)["input_ids"])
     if not ids:
         raise HycamError("The text has no token.")
+    Tables.of(model).check([ids])
     return ids
 
 

@@ -1,4 +1,4 @@
-"""``hycam``: the verbs, and what is printed when one of them fails."""
+"""``hycam``: the verbs, and the message and exit status when one of them fails."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from types import ModuleType
 from hycam.errors import HycamError, Interrupted, LostProcess, UsageError, nearest
 
 VERBS = {
-    "train": "adapt a backbone as a recipe says; continues where it stopped",
+    "train": "adapt a backbone as a recipe says; resumes where it stopped",
     "check": "whether a recipe's settings, data, disk and memory are in order, before it is trained",
     "evaluate": "perplexity, BLEU-4 and ROUGE-L of a run, per task",
     "generate": "answers of a run to prompts",
     "study": "a grid of methods, backbones, folds and settings; resumes",
     "report": "the tables and figures of a study, on one page",
-    "inspect": "how an adapter routes, what it scales, and what it makes of the representations",
+    "inspect": "how an adapter routes, what it scales, and how it changes the representations",
     "methods": "every method with its trainable parameters",
     "data": "the tasks, a row as tokens, the embedded data",
 }
@@ -32,11 +32,11 @@ def main(arguments: Sequence[str] | None = None, imported: Callable[[], None] | 
 
     Args:
         arguments: the words after ``hycam``; None for those of this process.
-        imported: called when everything is imported.
+        imported: called once everything is imported.
 
     Returns:
         0 for success, 1 for an explained failure, 2 for wrong usage, 130 for Ctrl-C and 143 for a SIGTERM that
-        training has answered with a checkpoint.
+        training answered with a checkpoint.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if not words or words[0] in ("-h", "--help"):
@@ -51,14 +51,14 @@ def main(arguments: Sequence[str] | None = None, imported: Callable[[], None] | 
         if imported is not None:
             imported()
         status = module.main(rest)
-        sys.stdout.flush()  # so that a reader that has gone is noticed here
+        sys.stdout.flush()  # a reader that has gone is noticed here
     except HycamError as error:
         if str(error):
             _in_turn(error)
             print(f"hycam {verb}: {error}", file=sys.stderr)
         return USAGE if isinstance(error, UsageError) else getattr(error, "status", 1)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read the output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of the output has gone
         return 1
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None, imported: Callable[[], None] | 
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Interrupted) else signal.SIGINT
         outcome = str(error) or "What was complete is still there."
-        if os.environ.get("RANK", "0") == "0":  # of processes that train together, all were asked
+        if os.environ.get("RANK", "0") == "0":  # all processes of the group got the signal
             print(f"hycam {verb}: stopped. {outcome}", file=sys.stderr)
         return 128 + number
     return status or 0
@@ -85,10 +85,10 @@ def _imported(verb: str) -> ModuleType:
 
 
 def _in_turn(error: HycamError) -> None:
-    """One message is enough for processes that train together.
+    """Delays the message of all but one of the processes that train together.
 
-    What all of them have found, the first one says, and the launcher ends the others while they wait here. A process
-    that has lost another waits too, since that one has the reason.
+    If all of them failed alike, the first one says so, and the launcher ends the others while they wait here. A process
+    that lost another one waits too, since the other knows the reason.
     """
     time.sleep(10 * (int(os.environ.get("LOCAL_RANK", "0")) > 0) + 5 * isinstance(error, LostProcess))
 

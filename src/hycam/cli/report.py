@@ -7,30 +7,31 @@ from pathlib import Path
 
 from hycam.console import Reporter, each_message_once, plain_console, quiet_libraries
 from hycam.errors import HycamError, UsageError
-from hycam.study.plan import STUDY_FILE, plan
+from hycam.study.plan import STUDY_FILE, Plan, kept, plan
 from hycam.study.recipe import StudyRecipe
+from hycam.study.report import write
 from hycam.study.report.content import gather
-from hycam.study.report.files import write
 from hycam.study.report.summary import main_sentences, summary
-from hycam.study.tables.terminal import terminal
+from hycam.study.tables import terminal
 from hycam.training.parse import parse_recipe
 
 _DESCRIPTION = """Writes the report of a study into OUTPUT/report: index.html, which needs no network, and beside it the
-tables (Markdown, LaTeX, CSV), the figures (PNG, SVG) and statistics.json. The first argument is a study file, or the
-folder of a study. An unfinished study is reported too; what is missing is named with its reason."""
+tables (Markdown, LaTeX, CSV), the figures (PNG, SVG) and statistics.json. The first argument is the folder of a study,
+which needs neither the data nor a backbone, or a study file, which looks at the data as they are now. An unfinished
+study is reported too; what is missing is named with its reason."""
 
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the study and its overrides, writes its report, and prints the main sentences and where it lies."""
-    study = parse_recipe(StudyRecipe, _words(arguments), prog="hycam report", description=_DESCRIPTION)
     quiet_libraries(informative=False)
     with each_message_once():
-        with Reporter() as reporter:
-            current = plan(study, reporter.update, to_report=True)
+        current = _planned(list(arguments))
         content = gather(current)
     page = write(content)
     console = plain_console()
-    for table in content.tables if study.tables else ():  # all of them would be long; those asked for by name are not
+    for table in (
+        content.tables if current.study.tables else ()
+    ):  # all of them would be long; those asked for by name are not
         console.print(terminal(table))
     for sentence in (*summary(current, content.comparisons), *main_sentences(content.comparisons)):
         print(sentence)
@@ -43,13 +44,18 @@ def main(arguments: Sequence[str]) -> None:
     print(f"Report: {page}")
 
 
-def _words(arguments: Sequence[str]) -> list[str]:
-    """The arguments with a folder replaced by the study file in it; the results are then those in the folder."""
-    if not arguments:
+def _planned(words: list[str]) -> Plan:
+    """The plan of a study file, or the one that lies in a folder; the results are then those in the folder."""
+    if not words:
         raise UsageError("Name a study file, or the folder of a study: `hycam report STUDY`.")
-    first, *rest = arguments
-    if not Path(first).is_dir():
-        return [first, *rest]
-    if not (Path(first) / STUDY_FILE).exists():
-        raise HycamError(f"{first} is not the folder of a study: it has no {STUDY_FILE}. `hycam study` makes one.")
-    return [str(Path(first) / STUDY_FILE), "--output", first, *rest]
+    folder = Path(words[0])
+    if folder.is_dir():
+        if not (folder / STUDY_FILE).exists():
+            raise HycamError(f"{folder} is not the folder of a study: it has no {STUDY_FILE}. `hycam study` makes one.")
+        words = [str(folder / STUDY_FILE), "--output", str(folder), *words[1:]]
+    study = parse_recipe(StudyRecipe, words, prog="hycam report", description=_DESCRIPTION)
+    found = kept(study) if folder.is_dir() else None
+    if found is not None:
+        return found
+    with Reporter() as reporter:
+        return plan(study, reporter.update, to_report=True)

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from hycam.console import Reporter, each_message_once, plain_console, quiet_libraries
 from hycam.errors import HycamError, UsageError
 from hycam.study.display import Display
-from hycam.study.listing import listing, show
 from hycam.study.plan import Plan, plan
 from hycam.study.recipe import StudyRecipe
 from hycam.study.runner import run_study
+from hycam.study.status import listing, show
 from hycam.training.parse import parse_recipe
 
 _FLAGS = ("--status", "--dry-run", "--json")

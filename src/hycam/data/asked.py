@@ -10,19 +10,17 @@ from typing import Any
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from hycam.data.chat import no_trained_answer
-from hycam.data.chat_template import generation_prompt
+from hycam.data.chat import generation_prompt, no_trained_answer
 from hycam.data.chosen import chosen_tasks
+from hycam.data.columns import CONVERSATIONS, ByColumns, pair_to_ask
 from hycam.data.conversation import conversation_of
-from hycam.data.encode import Form, encode
-from hycam.data.encoded import BadRows
+from hycam.data.encode import encode, warn_of_bad_rows
+from hycam.data.messages import BY_ASSISTANT, USUAL, role_of
 from hycam.data.partition import rows_of
-from hycam.data.prompts import check_prompt
+from hycam.data.prompts import Form, check_prompt
 from hycam.data.recipe import DataRecipe, MixtureRecipe, SplitRecipe, TaskRecipe
-from hycam.data.source_row import SourceRow
-from hycam.data.tasks.base import Example
-from hycam.data.tasks.columns import CONVERSATIONS, ByColumns, pair_to_ask
-from hycam.data.tasks.messages import BY_ASSISTANT, USUAL, role_of
+from hycam.data.rows import Example, SourceRow
+from hycam.data.sources import Source
 from hycam.data.tokens import encode_prompts
 from hycam.errors import HycamError
 
@@ -52,65 +50,57 @@ def asked_rows(wanted: str | TaskRecipe, recipe: DataRecipe) -> list[dict[str, A
     alone = replace(recipe, tasks=[wanted], split=SplitRecipe(), mixture=MixtureRecipe(), fold=0)
     (chosen,) = chosen_tasks(alone).values()
     assert chosen.task is not None  # only a split by files has none
-    sources = [_without_answers(source) for source in chosen.task.sources]
-    chosen = replace(chosen, task=replace(chosen.task, sources=tuple(sources)))
-    return rows_of(chosen, alone, keep_empty=True).dataset.to_list()
+    sources = tuple(map(_without_answers, chosen.task.sources))
+    return rows_of(
+        replace(chosen, task=replace(chosen.task, sources=sources)), alone, keep_empty=True
+    ).dataset.to_list()
 
 
 def asked_ids(
-    rows: Sequence[Mapping[str, Any]], tokenizer: PreTrainedTokenizerBase, prompt: str, thinks: bool = False
-) -> list[list[int]]:
-    """The token ids that the last answer of each row is to follow, exactly as in training; none is shortened.
+    rows: Sequence[dict[str, Any]],
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    thinks: bool = False,
+    skip_bad_rows: bool = False,
+) -> tuple[list[dict[str, Any]], list[list[int]]]:
+    """The rows, and the token ids that the last answer of each is to follow, exactly as in training.
+
+    No row is shortened.
 
     Args:
         rows: have at least ``instruction`` and ``input``, as :func:`asked_rows` gives them.
         tokenizer: of the backbone.
-        prompt: see :func:`hycam.data.prompts.render_turns`.
+        prompt: see :class:`hycam.data.prompts.Form`.
         thinks: whether the answers are to begin with a thought, where a chat template can do both.
+        skip_bad_rows: leave out rows that cannot be put into the form of the prompt, with a warning.
 
     Raises:
-        HycamError: as :func:`hycam.data.encode.encode`.
+        HycamError: as :func:`hycam.data.encode.encode`; or all rows were left out.
     """
-    whole = _whole(rows)
+    whole = [
+        {"row": f"prompt {number}", "system": "", "history": [], **row, "response": _ANSWER}
+        for number, row in enumerate(rows, 1)
+    ]
     if prompt == "chat":
         check_prompt(prompt, tokenizer)
-        return encode_prompts([_opening(row, tokenizer, thinks) for row in whole], tokenizer, prompt)
-    encoded = encode(datasets.Dataset.from_list(whole), tokenizer, Form(prompt, _NO_LIMIT)).dataset
-    return [ids[:length] for ids, length in zip(encoded["input_ids"], encoded["prompt_length"], strict=True)]
-
-
-def askable(
-    rows: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase, prompt: str, thinks: bool = False
-) -> list[dict[str, Any]]:
-    """The rows that can be put into the form of the prompt, where ``skip_bad_rows`` is set; of the others it is warned.
-
-    Args:
-        rows: as for :func:`asked_ids`, as are the others.
-
-    Raises:
-        HycamError: there is no such row.
-    """
-    whole, bad = _whole(rows), BadRows()
-    if prompt == "chat":
-        check_prompt(prompt, tokenizer)
+        texts, bad = {}, {}
         for number, row in enumerate(whole):
             try:
-                _opening(row, tokenizer, thinks)
+                texts[number] = _opening(row, tokenizer, thinks)
             except HycamError as error:
-                bad += BadRows([number], str(error))
+                if not skip_bad_rows:
+                    raise
+                bad[number] = str(error)
+        found = dict(zip(texts, encode_prompts(list(texts.values()), tokenizer, prompt), strict=True))
     else:
-        bad = encode(datasets.Dataset.from_list(whole), tokenizer, Form(prompt, _NO_LIMIT, skip_bad_rows=True)).bad
-    refused = set(bad.numbers)
-    if len(refused) == len(rows):
-        raise HycamError(bad.first)
-    bad.tell("generation")
-    return [row for number, row in enumerate(rows) if number not in refused]
-
-
-def _whole(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with all that a row of ``load_task`` has, an answer among it."""
-    return [{"row": f"prompt {number}", "system": "", "history": [], **row, "response": _ANSWER}
-            for number, row in enumerate(rows, 1)]  # fmt: skip
+        form = Form(prompt, _NO_LIMIT, skip_bad_rows=skip_bad_rows)
+        encoded = encode(datasets.Dataset.from_list(whole), tokenizer, form)
+        found = {row["index"]: row["input_ids"][: row["prompt_length"]] for row in encoded.dataset}
+        bad = encoded.bad
+    if bad and not found:
+        raise HycamError(bad[min(bad)])
+    warn_of_bad_rows("generation", bad)
+    return [rows[number] for number in found], list(found.values())
 
 
 def _opening(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, thinks: bool) -> str:
@@ -130,12 +120,12 @@ def _is_at(entry: str | TaskRecipe, path: str) -> bool:
     return where is not None and Path(where).expanduser().absolute() == Path(path).expanduser().absolute()
 
 
-def _without_answers(source: Any) -> Any:
-    """The source with a converter that needs no answers; one of a known task stays as it is."""
-    convert = getattr(source, "convert", None)
+def _without_answers(source: Source) -> Source:
+    """The source with a converter that needs no answers; one of a known dataset stays as it is."""
+    convert = source.convert
     if type(convert) is not ByColumns:
         return source
-    return replace(source, convert=Asked(convert.columns, convert.tags, convert.ignore))
+    return replace(source, convert=Asked(**vars(convert)))  # type: ignore[type-var]  # every kind is a dataclass
 
 
 @dataclass(frozen=True)

@@ -56,8 +56,7 @@ class Batches:
         batch_size: rows in a batch, or None where packing leaves that open (as accelerate asks of a batch sampler).
 
     Raises:
-        HycamError: there is not a length for every row, or one is out of range; ``batch_size`` is below 1; packing and
-            grouping are both asked for. From ``len`` and iteration: TRL, which packs, is not installed.
+        HycamError: from ``len`` and iteration: packing needs TRL, which is not installed.
     """
 
     def __init__(
@@ -71,19 +70,6 @@ class Batches:
         processes: int = 1,
         process: int = 0,
     ) -> None:
-        rows = int(mixture.sizes.sum())
-        if len(lengths) != rows:
-            raise HycamError(f"There are {len(lengths)} lengths for {rows} rows: give the tokens of every row.")
-        outside = np.flatnonzero((lengths < 1) | (lengths > max_length))
-        if len(outside):
-            raise HycamError(
-                f"Row {outside[0]} has {lengths[outside[0]]} tokens, and 1 to {max_length} were expected: "
-                "encode the rows with this max_length, or raise it."
-            )
-        if batch_size < 1:
-            raise HycamError(f"The batch size is {batch_size}: a number above 0 was expected.")
-        if packing and group_by_length:
-            raise HycamError("packing and group_by_length exclude each other: a packed row has no padding to save.")
         self.packing = packing
         self.batch_size = None if packing else batch_size
         self._mixture, self._lengths, self._size = mixture, lengths, batch_size * processes

@@ -1,11 +1,15 @@
-"""What was made of data, kept on the disk: an entry is there whole or not at all, and never made twice at a time."""
+"""What was made of data, kept on the disk: an entry is there whole or not at all, and never made twice at a time.
+
+Why not the cache of ``Dataset.map``: it has no lock, so processes that train together would each make the whole; it
+takes a stream that was cut between two batches for a shorter data set; and it has no place for what became of the rows
+that are not in the result.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -17,7 +21,7 @@ from filelock import FileLock
 
 from hycam.downloads import cache_folder
 from hycam.errors import HycamError
-from hycam.files import whole_folder
+from hycam.files import clear_unfinished, whole_folder
 
 _END = b"\xff\xff\xff\xff\0\0\0\0"  # of an Arrow stream
 
@@ -45,8 +49,7 @@ def cached(name: str, key: dict[str, Any], build: Callable[[Path], None]) -> Pat
             entry.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(entry.with_name(f".{entry.name}.lock")):
                 if not entry.exists():
-                    for left in entry.parent.glob(f".{entry.name}-*"):  # of a process that was killed: the lock is ours
-                        shutil.rmtree(left, ignore_errors=True)
+                    clear_unfinished(entry)  # of a process that was killed: the lock is ours
                     with whole_folder(entry) as folder:
                         build(folder)
     except (OSError, NotImplementedError) as error:  # the latter where the file system has no locks
@@ -56,28 +59,8 @@ def cached(name: str, key: dict[str, Any], build: Callable[[Path], None]) -> Pat
     return entry
 
 
-class ArrowWriter:
-    """Writes record batches of one schema as a stream that is mapped into memory when it is read."""
-
-    def __init__(self, path: Path, schema: pyarrow.Schema) -> None:
-        self._sink = path.open("wb")
-        self._writer = pyarrow.ipc.new_stream(self._sink, schema)
-
-    def __enter__(self) -> ArrowWriter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        with self._sink:
-            self._writer.close()
-            self._sink.flush()
-            os.fsync(self._sink.fileno())  # before the entry gets its name
-
-    def write(self, batch: pyarrow.RecordBatch) -> None:
-        self._writer.write_batch(batch)
-
-
 def read_arrow(path: Path) -> datasets.Dataset:
-    """What an ``ArrowWriter`` wrote, mapped into memory and not read.
+    """A stream of Arrow (``pyarrow.ipc.new_stream``), mapped into memory and not read.
 
     Raises:
         HycamError: it is not whole, as after a power failure.

@@ -1,22 +1,37 @@
-"""A conversation cut into what stands before each trained answer and that answer, as the chat template writes them.
+"""What a tokenizer's chat template makes of a conversation: one text, and where the trained answers stand in it.
 
-The pieces with the end token behind each answer are the template's own text of the conversation, up to the last of
+The turns with the end token behind each answer are the template's own text of the conversation, up to the last of
 them. Only where the template writes the last answer in another way than it asks for it (a thought is taken out, say),
 they are the generation prompt and the answer.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import NamedTuple
+
 from transformers import PreTrainedTokenizerBase
 
-from hycam.data.chat_template import called, end_token, generation_prompt, written
 from hycam.data.conversation import THOUGHT, THOUGHT_END, Chat, Message, is_thoughtful
 from hycam.data.recipe import Turns
 from hycam.errors import HycamError
 
+# Some templates write today's date. The same row would be other tokens tomorrow, so it is always the day that Llama's
+# own template falls back to. They get it as a variable, or ask a function, in whose place a macro stands.
+_DAY = "26 Jul 2024"
+_NO_CLOCK = f"{{% macro strftime_now(form) %}}{_DAY}{{% endmacro %}}"
+_ANSWER = "answer"
 
-def chat_pieces(conversation: Chat, tokenizer: PreTrainedTokenizerBase, turns: Turns) -> list[tuple[str, str]]:
-    """The text before each trained answer, from the end of the one before, and the answer without its end token.
+
+class Turn(NamedTuple):
+    """The text before an answer, from the end of the answer before it, and the answer; an end token follows it."""
+
+    before: str
+    answer: str
+
+
+def chat_turns(conversation: Chat, tokenizer: PreTrainedTokenizerBase, turns: Turns) -> list[Turn]:
+    """The trained answers of a conversation, each with what stands before it.
 
     Args:
         conversation: has at least one answer that is trained; what follows the last one is left out.
@@ -38,8 +53,8 @@ def chat_pieces(conversation: Chat, tokenizer: PreTrainedTokenizerBase, turns: T
     text = written(tokenizer, conversation, thinks)
     _check_kept(text, conversation, tokenizer, thinks)
     opened = generation_prompt(tokenizer, asked, thinks)
-    is_begun = message["content"].lstrip().startswith(THOUGHT)
-    if is_begun and not thinks and opened.rstrip().endswith((THOUGHT, THOUGHT_END)):  # it would be there twice
+    begins_thought = message["content"].lstrip().startswith(THOUGHT)
+    if begins_thought and not thinks and opened.rstrip().endswith((THOUGHT, THOUGHT_END)):  # it would be there twice
         raise HycamError(
             f"The answer begins with {THOUGHT}, and no {THOUGHT_END} ends the thought. Put it there, or leave the row "
             "out."
@@ -48,25 +63,106 @@ def chat_pieces(conversation: Chat, tokenizer: PreTrainedTokenizerBase, turns: T
     if answer is None:
         answer = _composed(opened, message, tokenizer)
     elif _opens_thought(opened) and not thinks:
-        raise _thoughtless(tokenizer)
+        raise _thought_missing(tokenizer)
     text = opened + answer + end
-    found: list[tuple[str, str]] = []
-    passed = 0
+    found: list[Turn] = []
+    done = 0
     for number in answers[:-1] if turns == "all" else ():
-        begin, earlier = _earlier(text[: len(opened)], conversation, number, tokenizer, end)
-        found.append((text[passed:begin], earlier))
-        passed = begin + len(earlier) + len(end)
-    return [*found, (text[passed : len(opened)], answer)]
+        begin, earlier = _earlier(opened, conversation, number, tokenizer, end)
+        found.append(Turn(text[done:begin], earlier))
+        done = begin + len(earlier) + len(end)
+    return [*found, Turn(text[done : len(opened)], answer)]
+
+
+def written(tokenizer: PreTrainedTokenizerBase, conversation: Chat, thinks: bool, opening: bool = False) -> str:
+    """A conversation as the template writes it.
+
+    Args:
+        tokenizer: its template.
+        conversation: what was said.
+        thinks: whether the answer begins with a thought. A template that can do both (Qwen3's) is told.
+        opening: whether to end where the next answer begins.
+
+    Raises:
+        HycamError: the template refuses the conversation.
+    """
+    messages = [{key: value for key, value in message.items() if key != "weight"} for message in conversation.messages]
+    try:
+        template = str(tokenizer.get_chat_template(tools=conversation.tools))
+        return str(
+            tokenizer.apply_chat_template(
+                messages,
+                tools=conversation.tools,
+                chat_template=_NO_CLOCK + template if "strftime_now" in template else template,
+                tokenize=False,
+                add_generation_prompt=opening,
+                date_string=_DAY,
+                enable_thinking=thinks,
+            )
+        )
+    except Exception as error:  # a template is a program: it may raise anything, and on purpose
+        said = f"{error}".strip().rstrip(".") or type(error).__name__
+        raise HycamError(
+            f"The chat template of {called(tokenizer)} refuses a conversation ({said}). Leave out what it does not "
+            'take, such as the system text, or use the prompt "alpaca".'
+        ) from error
+
+
+def generation_prompt(tokenizer: PreTrainedTokenizerBase, asked: Chat, thinks: bool) -> str:
+    """What stands before an answer to ``asked``, to the last character.
+
+    It is what the template writes when it is asked for an answer, and with it what it writes before any answer
+    without a thought: the line that opens an answer, where it writes that only together with one, or an empty thought.
+    Blanks right before the answer are the answer's: a model that is asked has to write them.
+
+    Raises:
+        HycamError: the template refuses the conversation.
+    """
+    opened = written(tokenizer, asked, thinks, opening=True)
+    if thinks and "add_generation_prompt" in str(tokenizer.get_chat_template(tools=asked.tools)):
+        return opened  # the thought itself is the answer's
+    answered = written(tokenizer, asked.up_to(len(asked.messages), _said("assistant", _ANSWER)), thinks)
+    if not answered.startswith(opened):
+        return opened
+    before = answered[len(opened) :].rpartition(_ANSWER)[0]
+    return opened + before.rstrip(" ")
+
+
+def end_token(tokenizer: PreTrainedTokenizerBase, style: str) -> str:
+    """What ends an answer: in a chat the token that the template puts there, else the tokenizer's end token."""
+    if style != "chat" or not tokenizer.chat_template:
+        return str(tokenizer.eos_token)
+    return _chat_end(tokenizer, str(tokenizer.chat_template))
+
+
+def called(tokenizer: PreTrainedTokenizerBase) -> str:
+    return str(tokenizer.name_or_path or "the tokenizer")
 
 
 def no_trained_answer() -> HycamError:
     return HycamError("No answer of the conversation is trained: all have weight 0. Leave it out.")
 
 
+@lru_cache(maxsize=4)
+def _chat_end(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
+    """``template`` is there for the cache alone: another one may end an answer in another way."""
+    said = Chat([_said("user", "question"), _said("assistant", _ANSWER)])
+    try:
+        behind = written(tokenizer, said, thinks=False).rpartition(_ANSWER)[2].lstrip()
+    except HycamError:
+        behind = ""
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
+    return max((token for token in added if behind.startswith(token)), key=len, default=str(tokenizer.eos_token))
+
+
+def _said(role: str, content: str) -> Message:
+    return {"role": role, "content": content}
+
+
 def _earlier(
     text: str, conversation: Chat, number: int, tokenizer: PreTrainedTokenizerBase, end: str
 ) -> tuple[int, str]:
-    """Where in ``text`` an earlier answer begins, and the answer."""
+    """Where in ``text`` the answer with this number begins, and the answer."""
     message = conversation.messages[number]
     thinks = is_thoughtful(message)
     # A template may write the empty thought that it asks with before the last answer alone: the earlier ones then begin
@@ -91,8 +187,12 @@ def _answer(text: str, opened: str, message: Message, end: str) -> str | None:
     if not text.startswith(opened):
         return None
     behind = text[len(opened) :]
+    # The answer has all of these in it, in whichever order.
+    parts = [message.get("reasoning_content", "").strip(), message["content"].strip()]
+    for call in message.get("tool_calls") or ():
+        parts += [call["function"]["name"], *call["function"]["arguments"]]
     until = 0
-    for part in _parts(message):
+    for part in parts:
         at = behind.find(part)
         if at < 0 or end in behind[:at]:
             return None
@@ -104,16 +204,9 @@ def _answer(text: str, opened: str, message: Message, end: str) -> str | None:
 
 
 def _thinks_twice(opened: str, answer: str, message: Message) -> bool:
-    """Whether the template opens a thought of its own beside that which stands in the text of an answer."""
+    """Whether the template opens a thought of its own beside the one in the text of an answer."""
     own = f"{message.get('reasoning_content', '')}{message['content']}".count(THOUGHT)
     return answer.count(THOUGHT) + _opens_thought(opened) > max(1, own)
-
-
-def _parts(message: Message) -> list[str]:
-    """What the text of an answer has in it, in whichever order."""
-    calls = [call["function"] for call in message.get("tool_calls") or ()]
-    names = [word for call in calls for word in (call["name"], *call["arguments"])]
-    return [message.get("reasoning_content", "").strip(), message["content"].strip(), *names]
 
 
 def _composed(opened: str, message: Message, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -133,7 +226,7 @@ def _composed(opened: str, message: Message, tokenizer: PreTrainedTokenizerBase)
             )
         return str(content)
     if not reasoning and THOUGHT_END not in content:
-        raise _thoughtless(tokenizer)
+        raise _thought_missing(tokenizer)
     line = "" if opened.endswith("\n") else "\n"
     if reasoning:
         return f"{line}{reasoning}\n{THOUGHT_END}\n\n{content}"
@@ -145,7 +238,7 @@ def _opens_thought(opened: str) -> bool:
     return opened.rstrip().endswith(THOUGHT)
 
 
-def _thoughtless(tokenizer: PreTrainedTokenizerBase) -> HycamError:
+def _thought_missing(tokenizer: PreTrainedTokenizerBase) -> HycamError:
     return HycamError(
         f"The chat template of {called(tokenizer)} has every answer begin with a thought ({THOUGHT}), and this one has "
         f"none. Give it one (reasoning_content, or before {THOUGHT_END} in the answer), give the tokenizer a template "
@@ -154,18 +247,19 @@ def _thoughtless(tokenizer: PreTrainedTokenizerBase) -> HycamError:
 
 
 def _check_kept(text: str, conversation: Chat, tokenizer: PreTrainedTokenizerBase, thinks: bool) -> None:
-    """Raises HycamError where the template leaves out tools, what calls them, or what they put out."""
+    """Raises HycamError where the template leaves out tools, calls of them, or their output."""
     messages, tools = conversation
-    calls = [message for message in messages if message.get("tool_calls")]
-    others: dict[str, Chat] = {}
-    if tools:
-        others["the tools of a conversation"] = Chat(messages)
-    if any(call["function"]["arguments"] for message in calls for call in message["tool_calls"]):
-        others["the calls of tools in a conversation"] = Chat([*map(_without_arguments, messages)], tools)
-    if any(message["role"] == "tool" and message["content"] for message in messages):
-        silent = [{**message, "content": ""} if message["role"] == "tool" else message for message in messages]
-        others["what tools put out in a conversation"] = Chat(silent, tools)
+    without_arguments = [{**message, "tool_calls": _bare_calls(message)} if message.get("tool_calls") else message
+                         for message in messages]  # fmt: skip
+    silent = [{**message, "content": ""} if message["role"] == "tool" else message for message in messages]
+    others = {
+        "the tools of a conversation": Chat(messages),
+        "the calls of tools in a conversation": Chat(without_arguments, tools),
+        "what tools put out in a conversation": Chat(silent, tools),
+    }
     for what, other in others.items():
+        if other == conversation:
+            continue
         try:
             is_dropped = written(tokenizer, other, thinks) == text
         except HycamError:
@@ -177,11 +271,6 @@ def _check_kept(text: str, conversation: Chat, tokenizer: PreTrainedTokenizerBas
             )
 
 
-def _without_arguments(message: Message) -> Message:
-    if not message.get("tool_calls"):
-        return message
-    calls = [
-        {**call, "function": {**call["function"], "arguments": dict.fromkeys(call["function"]["arguments"])}}
-        for call in message["tool_calls"]
-    ]
-    return {**message, "tool_calls": calls}
+def _bare_calls(message: Message) -> list[Message]:
+    return [{**call, "function": {**call["function"], "arguments": dict.fromkeys(call["function"]["arguments"])}}
+            for call in message["tool_calls"]]  # fmt: skip

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from hycam.data.llama_factory import DatasetInfo, dataset_info
+from hycam.data.own import is_path, name_of, own_parts, own_task
 from hycam.data.recipe import DataRecipe, SplitRecipe, TaskRecipe
 from hycam.data.tasks import TASKS, Task, task
-from hycam.data.tasks.own import is_path, name_of, own_parts, own_task
 from hycam.errors import HycamError, unknown
 
 

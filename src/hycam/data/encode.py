@@ -1,17 +1,14 @@
-"""Examples to token ids and labels.
-
-No token spans the boundary between prompt and response, so generation starts from exactly the prompt that was trained
-(:mod:`hycam.data.tokens`). The loss falls on the response and its end token only (Eq. 13); labels are masked by
-position, because in many tokenizers padding is the end token too.
-"""
+"""The rows of a task as token ids and labels in Arrow, made once and mapped into memory."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -21,17 +18,15 @@ import numpy as np
 import pyarrow
 from transformers import PreTrainedTokenizerBase
 
-from hycam.data.cache import ArrowWriter, cached, read_arrow
-from hycam.data.chat_template import end_token
+from hycam.data.cache import cached, read_arrow
+from hycam.data.chat import end_token
 from hycam.data.conversation import has_thought
-from hycam.data.encoded import BadRows, Encoded
-from hycam.data.prompts import Turn, check_prompt, render_turns
-from hycam.data.recipe import Overlong, Turns
-from hycam.data.tokens import PLAIN, Run, Tokens, apart, encode_texts, whole
+from hycam.data.prompts import Form, check_prompt, passed_over, rendered
+from hycam.data.tokens import PLAIN, tokenised
 from hycam.errors import HycamError
 from hycam.labelled import IGNORED
 
-LEAST_PROMPT = 16  # a prompt shortened to fewer tokens than this would no longer ask anything
+_log = logging.getLogger(__name__)
 
 _TOKENS = pyarrow.list_(pyarrow.int32())
 _SCHEMA = pyarrow.schema(
@@ -50,36 +45,102 @@ _SCHEMA = pyarrow.schema(
 )
 _ROWS_AT_ONCE = 1000
 _TEXT_AT_ONCE = 64 << 20  # bytes; a few giant rows are worked on apart
-_PLENTY = 32  # characters a token; of a text with far more than so many for each token that fits, the ends are enough
 
 
 @dataclass(frozen=True)
-class Form:
-    """How an example becomes tokens.
+class Counts:
+    """What became of the rows: ``rows`` = ``kept`` + ``dropped`` + ``bad``; ``shortened`` are among the kept.
 
-    Args:
-        prompt: see :func:`hycam.data.prompts.render_turns`.
-        max_length: most tokens of prompt, response and end token together.
-        overlong: what becomes of a row that is longer. ``"shorten"`` takes the excess out of the middle of the prompt
-            (of all that stands before the last response), where neither the instruction's beginning nor the marker
-            before the response is lost; where that would leave fewer than 16 tokens of prompt, the row is dropped.
-            ``"drop"`` drops it.
-        turns: which answers of a conversation carry the loss.
-        skip_bad_rows: a row that cannot be rendered or cut is passed over and counted, instead of an error.
+    ``tokens`` is the length of all kept rows together, ``response_tokens`` those of them that carry the loss.
     """
 
-    prompt: str = "alpaca"
-    max_length: int = 1200
-    overlong: Overlong = "shorten"
-    turns: Turns = "all"
-    skip_bad_rows: bool = False
+    rows: int
+    kept: int
+    shortened: int
+    dropped: int
+    tokens: int
+    response_tokens: int
+    bad: int = 0
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Tokenised rows: those at ``places`` (ascending, ``[kept]``) of ``whole``, out of ``rows`` that were asked for.
+
+    ``bad`` says what is wrong with those of them that were passed over, by their numbers. The columns are
+
+    - ``index``: the number of the row among those that were given,
+    - ``row``: where the row came from,
+    - ``prompt``, ``response``: their whole texts, also where the tokens were shortened,
+    - ``input_ids``: prompt, response, end token,
+    - ``labels``: as long; -100 on what is not trained, the token itself elsewhere,
+    - ``prompt_length``: ``input_ids[:prompt_length]`` is what generation of the last response starts from,
+    - ``trained``: how many tokens carry the loss,
+    - ``shortened``: whether tokens were taken out of the prompt,
+    - ``thinks``: whether the last response of a chat begins with a thought.
+    """
+
+    whole: datasets.Dataset
+    places: np.ndarray
+    rows: int
+    bad: dict[int, str] = field(default_factory=dict)
+
+    @cached_property
+    def dataset(self) -> datasets.Dataset:
+        return self.whole.select(self.places)
+
+    @cached_property
+    def counts(self) -> Counts:
+        kept = len(self.places)
+        return Counts(
+            rows=self.rows,
+            kept=kept,
+            shortened=int(self.column("shortened").sum()),
+            dropped=self.rows - kept - len(self.bad),
+            tokens=int(self.lengths.sum()),
+            response_tokens=int(self.column("trained").sum()),
+            bad=len(self.bad),
+        )
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row: int64 ``[kept]``. The token ids themselves are not read."""
+        counted = [chunk.value_lengths().to_numpy() for chunk in self.whole.data.column("input_ids").chunks]
+        return np.concatenate([np.zeros(0, dtype=np.int64), *counted])[self.places]
+
+    def column(self, name: str) -> np.ndarray:
+        """A column of numbers or of true and false, ``[kept]``."""
+        return self.whole.data.column(name).to_numpy()[self.places]
+
+    def token_ids(self) -> Iterator[np.ndarray]:
+        """The ids of all rows, one behind the other, int32 ``[n]`` at a time: a batch of what is on the disk."""
+        is_wanted = np.zeros(len(self.whole), dtype=bool)
+        is_wanted[self.places] = True
+        begin = 0
+        for chunk in self.whole.data.column("input_ids").chunks:
+            wanted = np.repeat(is_wanted[begin : begin + len(chunk)], chunk.value_lengths().to_numpy())
+            yield chunk.flatten().to_numpy()[wanted]
+            begin += len(chunk)
+
+    def first(self, order: np.ndarray, limit: int) -> Encoded:
+        """Of the rows with the numbers ``order``, the first ``limit`` that are here, so that fewer are among more.
+
+        ``rows`` is then how many were tried in that order until there were enough.
+        """
+        here = self.column("index")
+        found = np.isin(order, here, assume_unique=True)
+        tried = order if found.sum() < limit else order[: np.flatnonzero(found)[limit - 1] + 1]
+        places = self.places[np.isin(here, tried, assume_unique=True)]
+        bad = {number: self.bad[number] for number in np.intersect1d([*self.bad], tried).astype(int).tolist()}
+        return Encoded(self.whole, places, len(tried), bad)
 
 
 def encode(
     dataset: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
-    form: Form | None = None,
+    form: Form = Form(),  # noqa: B008  # it is frozen
     progress: Callable[[int], None] | None = None,
+    numbers: np.ndarray | None = None,
 ) -> Encoded:
     """Tokenises the rows of ``load_task``, in memory.
 
@@ -89,19 +150,19 @@ def encode(
             a chat, what the template ends an answer with) after each response.
         form: how.
         progress: called with the number of rows that were tokenised since the last call.
+        numbers: of the rows that are wanted, ascending; by default all.
 
     Raises:
         HycamError: the tokenizer has no end token, or no chat template where the prompt needs one; or a row cannot be
             rendered.
     """
-    sink = pyarrow.BufferOutputStream()
-    bad = BadRows()
-    with pyarrow.ipc.new_stream(sink, _SCHEMA) as writer:
-        for batch, passed_over in _batches(dataset, tokenizer, form or Form(), progress):
-            writer.write_batch(batch)
-            bad += passed_over
-    encoded = datasets.Dataset.from_buffer(sink.getvalue())
-    return Encoded(encoded, np.arange(len(encoded)), len(dataset), bad)
+    if numbers is not None:
+        dataset = dataset.select(numbers)
+    batches: list[pyarrow.RecordBatch] = []
+    bad = _encode(dataset, tokenizer, form, batches.append, progress, numbers)
+    table = pyarrow.Table.from_batches(batches, _SCHEMA)
+    whole = datasets.Dataset(datasets.table.InMemoryTable(table))
+    return Encoded(whole, np.arange(len(whole)), len(dataset), bad)
 
 
 def encode_on_disk(
@@ -124,21 +185,24 @@ def encode_on_disk(
     """
 
     def build(folder: Path) -> None:
-        bad = BadRows()
-        with ArrowWriter(folder / "tokens.arrow", _SCHEMA) as writer:
-            for batch, passed_over in _batches(dataset, tokenizer, form, progress):
-                writer.write(batch)
-                bad += passed_over
-        (folder / "bad.json").write_text(json.dumps(asdict(bad)))
+        with pyarrow.ipc.new_stream(str(folder / "tokens.arrow"), _SCHEMA) as writer:
+            bad = _encode(dataset, tokenizer, form, writer.write, progress)
+        (folder / "bad.json").write_text(json.dumps([*bad.items()]))
 
     key = {"source": source, "tokenizer": tokenizer_hash(tokenizer), "form": asdict(form)}
     folder = cached(name, key, build)
     whole = read_arrow(folder / "tokens.arrow")
     try:
-        bad = BadRows(**json.loads((folder / "bad.json").read_text()))
+        bad = dict(json.loads((folder / "bad.json").read_text()))
     except (OSError, ValueError, TypeError) as error:
         raise HycamError(f"{folder} in the cache is damaged ({error}): delete it and try again.") from error
     return Encoded(whole, np.arange(len(whole)), len(dataset), bad)
+
+
+def warn_of_bad_rows(name: str, bad: dict[int, str]) -> None:
+    """Tells of rows that were passed over, as ``load_task`` does of those that are malformed in their file."""
+    if bad:
+        _log.warning("%s: %s malformed rows passed over; the first: %s", name, f"{len(bad):,}", bad[min(bad)])
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -154,25 +218,32 @@ def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     return digest.hexdigest()
 
 
-def _batches(
+def _encode(
     dataset: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     form: Form,
+    write: Callable[[pyarrow.RecordBatch], None],
     progress: Callable[[int], None] | None,
-) -> Iterator[tuple[pyarrow.RecordBatch, BadRows]]:
+    numbers: np.ndarray | None = None,
+) -> dict[int, str]:
+    """Writes the rows batch by batch and says what is wrong with those that are passed over, by their numbers."""
     check_prompt(form.prompt, tokenizer)
     if tokenizer.eos_token_id is None:
         raise HycamError(
             f"{tokenizer.name_or_path or 'The tokenizer'} has no end token (eos_token), without which a model cannot "
             "learn where a response ends. Set one in its tokenizer_config.json."
         )
+    bad: dict[int, str] = {}
     done = 0
     for table in chain.from_iterable(map(_portions, dataset.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE))):
-        rows = table.to_pylist()
-        yield _encode_batch(rows, done, tokenizer, form)
-        done += len(rows)
+        here = range(done, done + len(table)) if numbers is None else numbers[done : done + len(table)].tolist()
+        batch, refused = _encode_batch(dict(zip(here, table.to_pylist(), strict=True)), tokenizer, form)
+        write(batch)
+        bad |= refused
+        done += len(table)
         if progress is not None:
-            progress(len(rows))
+            progress(len(table))
+    return bad
 
 
 def _portions(table: pyarrow.Table) -> Iterator[pyarrow.Table]:
@@ -186,111 +257,27 @@ def _portions(table: pyarrow.Table) -> Iterator[pyarrow.Table]:
 
 
 def _encode_batch(
-    rows: list[dict[str, Any]], first: int, tokenizer: PreTrainedTokenizerBase, form: Form
-) -> tuple[pyarrow.RecordBatch, BadRows]:
-    is_chat = form.prompt == "chat"
-    examples, bad = rendered(rows, first, tokenizer, form)
-    pieces = [
-        [Turn(*(_cut(piece, tokenizer, form) for piece in turn)) for turn in turns] for turns in examples.values()
-    ]
-    tokenised: list[Tokens | HycamError] = []
-    if pieces:
-        tokenised = (
-            whole(pieces, tokenizer, form.turns) if is_chat else apart(pieces, tokenizer, form.prompt, form.turns)
-        )
+    rows: dict[int, dict[str, Any]], tokenizer: PreTrainedTokenizerBase, form: Form
+) -> tuple[pyarrow.RecordBatch, dict[int, str]]:
+    """Rows by their numbers as a batch of Arrow, and what is wrong with those that are passed over."""
+    examples, bad = rendered(rows.items(), tokenizer, form)
     end = end_token(tokenizer, form.prompt)
     columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
-    ids: list[list[int]] = []
-    runs: list[Run] = []
-    for (number, turns), tokens in zip(examples.items(), tokenised, strict=True):
-        row = rows[number - first]
+    for (number, turns), tokens in zip(examples.items(), tokenised([*examples.values()], tokenizer, form), strict=True):
+        row = rows[number]
         if isinstance(tokens, HycamError):
-            bad += _passed_over(row, number, tokens, form)
-            continue
-        fitted = _fitted(tokens, form)
-        if fitted is None:
-            continue
-        ids.append(fitted.ids)
-        runs += fitted.runs
-        earlier = "".join(f"{turn.before}{turn.answer}{end}" for turn in turns[:-1])
-        columns["index"].append(number)
-        columns["row"].append(row["row"])
-        columns["prompt"].append(earlier + turns[-1].before)
-        columns["response"].append(turns[-1].answer if row.get("messages") else row["response"])
-        columns["prompt_length"].append(fitted.prompt_length)
-        columns["trained"].append(sum(size for size, is_trained in fitted.runs if is_trained))
-        columns["shortened"].append(len(fitted.ids) < len(tokens.ids))
-        columns["thinks"].append(is_chat and has_thought(row))
-    # The tokens go to Arrow by way of numpy: a Python list of lists would be looked at token by token.
-    flat = np.fromiter(chain.from_iterable(ids), dtype=np.int32, count=sum(map(len, ids)))
-    is_trained = np.repeat(np.array([trained for _, trained in runs], bool), np.array([size for size, _ in runs], int))
-    offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64).astype(np.int32)
-    lists = {"input_ids": flat, "labels": np.where(is_trained, flat, np.int32(IGNORED))}
-    arrays = [
-        pyarrow.ListArray.from_arrays(offsets, lists[field.name])
-        if field.name in lists
-        else pyarrow.array(columns[field.name], field.type)
-        for field in _SCHEMA
-    ]
+            bad[number] = passed_over(row, tokens, form)
+        elif (fitted := tokens.fitted(form)) is not None:
+            earlier = "".join(f"{turn.before}{turn.answer}{end}" for turn in turns[:-1])
+            columns["index"].append(number)
+            columns["row"].append(row["row"])
+            columns["prompt"].append(earlier + turns[-1].before)
+            columns["response"].append(turns[-1].answer if row.get("messages") else row["response"])
+            columns["input_ids"].append(fitted.ids)
+            columns["labels"].append(fitted.labels)
+            columns["prompt_length"].append(fitted.prompt_length)
+            columns["trained"].append(int((fitted.labels != IGNORED).sum()))
+            columns["shortened"].append(fitted is not tokens)
+            columns["thinks"].append(form.prompt == "chat" and has_thought(row))
+    arrays = [pyarrow.array(columns[column.name], column.type) for column in _SCHEMA]
     return pyarrow.RecordBatch.from_arrays(arrays, schema=_SCHEMA), bad
-
-
-def rendered(
-    rows: list[dict[str, Any]], first: int, tokenizer: PreTrainedTokenizerBase, form: Form
-) -> tuple[dict[int, list[Turn]], BadRows]:
-    """The turns of each of ``rows`` by its number, of which that of the first is ``first``; and what was passed over.
-
-    Raises:
-        HycamError: a row cannot be rendered, and ``form`` does not say to skip it; the message has its identity.
-    """
-    found, bad = {}, BadRows()
-    for number, row in enumerate(rows, first):
-        try:
-            found[number] = render_turns(row, form.prompt, tokenizer, form.turns)
-        except HycamError as error:
-            bad += _passed_over(row, number, error, form)
-    return found, bad
-
-
-def _passed_over(row: dict[str, Any], number: int, error: HycamError, form: Form) -> BadRows:
-    told = f"{row['row']}: {error}"
-    if not form.skip_bad_rows:
-        raise HycamError(told) from error
-    return BadRows([number], told)
-
-
-def _fitted(tokens: Tokens, form: Form) -> Tokens | None:
-    """The tokens of a row that fits, which are without the middle of the prompt where they are too many; or None."""
-    ids, runs, begin = tokens
-    room = form.max_length - (len(ids) - begin)
-    if begin <= room:
-        return tokens
-    if form.overlong == "drop" or room < LEAST_PROMPT:
-        return None
-    head, tail = (room + 1) // 2, begin - room // 2
-    return Tokens(ids[:head] + ids[tail:], _between(runs, 0, head) + _between(runs, tail, len(ids)), room)
-
-
-def _between(runs: list[Run], start: int, stop: int) -> list[Run]:
-    """The runs of the tokens from ``start`` to ``stop``."""
-    found, end = [], 0
-    for size, is_trained in runs:
-        begin, end = end, end + size
-        if min(end, stop) > max(begin, start):
-            found.append((min(end, stop) - max(begin, start), is_trained))
-    return found
-
-
-def _cut(text: str, tokenizer: PreTrainedTokenizerBase, form: Form) -> str:
-    """``text`` without its middle, where it has many times the characters of any row that fits.
-
-    Either end that is kept has more tokens than a row may have, so that the row comes out as it would have: shortened
-    within its prompt to the same tokens, or dropped. A row of 100 MB would take gigabytes else.
-    """
-    most = form.max_length * _PLENTY
-    while len(text) > 2 * most:
-        ends = [text[:most], text[-most:]]
-        if min(map(len, encode_texts(ends, tokenizer, "chat"))) > form.max_length:
-            return "".join(ends)
-        most *= 4  # long blanks, or words that the tokenizer does not know, may be single tokens
-    return text

@@ -13,10 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hycam.data.json_list import keys_once
+from hycam.data.json_text import decoded, parsed
+from hycam.data.messages import TAGS
+from hycam.data.read import unreadable
 from hycam.data.recipe import TaskRecipe
-from hycam.data.tasks.messages import TAGS
-from hycam.data.tasks.sources import expanded
+from hycam.data.sources import expanded
 from hycam.errors import HycamError, encodable, nearest, unknown
 
 _log = logging.getLogger(__name__)
@@ -133,25 +134,10 @@ def dataset_info(path: str | Path) -> DatasetInfo:
     file = path = expanded(str(path))
     try:
         file = path / _FILE if path.is_dir() else path
-        text = file.read_bytes().decode("utf-8-sig")
+        text = decoded(file, file.read_bytes()).removeprefix("\ufeff")
     except OSError as error:
-        raise HycamError(f"{file} cannot be read: {error.strerror or error}.") from error
-    except UnicodeDecodeError as error:
-        raise HycamError(f"{file} is not UTF-8 (byte {error.start + 1}): convert it and try again.") from None
-
-    try:
-        entries = json.loads(text, object_pairs_hook=keys_once)
-    except RecursionError:
-        raise HycamError(f"{file} is nested too deeply to be a list of datasets.") from None
-    except HycamError as error:
-        raise HycamError(f"{file}: {error}. Rename or remove one of the two.") from None
-    except json.JSONDecodeError as error:
-        raise HycamError(
-            f"{file}:{error.lineno}:{error.colno}: one JSON object with an entry for each dataset was expected "
-            f"({error.msg})."
-        ) from None
-    except ValueError as error:  # of int(), which takes no more than some thousands of digits
-        raise HycamError(f"{file} has a number of too many digits ({error}).") from None
+        raise unreadable(file, error) from error
+    entries = parsed(file, text, "one JSON object with an entry for each dataset")
     if not isinstance(entries, dict):
         raise HycamError(
             f"{file}: an object with an entry for each dataset was expected, not {_shown(entries)}. "

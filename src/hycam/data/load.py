@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow
 from datasets.fingerprint import Hasher
 
-from hycam.data.cache import ArrowWriter, cached, read_arrow
-from hycam.data.source_row import refuse
-from hycam.data.tasks import Example, Task, task
-from hycam.data.tasks.base import Convert, Fetched
-from hycam.data.tasks.columns import ByColumns
+from hycam.data.cache import cached, read_arrow
+from hycam.data.columns import ByColumns
+from hycam.data.rows import Bad, Example, refuse
+from hycam.data.sources import Convert, Fetched, Task
+from hycam.data.tasks import task
 from hycam.errors import HycamError
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,6 @@ _SCHEMA = pyarrow.schema(
         ("messages", pyarrow.string()),
     ]
 )
-COLUMNS = tuple(_SCHEMA.names)
 
 _ROWS_AT_ONCE = 1000
 _TEXT_AT_ONCE = 64 << 20  # characters; a few giant rows fill a batch too
@@ -40,36 +39,37 @@ _LONG_TO_READ = 50e6  # bytes; worth a word before it begins
 
 
 def load_task(wanted: str | Task, skip_bad_rows: bool = False, keep_empty: bool = False) -> datasets.Dataset:
-    """The rows of a task or of a file, with the columns of :class:`hycam.data.tasks.Example`.
+    """The rows of a task or of a file, with the columns of :class:`hycam.data.rows.Example`.
 
-    ``history`` is a list of ``asked`` and ``answered``; the others are text, ``messages`` JSON text or empty. The rows
-    are on the disk and in no memory. Rows without a response that is trained, and rows that ask nothing, teach nothing:
-    they are left out, counted and logged; so are malformed rows where ``skip_bad_rows`` says so. A difference to the
-    counts of the paper is logged.
+    The rows are on the disk and in no memory. Rows without a response that is trained, and rows that ask nothing, teach
+    nothing: they are left out, counted and logged; so are malformed rows where ``skip_bad_rows`` says so. A difference
+    to the counts of the paper is logged.
 
     Args:
         wanted: a task, its name, or the path of a file or a folder.
-        skip_bad_rows: pass over malformed rows, where the one after can be found.
+        skip_bad_rows: skip malformed rows, where the one after can be found.
         keep_empty: leave nothing out for being empty.
 
     Raises:
         HycamError: there is no such task, its data cannot be had, a row is malformed, or no row is left.
     """
     found = task(wanted) if isinstance(wanted, str) else wanted
-    fetched = found.fetch()
+    fetched, path = found.fetch(), found.path()
+    size = path.stat().st_size if path is not None and path.is_file() else 0
+    if size > _LONG_TO_READ:
+        _log.info("%s: reading %s MB of %s", found.name, f"{size / 1e6:,.0f}", path)
     key = {"rows": fetched.key, "convert": _called(fetched.convert), "skip": skip_bad_rows}
-    _announce(found)
-    folder = cached(found.name, key, lambda folder: _build(fetched, folder, skip_bad_rows, found.path()))
+    folder = cached(found.name, key, lambda folder: _build(fetched, folder, skip_bad_rows, path))
     dataset = read_arrow(folder / "rows.arrow")
     try:
         told = json.loads((folder / "counts.json").read_text())
     except (OSError, ValueError) as error:
         raise HycamError(f"{folder} in the cache is damaged ({error}): delete it and try again.") from error
     if told["bad"]:
-        first = told["first_bad"].replace(told["path"], str(found.path() or ""))  # the same rows may lie elsewhere now
+        first = told["first_bad"].replace(told["path"], str(path or ""))  # the same rows may lie elsewhere now
         _log.warning("%s: %s malformed rows passed over; the first: %s", found.name, f"{told['bad']:,}", first)
     if len(dataset) == (0 if keep_empty else len(told["empty"])):
-        raise HycamError(f"{found.path() or found.name} has no row with an instruction and a response.")
+        raise HycamError(f"{path or found.name} has no row with an instruction and a response.")
     difference = found.compare(len(dataset))
     if difference is not None:
         _log.info("%s", difference)
@@ -94,34 +94,43 @@ def _called(convert: Convert) -> str:
     return f"{Hasher.hash(convert)} {code}"
 
 
-def _announce(found: Task) -> None:
-    path = found.path()
-    size = path.stat().st_size if path is not None and path.is_file() else 0
-    if size > _LONG_TO_READ:
-        _log.info("%s: reading %s MB of %s", found.name, f"{size / 1e6:,.0f}", path)
-
-
 def _build(fetched: Fetched, folder: Path, skip_bad_rows: bool, path: Path | None) -> None:
     bad: list[str] = []
     empty: list[int] = []
 
-    def passed_over(error: HycamError) -> None:
+    def skip(error: HycamError) -> None:
         bad.append(str(error) if not bad else "")  # the first is told, the others are counted
 
-    examples = fetched.examples(passed_over if skip_bad_rows else refuse)
     total = 0
-    with ArrowWriter(folder / "rows.arrow", _SCHEMA) as writer:
-        for batch in _batches(examples):
+    with pyarrow.ipc.new_stream(str(folder / "rows.arrow"), _SCHEMA) as writer:
+        for batch in _batches(_examples(fetched, skip if skip_bad_rows else refuse)):
             empty += [total + number for number, example in enumerate(batch) if example.is_empty]
             total += len(batch)
-            writer.write(pyarrow.RecordBatch.from_pylist([_values(example) for example in batch], _SCHEMA))
+            writer.write_batch(pyarrow.RecordBatch.from_pylist([vars(example) for example in batch], _SCHEMA))
     counts = {"empty": empty, "bad": len(bad), "first_bad": bad[0] if bad else "", "path": str(path or "")}
     (folder / "counts.json").write_text(json.dumps(counts))
 
 
-def _values(example: Example) -> dict[str, object]:
-    turns = [{"asked": asked, "answered": answered} for asked, answered in example.history]
-    return {**vars(example), "history": turns}
+def _examples(fetched: Fetched, bad: Bad) -> Iterator[Example]:
+    """The examples in the source's own order; ``bad`` is given what is wrong with a malformed row.
+
+    Raises:
+        HycamError: the file cannot be read on, or a named column is in none of its rows.
+    """
+    convert, row = fetched.convert, None
+    missing = set(convert.expected) if isinstance(convert, ByColumns) else set()
+    for row in fetched.read(bad):
+        missing -= row.fields.keys()
+        try:
+            example = convert(row)
+        except HycamError as error:
+            bad(error)
+        else:
+            if example is not None:
+                yield example
+    if missing and row is not None:
+        known = ", ".join(map(str, row.fields))
+        raise HycamError(f"{row.path} has no column {', '.join(sorted(missing))} in any row. Columns: {known}.")
 
 
 def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
@@ -130,7 +139,7 @@ def _batches(examples: Iterator[Example]) -> Iterator[list[Example]]:
     for example in examples:
         batch.append(example)
         texts = (example.group, example.instruction, example.input, example.response, example.system, example.messages)
-        size += sum(map(len, texts)) + sum(len(asked) + len(answered) for asked, answered in example.history)
+        size += sum(map(len, texts)) + sum(len(one["asked"]) + len(one["answered"]) for one in example.history)
         if len(batch) == _ROWS_AT_ONCE or size > _TEXT_AT_ONCE:
             yield batch
             batch, size = [], 0

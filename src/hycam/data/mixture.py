@@ -4,6 +4,9 @@ An epoch is drawn in two steps: how many rows it takes of each task, and then an
 independent draws every order of the same multiset of tasks is equally likely, so counts first and a random order after
 are distributed exactly as draws one by one. All epochs are equally long, as a trainer wants it; under ``stop`` that
 takes the counts of the first one for all.
+
+Why not ``datasets.interleave_datasets``: it lays out a single epoch. Drawn anew, the next one would have another length,
+and would not go on with the rows that this one left out.
 """
 
 from __future__ import annotations
@@ -56,17 +59,10 @@ class Mixture:
         seed: as given.
 
     Raises:
-        HycamError: there is no task, or one without rows that is to be drawn; the weights are not those of the tasks;
-            the seed is below 0.
+        HycamError: the seed is below 0.
     """
 
     def __init__(self, recipe: MixtureRecipe, sizes: Mapping[str, int], seed: int) -> None:
-        recipe.check_tasks(list(sizes))
-        if not sizes:
-            raise HycamError("A mixture needs a task: name at least one in data.tasks.")
-        for name, size in sizes.items():
-            if size < 1 and recipe.weights.get(name, 1) > 0:
-                raise HycamError(f"{name} has no rows to train on: leave it out of data.tasks, or give it some.")
         if seed < 0:
             raise HycamError(f"The seed is {seed}: a number of at least 0 was expected.")
         self.tasks = tuple(sizes)
@@ -74,8 +70,6 @@ class Mixture:
         self.seed = seed
         self.probabilities = _probabilities(recipe, self.tasks, self.sizes)
         self._recipe = recipe
-        self._shuffling = recipe.strategy == "concatenate"
-        self._dropping = not self._shuffling and recipe.exhaustion == "drop"
         self._offsets = np.cumsum(self.sizes) - self.sizes
 
     def __len__(self) -> int:
@@ -97,7 +91,7 @@ class Mixture:
 
         A row's index is global: the rows of the first task come first, then those of the second, and so on.
         """
-        if self._shuffling:
+        if self._recipe.strategy == "concatenate":
             # The order that transformers' Trainer gives the rows of one dataset under the same seed.
             shuffler = torch.Generator().manual_seed((self.seed + number) % 2**64)
             return torch.randperm(len(self), generator=shuffler).numpy()
@@ -129,7 +123,7 @@ class Mixture:
         come in any order of the tasks with the same probability.
         """
         random = generator(self.seed, Purpose.ORDER, task, epoch)
-        if self._dropping:
+        if self._recipe.exhaustion == "drop":
             return np.cumsum(random.standard_exponential(count)) / self.probabilities[task]
         return np.sort(random.random(count))
 

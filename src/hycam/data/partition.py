@@ -15,7 +15,7 @@ from hycam.data.cache import entry_of, read_arrow
 from hycam.data.chosen import Chosen
 from hycam.data.load import load_task
 from hycam.data.recipe import PARTS, DataRecipe
-from hycam.data.splits import Split, in_order, split_column, split_count, split_disjoint, split_fold, straddling
+from hycam.data.splits import Split, in_order, split_column, split_count, split_fold, straddling
 from hycam.errors import HycamError
 
 _log = logging.getLogger(__name__)
@@ -90,22 +90,19 @@ def partition(chosen: Chosen, recipe: DataRecipe) -> Partition:
     if how.by not in ("folds", "disjoint") and recipe.fold != 0:
         raise HycamError(f"{chosen.name} is split by {how.by}, which has no fold {recipe.fold}: leave fold at 0.")
     rows = rows_of(chosen, recipe)
+    groups = column(rows.dataset, "group")
     try:
         if how.by == "folds":
-            return Partition(rows, split_fold(column(rows.dataset, "group"), recipe.fold, recipe.seed))
-        if how.by == "disjoint":
-            replicates, validation, test = how.replicates or 0, how.validation_rows or 0, how.test_rows or 0
-            groups = column(rows.dataset, "group")
-            return Partition(rows, split_disjoint(groups, replicates, recipe.fold, validation, test, recipe.seed))
-        if how.by == "count":
+            return Partition(rows, split_fold(groups, recipe.fold, recipe.seed))
+        if how.by in ("count", "disjoint"):
             validation, test = how.validation_rows or 0, how.test_rows or 0
-            return Partition(rows, split_count(column(rows.dataset, "group"), validation, test, recipe.seed))
+            return Partition(rows, split_count(groups, validation, test, recipe.seed, how.replicates or 1, recipe.fold))
         parts = np.repeat(PARTS, rows.of_parts).tolist() if rows.of_parts else list(column(rows.dataset, "part"))
         split = split_column(parts, str(how.column))
     except HycamError as error:
         raise HycamError(f"{chosen.name}: {error}") from error
     # The parts were given, so nothing kept together what the other ways of splitting do not separate.
-    count = straddling(column(rows.dataset, "group"), split)
+    count = straddling(groups, split)
     if count:
         _log.warning(
             "%s: %s inputs (or questions) have rows in more than one part: what is tested is not all new to training",

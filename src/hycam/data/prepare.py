@@ -9,14 +9,12 @@ from dataclasses import dataclass
 
 import datasets
 import numpy as np
-import pyarrow
 from transformers import PreTrainedTokenizerBase
 
 from hycam.data.chosen import Chosen, chosen_tasks
-from hycam.data.encode import Form, encode, encode_on_disk
-from hycam.data.encoded import BadRows, Counts, Encoded, lengths, numbers
+from hycam.data.encode import Counts, Encoded, encode, encode_on_disk, warn_of_bad_rows
 from hycam.data.partition import Rows, column, partition
-from hycam.data.prompts import check_prompt
+from hycam.data.prompts import Form, check_prompt
 from hycam.data.recipe import PARTS, DataRecipe
 from hycam.data.splits import in_order
 from hycam.errors import HycamError
@@ -59,71 +57,17 @@ def prepare(recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: Pr
     check_prompt(recipe.prompt, tokenizer)
     parts: dict[str, dict[str, Encoded]] = {part: {} for part in PARTS}
     for name, chosen in chosen_tasks(recipe).items():
+        bad: dict[int, str] = {}
         for part, encoded in _encode_parts(chosen, recipe, tokenizer, progress).items():
             parts[part][name] = encoded
+            bad |= encoded.bad
+        warn_of_bad_rows(name, bad)
         _log.info("%s: %s", name, "; ".join(_describe(part, parts[part][name].counts) for part in PARTS))
     rows = {part: {name: encoded.dataset for name, encoded in tasks.items()} for part, tasks in parts.items()}
     counts = {part: {name: encoded.counts for name, encoded in tasks.items()} for part, tasks in parts.items()}
-    thoughts = sum(int(numbers(one.whole, "thinks")[one.places].sum()) for one in parts["train"].values())
+    thoughts = sum(int(encoded.column("thinks").sum()) for encoded in parts["train"].values())
     thinks = 2 * thoughts > sum(one.kept for one in counts["train"].values())
-    return Prepared(**rows, counts=counts, fingerprint=fingerprint(parts), thinks=thinks)
-
-
-def fingerprint(parts: Mapping[str, Mapping[str, Encoded]]) -> str:
-    """SHA-256 (hexadecimal) of the parts: their names, the tasks, each row's identity, prompt length and token ids."""
-    digest = hashlib.sha256()
-    for part, tasks in parts.items():
-        for name, encoded in tasks.items():
-            whole, places = encoded.whole, encoded.places
-            digest.update(f"{part}\0{name}\0{len(places)}\0".encode())
-            digest.update("\0".join(whole.data.column("row").take(places).to_pylist()).encode())
-            digest.update(numbers(whole, "prompt_length")[places].astype("<i4").tobytes())
-            digest.update(lengths(whole)[places].astype("<i4").tobytes())
-            for ids in encoded.token_ids():
-                digest.update(ids.astype("<i4", copy=False).data)
-    return digest.hexdigest()
-
-
-def form_of(chosen: Chosen, recipe: DataRecipe) -> Form:
-    """How the rows of one task of a recipe become tokens."""
-    return Form(recipe.prompt, recipe.max_length, recipe.overlong, chosen.entry.turns, recipe.skip_bad_rows)
-
-
-def _encode_parts(
-    chosen: Chosen, recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: Progress | None
-) -> dict[str, Encoded]:
-    divided = partition(chosen, recipe)
-    limits = {"train": recipe.train_rows, "validation": recipe.validation_rows, "test": recipe.test_rows}
-    whole: Encoded | None = None
-    encoded = {}
-    for part, limit in limits.items():
-        rows: list[int] = getattr(divided.split, part)
-        is_limited = limit is not None and limit < len(rows)
-        order = np.asarray(rows)
-        if is_limited:
-            order = order[in_order(column(divided.part(part), "row"), recipe.seed)]
-        if limit is not None and is_limited and limit <= _FEW:
-            encoded[part] = _encode_first(divided.rows.dataset, order, limit, chosen, recipe, tokenizer)
-        else:
-            whole = whole or encode_all(chosen, divided.rows, recipe, tokenizer, progress)
-            encoded[part] = whole.first(order, len(rows) if limit is None else limit)
-        if not encoded[part].counts.kept:
-            raise _nothing_left(chosen.name, part, encoded[part], recipe)
-    sum((one.bad for one in encoded.values()), BadRows()).tell(chosen.name)
-    return encoded
-
-
-def _nothing_left(name: str, part: str, encoded: Encoded, recipe: DataRecipe) -> HycamError:
-    counts = encoded.counts
-    if not counts.dropped:
-        return HycamError(
-            f"{name}: no row is left in the {part} part, all are malformed; the first: {encoded.bad.first}"
-        )
-    others = f" and the other {counts.bad:,} malformed" if counts.bad else ""
-    return HycamError(
-        f"{name}: no row is left in the {part} part, all {counts.dropped} are too long{others}. "
-        f'Raise max_length ({recipe.max_length}), or set overlong to "shorten" where it is not.'
-    )
+    return Prepared(**rows, counts=counts, fingerprint=_fingerprint(parts), thinks=thinks)
 
 
 def encode_all(
@@ -145,30 +89,69 @@ def encode_all(
     return encode_on_disk(chosen.name, rows.source, rows.dataset, tokenizer, form_of(chosen, recipe), add)
 
 
+def form_of(chosen: Chosen, recipe: DataRecipe) -> Form:
+    """How the rows of one task of a recipe become tokens."""
+    return Form(recipe.prompt, recipe.max_length, recipe.overlong, chosen.entry.turns, recipe.skip_bad_rows)
+
+
+def _encode_parts(
+    chosen: Chosen, recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: Progress | None
+) -> dict[str, Encoded]:
+    divided = partition(chosen, recipe)
+    limits = {"train": recipe.train_rows, "validation": recipe.validation_rows, "test": recipe.test_rows}
+    whole: Encoded | None = None
+    encoded = {}
+    for part, limit in limits.items():
+        order = np.array(getattr(divided.split, part))
+        if limit is not None and limit < len(order):
+            order = order[in_order(column(divided.part(part), "row"), recipe.seed)]
+        limit = len(order) if limit is None else min(limit, len(order))
+        if limit < len(order) and limit <= _FEW:
+            encoded[part] = _encode_first(divided.rows.dataset, order, limit, tokenizer, form_of(chosen, recipe))
+        else:
+            whole = whole or encode_all(chosen, divided.rows, recipe, tokenizer, progress)
+            encoded[part] = whole.first(order, limit)
+        if not encoded[part].counts.kept:
+            raise _nothing_left(chosen.name, part, encoded[part], recipe)
+    return encoded
+
+
 def _encode_first(
-    dataset: datasets.Dataset,
-    order: np.ndarray,
-    limit: int,
-    chosen: Chosen,
-    recipe: DataRecipe,
-    tokenizer: PreTrainedTokenizerBase,
+    dataset: datasets.Dataset, order: np.ndarray, limit: int, tokenizer: PreTrainedTokenizerBase, form: Form
 ) -> Encoded:
-    """What ``encode_all(...).first(order, limit)`` gives, without tokenising more rows than it takes."""
-    pieces: list[pyarrow.Table] = []
-    tried = kept = 0
-    bad = BadRows()
-    while tried < len(order) and kept < limit:
-        following = order[tried : tried + limit - kept]
-        encoded = encode(dataset.select(following), tokenizer, form_of(chosen, recipe))
-        piece = encoded.whole.data.table
-        bad += BadRows(following[encoded.bad.numbers].tolist(), encoded.bad.first)
-        # Of all rows of the task, as in the other parts, and not of those that were tokenised together.
-        numbers_of_task = pyarrow.array(following[piece["index"].to_numpy()], pyarrow.int32())
-        pieces.append(piece.set_column(piece.schema.get_field_index("index"), "index", numbers_of_task))
-        tried += len(following)
-        kept += len(piece)
-    together = pyarrow.concat_tables(pieces).sort_by("index")
-    return Encoded(datasets.Dataset(datasets.table.InMemoryTable(together)), np.arange(kept), tried, bad)
+    """What ``encode_all(...).first(order, limit)`` gives, without tokenising many more rows than it takes."""
+    tried = limit
+    while True:
+        encoded = encode(dataset, tokenizer, form, numbers=np.sort(order[:tried]))
+        if len(encoded.places) >= limit or tried >= len(order):
+            return encoded.first(order[:tried], limit)
+        tried *= 2  # some were too long
+
+
+def _nothing_left(name: str, part: str, encoded: Encoded, recipe: DataRecipe) -> HycamError:
+    counts = encoded.counts
+    if not counts.dropped:
+        first = encoded.bad[min(encoded.bad)]
+        return HycamError(f"{name}: no row is left in the {part} part, all are malformed; the first: {first}")
+    others = f" and the other {counts.bad:,} malformed" if counts.bad else ""
+    return HycamError(
+        f"{name}: no row is left in the {part} part, all {counts.dropped} are too long{others}. "
+        f'Raise max_length ({recipe.max_length}), or set overlong to "shorten" where it is not.'
+    )
+
+
+def _fingerprint(parts: Mapping[str, Mapping[str, Encoded]]) -> str:
+    """SHA-256 (hexadecimal) of the parts: their names, the tasks, each row's identity, prompt length and token ids."""
+    digest = hashlib.sha256()
+    for part, tasks in parts.items():
+        for name, encoded in tasks.items():
+            digest.update(f"{part}\0{name}\0{len(encoded.places)}\0".encode())
+            digest.update("\0".join(encoded.whole.data.column("row").take(encoded.places).to_pylist()).encode())
+            digest.update(encoded.column("prompt_length").astype("<i4").tobytes())
+            digest.update(encoded.lengths.astype("<i4").tobytes())
+            for ids in encoded.token_ids():
+                digest.update(ids.astype("<i4", copy=False).data)
+    return digest.hexdigest()
 
 
 def _describe(part: str, counts: Counts) -> str:

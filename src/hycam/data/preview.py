@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hycam.console import Reporter
 from hycam.data.chosen import Chosen
-from hycam.data.encoded import Encoded, lengths
+from hycam.data.encode import Encoded, warn_of_bad_rows
 from hycam.data.partition import Rows, rows_of
 from hycam.data.prepare import encode_all
 from hycam.data.prompts import check_prompt
@@ -43,7 +43,7 @@ def preview(
     loaded = rows_of(chosen, recipe)
     with Reporter() as reporter:
         encoded = encode_all(chosen, loaded, recipe, tokenizer, reporter.update)
-    encoded.bad.tell(chosen.name)
+    warn_of_bad_rows(chosen.name, encoded.bad)
     for row in encoded.dataset.select(range(min(rows, encoded.counts.kept))):
         note = ", shortened in the middle of the prompt" if row["shortened"] else ""
         title = f"{row['row']}: {len(row['input_ids']):,} tokens, {row['trained']:,} of them trained{note}"
@@ -51,7 +51,7 @@ def preview(
         console.print(_marked(row["input_ids"], row["labels"], tokenizer, console.width), soft_wrap=True)
         console.print()
     console.print(_LEGEND, highlight=False, soft_wrap=True)
-    for line in (*_summary(chosen.name, encoded, loaded), *_histogram(lengths(encoded.whole), console.width)):
+    for line in (*_summary(chosen.name, encoded, loaded), *_histogram(encoded.lengths, console.width)):
         console.print(line, highlight=False, soft_wrap=True, markup=False)
 
 

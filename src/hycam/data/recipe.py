@@ -75,7 +75,7 @@ class TaskRecipe:
             together).
         tags: How a conversation spells ``role``, ``content``, ``user``, ``assistant``, ``system``, ``tool`` (what a
             tool gave) and ``call`` (of a tool), where it is neither OpenAI's way nor ShareGPT's.
-        ignore: Columns, and keys of messages, that are passed over although they may change what is trained.
+        ignore: Columns, and keys of messages, that are ignored although they may change what is trained.
         rows: At most so many rows, picked by the hash of their identity.
         turns: Which answers of a conversation are trained: ``all`` or the ``last`` one.
         domain: What it is about, for tables.
@@ -166,7 +166,7 @@ class DataRecipe:
             ``{instruction}`` and, if wanted, ``{input}`` and ``{system}``.
         max_length: Most tokens of a row, prompt and response together.
         overlong: A longer row is shortened in the middle of its prompt (``shorten``) or left out (``drop``).
-        skip_bad_rows: Malformed rows are counted and passed over, instead of an error.
+        skip_bad_rows: Malformed rows are counted and skipped, instead of an error.
         packing: Several rows in one of max_length, without one seeing another.
         group_by_length: Rows of similar length in a batch, for less padding.
         train_rows: At most so many training rows of each task, of those that fit; all of them by default.
@@ -201,7 +201,7 @@ class DataRecipe:
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:
-    """Raises HycamError where ``value`` is none of a Literal's: a recipe made in Python is checked by nothing else."""
+    """Raises HycamError where ``value`` is not one of a Literal's: nothing else checks a recipe made in Python."""
     known = get_args(choices)
     if value not in known:
         raise HycamError(f'{name} is "{value}": {", ".join(known)} were expected.{nearest(str(value), known)}')

@@ -74,13 +74,15 @@ def split_fold(groups: Iterable[str], fold: int, seed: int) -> Split:
             "Rows with the same input (or without one, the same instruction) are one group and are never separated. "
             "Add rows that differ, split by count, or name a column that tells the rows apart (columns: {group: ...})."
         )
-    block = _cut(sizes, [Fraction(number, _BLOCKS) * len(group) for number in range(1, _BLOCKS)])[group]
+    block = _cut(sizes, _equal_parts(len(group), _BLOCKS))[group]
     test = block == 2 * fold
     validation = (block == 2 * fold + 1) | (block == (2 * fold + 3) % _BLOCKS)
     return _split(~(test | validation), validation, test)
 
 
-def split_count(groups: Iterable[str], validation_rows: int, test_rows: int, seed: int) -> Split:
+def split_count(
+    groups: Iterable[str], validation_rows: int, test_rows: int, seed: int, replicates: int = 1, replicate: int = 0
+) -> Split:
     """About ``test_rows`` rows for the test, ``validation_rows`` for validation and the others for training.
 
     Groups are in the order of seed and key; the test part is the first of them and the validation part the next, each
@@ -89,34 +91,27 @@ def split_count(groups: Iterable[str], validation_rows: int, test_rows: int, see
     g, test and training are within g / 2 of their number and validation within g, or where a cut had to be moved all
     three within 2 g.
 
-    Raises:
-        HycamError: that leaves nothing for training, or there are fewer than three groups.
-    """
-    group, sizes = _ordered(groups, seed)
-    block = _counted(sizes, validation_rows, test_rows)[group]
-    return _split(block == 2, block == 1, block == 0)
-
-
-def split_disjoint(
-    groups: Iterable[str], replicates: int, replicate: int, validation_rows: int, test_rows: int, seed: int
-) -> Split:
-    """One of several replicates that have no row in common, split by count.
-
-    Groups in the order of seed and key are cut into ``replicates`` blocks of nearly equal rows, and the block of this
-    replicate is divided as :func:`split_count` does it: its first groups are the test part, the next validation. So
-    nothing that one replicate trains, tunes or tests on is seen by another.
+    Of several disjoint replicates each is a block of nearly equal rows of that order, which is divided in the same way.
+    So nothing that one replicate trains, tunes or tests on is seen by another.
 
     Raises:
-        HycamError: there is no such replicate, or one of them has too few rows or groups for its three parts.
+        HycamError: that leaves nothing for training, there are fewer than three groups, or there is no such replicate.
     """
     if not 0 <= replicate < replicates:
         raise HycamError(f"There is no replicate {replicate}: they are 0 to {replicates - 1} (data.fold names one).")
     group, sizes = _ordered(groups, seed)
-    if len(sizes) < replicates:
+    if 1 < replicates > len(sizes):
         raise HycamError(f"{len(group)} rows in {len(sizes)} groups cannot give {replicates} disjoint replicates.")
-    block = _cut(sizes, [Fraction(number, replicates) * len(group) for number in range(1, replicates)])
+    mine = _cut(sizes, _equal_parts(len(group), replicates)) == replicate
+    rows = int(sizes[mine].sum())
+    if validation_rows + test_rows >= rows or mine.sum() < len(PARTS):
+        raise HycamError(
+            f"{rows} rows in {mine.sum()} groups cannot give {validation_rows} for validation, {test_rows} for "
+            "the test and at least one group for training. Ask for fewer, or name a column that tells the rows apart "
+            "(columns: {group: ...})."
+        )
     part = np.full(len(sizes), -1)
-    part[block == replicate] = _counted(sizes[block == replicate], validation_rows, test_rows)
+    part[mine] = _cut(sizes[mine], [Fraction(test_rows), Fraction(test_rows + validation_rows)])
     return _split(part[group] == 2, part[group] == 1, part[group] == 0)
 
 
@@ -151,24 +146,8 @@ def straddling(groups: Iterable[str], split: Split) -> int:
     return int((parts > 1).sum())
 
 
-def _counted(sizes: np.ndarray, validation_rows: int, test_rows: int) -> np.ndarray:
-    """The part of each group, ``[groups]``: 0 the test, 1 validation, 2 training."""
-    rows = int(sizes.sum())
-    if validation_rows + test_rows >= rows or len(sizes) < len(PARTS):
-        raise HycamError(
-            f"{rows} rows in {len(sizes)} groups cannot give {validation_rows} for validation, {test_rows} for "
-            "the test and at least one group for training. Ask for fewer, or name a column that tells the rows apart "
-            "(columns: {group: ...})."
-        )
-    return _cut(sizes, [Fraction(test_rows), Fraction(test_rows + validation_rows)])
-
-
 def _split(train: np.ndarray, validation: np.ndarray, test: np.ndarray) -> Split:
-    return Split(
-        train=np.flatnonzero(train).tolist(),
-        validation=np.flatnonzero(validation).tolist(),
-        test=np.flatnonzero(test).tolist(),
-    )
+    return Split(*(np.flatnonzero(part).tolist() for part in (train, validation, test)))
 
 
 def _keys(texts: Iterable[str], seed: int) -> np.ndarray:
@@ -188,6 +167,11 @@ def _ordered(groups: Iterable[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
     place = np.empty(len(keys), dtype=np.int64)
     place[order] = np.cumsum(begins) - 1
     return place, np.bincount(place)
+
+
+def _equal_parts(rows: int, number: int) -> list[Fraction]:
+    """After how many rows each of so many equal parts ends, but for the last."""
+    return [Fraction(part * rows, number) for part in range(1, number)]
 
 
 def _cut(sizes: np.ndarray, targets: Sequence[Fraction]) -> np.ndarray:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import datasets
 from transformers import PreTrainedTokenizerBase
 
-from hycam.data.encode import Form, rendered
-from hycam.data.encoded import BadRows
-from hycam.data.prompts import Turn, check_prompt
+from hycam.data.chat import Turn
+from hycam.data.encode import warn_of_bad_rows
+from hycam.data.prompts import Form, check_prompt, rendered
 from hycam.data.tasks import Task
+from hycam.data.tokens import PLAIN
 
 _ROWS_AT_ONCE = 1000  # enough for the tokenizer to work on all cores; more would only need memory
 
@@ -60,14 +61,16 @@ def statistics(
         HycamError: the prompt needs a chat template that the tokenizer does not have; or a row cannot be put into it.
     """
     check_prompt(style, tokenizer)
-    total, bad = 0, BadRows()
-    for batch in dataset.iter(batch_size=_ROWS_AT_ONCE):
-        rows = [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
-        examples, passed_over = rendered(rows, 0, tokenizer, Form(style, turns="last", skip_bad_rows=skip_bad_rows))
+    form = Form(style, turns="last", skip_bad_rows=skip_bad_rows)
+    total = done = 0
+    bad: dict[int, str] = {}
+    for table in dataset.with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
+        examples, refused = rendered(enumerate(table.to_pylist(), done), tokenizer, form)
         total += _tokens(list(examples.values()), tokenizer) if examples else 0
-        bad += passed_over
-    bad.tell(task.name)
-    samples = len(dataset) - len(bad.numbers)
+        bad |= refused
+        done += len(table)
+    warn_of_bad_rows(task.name, bad)
+    samples = len(dataset) - len(bad)
     return Statistics(
         task=task.name,
         samples=samples,
@@ -83,8 +86,5 @@ def statistics(
 def _tokens(examples: list[list[Turn]], tokenizer: PreTrainedTokenizerBase) -> int:
     """Each answer with what stands before it; a row has one, a conversation several."""
     texts = [turn.before + turn.answer for turns in examples for turn in turns]
-    # verbose: nothing is too long to be counted.
-    encoded = tokenizer(
-        texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False, verbose=False
-    )
+    encoded = tokenizer(texts, add_special_tokens=False, **PLAIN)
     return sum(map(len, encoded["input_ids"])) + len(texts)

@@ -1,41 +1,64 @@
-"""Texts to token ids.
+"""From turns to token ids and labels.
 
 A chat is tokenised as the one text that its template writes and cut by the offsets of the tokens, so that its ids are
 the template's own: a tokenizer of SentencePiece's kind begins every text that it is given with a mark of its own, and
-so would begin every piece. Other prompts are tokenised apart from their responses, so that no token spans the boundary.
+so would begin every piece. Other prompts are tokenised apart from their responses. Either way no token spans the
+boundary, so generation starts from exactly the prompt that was trained.
+
+The loss falls on the responses and their end tokens only (Eq. 13); labels are masked by position, because in many
+tokenizers padding is the end token too.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import accumulate, chain, pairwise
+from itertools import accumulate, chain
 from operator import itemgetter
 from typing import Any, NamedTuple, cast
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from hycam.data.chat_template import called, end_token
-from hycam.data.prompts import Turn
-from hycam.data.recipe import Turns
+from hycam.data.chat import Turn, called, end_token
+from hycam.data.prompts import Form
 from hycam.errors import HycamError
+from hycam.labelled import IGNORED
+
+LEAST_PROMPT = 16  # a prompt shortened to fewer tokens than this would no longer ask anything
 
 # verbose: what is too long is dealt with here, the tokenizer's own warning about it would mislead.
 PLAIN: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
 _BARE: dict[str, Any] = {"add_special_tokens": False, **PLAIN}
 _ANSWER = "answer"  # behind a prompt, so that it is tokenised as in front of one
 _SHOWN = 20  # characters on either side of a place
-
-Run = tuple[int, bool]
-"""So many tokens in a row, and whether they carry the loss."""
+_PLENTY = 32  # characters a token; of a text with far more than so many for each token that fits, the ends are enough
 
 
 class Tokens(NamedTuple):
-    """The ids of a row, the ``runs`` that they are made of, and where the last response begins (``prompt_length``)."""
+    """``ids`` and ``labels`` of a row, int32 ``[n]``, and where the last response begins (``prompt_length``)."""
 
-    ids: list[int]
-    runs: list[Run]
+    ids: np.ndarray
+    labels: np.ndarray
     prompt_length: int
+
+    def fitted(self, form: Form) -> Tokens | None:
+        """The row without the middle of its prompt, as far as it is too long; None where it is to be dropped."""
+        room = form.max_length - (len(self.ids) - self.prompt_length)
+        if self.prompt_length <= room:
+            return self
+        if form.overlong == "drop" or room < LEAST_PROMPT:
+            return None
+        cut = slice((room + 1) // 2, self.prompt_length - room // 2)
+        return Tokens(np.delete(self.ids, cut), np.delete(self.labels, cut), room)
+
+
+def tokenised(examples: list[list[Turn]], tokenizer: PreTrainedTokenizerBase, form: Form) -> list[Tokens | HycamError]:
+    """The tokens of the turns of each row, or what is wrong where a chat cannot be cut at its answers."""
+    if not examples:
+        return []
+    cut = [[Turn(*(_without_middle(text, tokenizer, form) for text in turn)) for turn in turns] for turns in examples]
+    return _whole(cut, tokenizer, form) if form.prompt == "chat" else _apart(cut, tokenizer, form)
 
 
 def encode_prompts(prompts: list[str], tokenizer: PreTrainedTokenizerBase, style: str) -> list[list[int]]:
@@ -51,36 +74,43 @@ def encode_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase, style: st
     """Token ids of texts that nothing is to follow; special tokens as in :func:`encode_prompts`."""
     if style == "chat":
         return tokenizer(texts, **_BARE)["input_ids"]
-    trailing = _trailing_special_tokens(tokenizer)
+    mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
+    trailing = mask[::-1].index(0)
     return [ids[: len(ids) - trailing] for ids in tokenizer(texts, **PLAIN)["input_ids"]]
 
 
-def apart(
-    examples: list[list[Turn]], tokenizer: PreTrainedTokenizerBase, style: str, turns: Turns
-) -> list[Tokens | HycamError]:
-    """Each piece of each example tokenised alone, with the end token behind each answer."""
-    end = cast(int, tokenizer.convert_tokens_to_ids(end_token(tokenizer, style)))
-    begun = encode_prompts([example[0].before for example in examples], tokenizer, style)
-    later = [text for example in examples for text in [*chain.from_iterable(example)][1:]]
-    others = iter(tokenizer(later, **_BARE)["input_ids"])
+def _labelled(ids: list[int], answers: list[tuple[int, int]], form: Form) -> Tokens:
+    """The tokens of a row whose answers, with their end tokens, are ``ids[begin:end]``."""
+    row = np.array(ids, dtype=np.int32)
+    labels = np.full_like(row, IGNORED)
+    for begin, end in answers if form.turns == "all" else answers[-1:]:
+        labels[begin:end] = row[begin:end]
+    return Tokens(row, labels, answers[-1][0])
+
+
+def _apart(examples: list[list[Turn]], tokenizer: PreTrainedTokenizerBase, form: Form) -> list[Tokens | HycamError]:
+    """Each text of each example tokenised alone, with the end token behind each answer."""
+    end = cast(int, tokenizer.convert_tokens_to_ids(end_token(tokenizer, form.prompt)))
+    begun = encode_prompts([turns[0].before for turns in examples], tokenizer, form.prompt)
+    others = iter(tokenizer([text for turns in examples for text in [*chain(*turns)][1:]], **_BARE)["input_ids"])
     found: list[Tokens | HycamError] = []
-    for example, ids in zip(examples, begun, strict=True):
-        runs = [(len(ids), False)]
-        for number in range(len(example)):
-            before = next(others) if number else []
-            answer = [*next(others), end]
-            begin = len(ids) + len(before)
-            ids = [*ids, *before, *answer]
-            is_trained = turns == "all" or number == len(example) - 1
-            runs += [(len(before), False), (len(answer), is_trained)] if number else [(len(answer), is_trained)]
-        found.append(Tokens(ids, runs, begin))
+    for turns, first in zip(examples, begun, strict=True):
+        ids = [*first]
+        answers = []
+        for number in range(len(turns)):
+            if number:
+                ids += next(others)
+            begin = len(ids)
+            ids += [*next(others), end]
+            answers.append((begin, len(ids)))
+        found.append(_labelled(ids, answers, form))
     return found
 
 
-def whole(examples: list[list[Turn]], tokenizer: PreTrainedTokenizerBase, turns: Turns) -> list[Tokens | HycamError]:
+def _whole(examples: list[list[Turn]], tokenizer: PreTrainedTokenizerBase, form: Form) -> list[Tokens | HycamError]:
     """Each chat tokenised as one text; an error in place of one that cannot be cut where an answer begins or ends."""
     end = end_token(tokenizer, "chat")
-    pieces = [[piece for before, answer in example for piece in (before, answer + end)] for example in examples]
+    pieces = [[piece for before, answer in turns for piece in (before, answer + end)] for turns in examples]
     texts = ["".join(each) for each in pieces]
     added = frozenset(tokenizer.added_tokens_decoder)
     found: list[Tokens | HycamError] = []
@@ -92,16 +122,13 @@ def whole(examples: list[list[Turn]], tokenizer: PreTrainedTokenizerBase, turns:
         if lost:
             found.append(_uncut(text, lost[0], tokenizer))
             continue
-        inner = cast(list[int], edges)
-        sizes = [stop - start for start, stop in pairwise([0, *inner])]
-        last = len(sizes) - 1
-        runs = [(size, n % 2 == 1 and (turns == "all" or n == last)) for n, size in enumerate(sizes)]
+        known = cast(list[int], edges)
         if offsets is not None:
             begun += [
                 (len(found), place, _opening(text[:place], ids[:edge], offsets, added))
-                for place, edge in zip(places[::2], inner[::2], strict=True)
+                for place, edge in zip(places[::2], known[::2], strict=True)
             ]
-        found.append(Tokens(ids, runs, inner[-2]))
+        found.append(_labelled(ids, [*zip(known[::2], known[1::2], strict=True)], form))
     # Nearly all chats of a template open their answers with the same few words, which are looked at once.
     openings = list({opening.text for _, _, opening in begun})
     alone = dict(zip(openings, _openings(openings, tokenizer), strict=True))
@@ -188,7 +215,16 @@ def _uncut(text: str, place: int, tokenizer: PreTrainedTokenizerBase) -> HycamEr
     )
 
 
-def _trailing_special_tokens(tokenizer: PreTrainedTokenizerBase) -> int:
-    """How many special tokens the tokenizer puts behind a text: an end token there would end the prompt."""
-    mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
-    return mask[::-1].index(0)
+def _without_middle(text: str, tokenizer: PreTrainedTokenizerBase, form: Form) -> str:
+    """``text``, without its middle where it has many times the characters of any row that fits.
+
+    Either end that is kept has more tokens than a row may have, so the row comes out as it would have: shortened
+    within its prompt to the same tokens, or dropped. A row of 100 MB would otherwise take gigabytes.
+    """
+    most = form.max_length * _PLENTY
+    while len(text) > 2 * most:
+        ends = [text[:most], text[-most:]]
+        if min(map(len, encode_texts(ends, tokenizer, "chat"))) > form.max_length:
+            return "".join(ends)
+        most *= 4  # long blanks, or words that the tokenizer does not know, may be single tokens
+    return text

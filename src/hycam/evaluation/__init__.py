@@ -1,1 +1,1 @@
-"""What a model is worth on each task: perplexity, text metrics of its greedy answers, and every answer kept."""
+"""How good a model is at each task: perplexity, text metrics of its greedy answers, and the answers themselves."""

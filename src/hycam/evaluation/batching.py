@@ -1,4 +1,4 @@
-"""Rows of similar length in one batch, padded on either side."""
+"""Batches of rows of similar length, padded on the left or on the right."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from transformers import PreTrainedTokenizerBase
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int, batch_tokens: int | None = None) -> Iterator[list[int]]:
-    """Row indices in batches, longest rows first, so that a machine that is too small says so at once.
+    """Row indices in batches, longest rows first, so that a lack of memory shows at once.
 
     Args:
-        lengths: tokens of each row.
-        batch_size: most rows in a batch.
-        batch_tokens: most tokens in a batch, padding included; a longer row is a batch of its own.
+        lengths: tokens in each row.
+        batch_size: rows in a batch, at most.
+        batch_tokens: tokens in a batch, at most, padding included; a longer row is a batch of its own.
     """
     sizes = np.asarray(lengths, dtype=np.int64)
     order = np.argsort(-sizes, kind="stable")
@@ -29,17 +29,17 @@ def batches_by_length(lengths: Sequence[int], batch_size: int, batch_tokens: int
 
 
 def pad(rows: Sequence[Sequence[int]], value: int, side: Literal["left", "right"]) -> torch.Tensor:
-    """Rows of token ids as one int64 tensor ``[rows, longest]``, filled up with ``value`` on ``side``."""
+    """Rows of token ids as one int64 tensor ``[rows, longest]``, padded with ``value`` on ``side``."""
     tensors = [torch.as_tensor(row, dtype=torch.int64) for row in rows]
     return torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True, padding_value=value, padding_side=side)
 
 
 def padding_mask(rows: Sequence[Sequence[int]], side: Literal["left", "right"]) -> torch.Tensor:
-    """1 where a token of ``rows`` stands after ``pad`` and 0 where padding does, by position: ``[rows, longest]``."""
+    """The attention mask of ``pad(rows, ...)``: 1 for tokens and 0 for padding, by position, ``[rows, longest]``."""
     return pad([[1] * len(row) for row in rows], 0, side)
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id to pad with. Any would do, since it is masked; a tokenizer without one pads with its end token."""
+    """The id to pad with: the end token where there is no padding token, since padding is masked by position."""
     found = tokenizer.pad_token_id
     return tokenizer.eos_token_id if found is None else found

@@ -1,9 +1,10 @@
-"""A model on the rows of several tasks: perplexity of the responses, BLEU-4 and ROUGE-L of its own answers."""
+"""Evaluation on several tasks: perplexity of their responses, BLEU-4 and ROUGE-L of the model's own answers."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, zip_longest
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hycam.console import counted
 from hycam.errors import HycamError
 from hycam.evaluation.generation import generate
 from hycam.evaluation.perplexity import NLL, across_tasks, response_nll
@@ -21,7 +23,7 @@ from hycam.evaluation.tokens import Tokens, tokens_of
 _log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done ("perplexity" or "generation"), rows done and rows in all."""
+"""Called with the kind of work ("perplexity" or "generation"), rows done and rows in all."""
 
 
 def evaluate(
@@ -35,35 +37,38 @@ def evaluate(
 ) -> Evaluation:
     """Perplexity of every row's response, and BLEU-4 and ROUGE-L of greedy answers to the rows' prompts.
 
-    Tasks are taken one after the other, so that a task's figures do not depend on which others stand beside it.
+    Tasks are evaluated one by one, so that a task's figures do not depend on the others.
 
     Args:
         model: any causal language model, with or without an adapter.
         tokenizer: the one that made the rows.
         parts: the rows of each task, with the columns that ``hycam.data.encode`` makes: ``row``, ``prompt``,
-            ``response``, ``input_ids``, ``labels`` and ``prompt_length`` (of the tokens that an answer continues).
-        max_new_tokens: most tokens in an answer.
-        batch_size: most rows in a batch.
-        generate_rows: answer the first so many rows of each task; None for all, 0 for none.
+            ``response``, ``input_ids``, ``labels`` and ``prompt_length`` (how many tokens an answer continues).
+        max_new_tokens: tokens in an answer, at most.
+        batch_size: rows in a batch, at most.
+        generate_rows: how many rows of each task are answered, from the first on; None for all.
         progress: see ``Progress``.
 
     Raises:
-        HycamError: there is no task, or one of them has no response to score.
+        HycamError: there is no task, or a task has no response to score.
     """
     if not parts:
         raise HycamError("There is nothing to evaluate: no task was given.")
-    scored = _counted(progress, "perplexity", sum(len(rows) for rows in parts.values()))
-    nlls = {name: response_nll(model, tokenizer, rows, batch_size, progress=scored) for name, rows in parts.items()}
+    update = progress or (lambda *_: None)
+    count = counted(update, "perplexity", sum(len(rows) for rows in parts.values()))
+    nlls = {name: response_nll(model, tokenizer, rows, batch_size, progress=count) for name, rows in parts.items()}
     asked = {
         name: rows.select(range(len(rows) if generate_rows is None else min(generate_rows, len(rows))))
         for name, rows in parts.items()
     }
-    answered = _counted(progress, "generation", sum(len(rows) for rows in asked.values()))
+    count = counted(update, "generation", sum(len(rows) for rows in asked.values()))
     answers = {
-        name: generate(model, tokenizer, _prompts(rows), max_new_tokens, batch_size, answered, _end(rows))
+        name: generate(model, tokenizer, _prompts(rows), max_new_tokens, batch_size, count, _end(rows))
         for name, rows in asked.items()
     }
-    return _assemble(parts, nlls, answers, max_new_tokens)
+    return _together(
+        {name: _scored(name, rows, nlls[name], answers[name]) for name, rows in parts.items()}, max_new_tokens
+    )
 
 
 def _prompts(rows: Dataset) -> list[list[int]]:
@@ -75,75 +80,67 @@ def _end(rows: Dataset) -> int | None:
     return rows[0]["input_ids"][-1] if len(rows) else None
 
 
-def _counted(progress: Progress | None, what: str, total: int) -> Callable[[int], None] | None:
-    if progress is None:
-        return None
-    done = 0
+@dataclass(frozen=True)
+class _Task:
+    """One task: its likelihoods, the answers to its first rows, and how close those are to their references.
 
-    def add(rows: int) -> None:
-        nonlocal done
-        done += rows
-        progress(what, done, total)
+    ``rouge`` is ROUGE-L of each answer. ``bleu4`` and ``rouge_l`` are the task's own, None where it has none.
+    """
 
-    return add
+    rows: Dataset
+    nll: NLL
+    answers: list[str]
+    references: list[str]
+    tokens: Tokens
+    rouge: np.ndarray
+    bleu4: float | None
+    rouge_l: float | None
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        return {
+            "perplexity": self.nll.perplexity,
+            "nll": self.nll.per_token,
+            "tokens": int(self.nll.tokens.sum()),
+            "rows": len(self.rows),
+            "bleu4": self.bleu4,
+            "rougeL": self.rouge_l,
+            "generated_rows": len(self.answers),
+            "bleu_signature": bleu_signature(self.tokens) if self.answers else None,
+            "rouge_tokens": self.tokens.rouge if self.answers else None,
+        }
+
+    def predictions(self, name: str) -> list[dict[str, Any]]:
+        keys = ("row", "prompt", "prediction", "reference", "rougeL", "nll", "tokens")
+        # zip_longest: rows that were not generated come last and have no prediction and no ROUGE-L.
+        columns = zip_longest(
+            self.nll.rows, self.rows["prompt"], self.answers, self.rows["response"], self.rouge.tolist(),
+            self.nll.nll.tolist(), self.nll.tokens.tolist(),
+        )  # fmt: skip
+        return [{"task": name, **dict(zip(keys, values, strict=True))} for values in columns]
 
 
-def _assemble(
-    parts: Mapping[str, Dataset], nlls: Mapping[str, NLL], answers: Mapping[str, list[str]], max_new_tokens: int
-) -> Evaluation:
-    references = {name: list(rows["response"])[: len(answers[name])] for name, rows in parts.items()}
-    tokens = {name: tokens_of(rows["response"]) for name, rows in parts.items()}
-    bleu = {name: _bleu4(name, answers[name], references[name], tokens[name]) for name in parts}
-    rouge = {name: rouge_l(answers[name], references[name], tokens[name]) for name in parts}
-    rouge_of = {name: _rouge_l(name, rouge[name], references[name], tokens[name]) for name in parts}
-    answered = [name for name in parts if answers[name]]
-    shared = {bleu_signature(tokens[name]) for name in answered}
-    is_one_corpus = len(shared) == 1  # n-grams of words and of characters are not counted together
-    together = across_tasks(nlls)
-    return Evaluation(
-        tasks={
-            name: {
-                "perplexity": nlls[name].perplexity,
-                "nll": nlls[name].per_token,
-                "tokens": int(nlls[name].tokens.sum()),
-                "rows": len(rows),
-                "bleu4": bleu[name],
-                "rougeL": rouge_of[name],
-                "generated_rows": len(answers[name]),
-                "bleu_signature": bleu_signature(tokens[name]) if answers[name] else None,
-                "rouge_tokens": tokens[name].rouge if answers[name] else None,
-            }
-            for name, rows in parts.items()
-        },
-        macro={
-            "perplexity": together.perplexity,
-            "perplexity_mean": together.perplexity_mean,
-            "nll": together.nll,
-            "bleu4": _mean(bleu.values()),
-            "rougeL": _mean(rouge_of.values()),
-        },
-        pooled={
-            "perplexity": together.perplexity_pooled,
-            "nll": together.nll_pooled,
-            "bleu4": _pooled(answers, references, tokens[answered[0]]) if is_one_corpus else None,
-            "rougeL": _mean(chain.from_iterable(rouge[name] for name in answered if rouge_of[name] is not None)),
-        },
-        bleu_signature=shared.pop() if is_one_corpus else None,
-        max_new_tokens=max_new_tokens,
-        predictions=[
-            entry
-            for name, rows in parts.items()
-            for entry in _entries(name, rows, nlls[name], answers[name], rouge[name].tolist())
-        ],
+def _scored(name: str, rows: Dataset, nll: NLL, answers: list[str]) -> _Task:
+    references, tokens = list(rows["response"])[: len(answers)], tokens_of(rows["response"])
+    rouge = rouge_l(answers, references, tokens)
+    return _Task(
+        rows,
+        nll,
+        answers,
+        references,
+        tokens,
+        rouge,
+        bleu4=_bleu4(name, answers, references, tokens),
+        rouge_l=_rouge_l(name, rouge, references, tokens),
     )
 
 
 def _bleu4(name: str, answers: Sequence[str], references: Sequence[str], tokens: Tokens) -> float | None:
-    """BLEU-4 of a task; None where nothing was answered, or no answer could have any."""
+    """BLEU-4 of a task; None where nothing was answered, or no answer could score."""
     if not answers:
         return None
     if bleu4(references, references, tokens) == 0:
-        _log.warning("%s has no BLEU-4: no reference has four words, so that no answer could score.", name)
+        _log.warning("%s has no BLEU-4: no reference has four words, so no answer could score.", name)
         return None
     return bleu4(answers, references, tokens)
 
@@ -161,25 +158,41 @@ def _rouge_l(name: str, scores: np.ndarray, references: Sequence[str], tokens: T
     return _mean(scores) if without < len(references) else None
 
 
-def _pooled(
-    answers: Mapping[str, Sequence[str]], references: Mapping[str, Sequence[str]], tokens: Tokens
-) -> float | None:
-    every_answer, every_reference = (list(chain.from_iterable(texts.values())) for texts in (answers, references))
-    if bleu4(every_reference, every_reference, tokens) == 0:
-        return None
-    return bleu4(every_answer, every_reference, tokens)
+def _together(tasks: Mapping[str, _Task], max_new_tokens: int) -> Evaluation:
+    answered = [task for task in tasks.values() if task.answers]
+    signatures = {bleu_signature(task.tokens) for task in answered}
+    is_one_corpus = len(signatures) == 1  # n-grams of words and of characters are not counted together
+    every = across_tasks({name: task.nll for name, task in tasks.items()})
+    return Evaluation(
+        tasks={name: task.figures for name, task in tasks.items()},
+        macro={
+            "perplexity": every.perplexity,
+            "perplexity_mean": every.perplexity_mean,
+            "nll": every.nll,
+            "bleu4": _mean(task.bleu4 for task in tasks.values()),
+            "rougeL": _mean(task.rouge_l for task in tasks.values()),
+        },
+        pooled={
+            "perplexity": every.perplexity_pooled,
+            "nll": every.nll_pooled,
+            "bleu4": _pooled_bleu4(answered) if is_one_corpus else None,
+            "rougeL": _mean(chain.from_iterable(task.rouge for task in answered if task.rouge_l is not None)),
+        },
+        bleu_signature=signatures.pop() if is_one_corpus else None,
+        max_new_tokens=max_new_tokens,
+        predictions=[entry for name, task in tasks.items() for entry in task.predictions(name)],
+    )
+
+
+def _pooled_bleu4(tasks: Sequence[_Task]) -> float | None:
+    """BLEU-4 of all answers as one corpus; None where no answer could score."""
+    answers = [text for task in tasks for text in task.answers]
+    references = [text for task in tasks for text in task.references]
+    tokens = tasks[0].tokens
+    return bleu4(answers, references, tokens) if bleu4(references, references, tokens) else None
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """The mean of the figures that there are, or None where there is none."""
+    """The mean of the figures that are not None, or None where all are."""
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if known else None
-
-
-def _entries(name: str, rows: Dataset, nll: NLL, answers: list[str], rouge: list[float]) -> list[dict[str, Any]]:
-    keys = ("row", "prompt", "prediction", "reference", "rougeL", "nll", "tokens")
-    # zip_longest: rows that were not generated come last and have no prediction and no ROUGE-L.
-    columns = zip_longest(
-        nll.rows, rows["prompt"], answers, rows["response"], rouge, nll.nll.tolist(), nll.tokens.tolist()
-    )
-    return [{"task": name, **dict(zip(keys, values, strict=True))} for values in columns]

@@ -26,25 +26,25 @@ def generate(
 ) -> list[str]:
     """The most likely continuation of each prompt, token by token, up to an end token or ``max_new_tokens``.
 
-    Whatever the backbone's own generation settings ask for (sampling, penalties, minimum lengths) is put aside for
-    the call, so that every backbone is decoded alike; its own end tokens stop an answer as the tokenizer's does.
-    Prompts are padded on the left and masked by position: one batch or many, the text is the same within rounding.
+    The backbone's own generation settings (sampling, penalties, minimum lengths) do not apply, so that every backbone
+    is decoded alike; its own end tokens stop an answer, as the tokenizer's does. Prompts are padded on the left and
+    masked by position, so that the text does not depend on the batch, within rounding.
 
     Args:
-        model: any causal language model, with or without an adapter; its mode and settings are put back afterwards.
-        tokenizer: decodes the answers, names the end token and is left as it was.
-        prompts: token ids, so that they are exactly those that were trained on.
-        max_new_tokens: most tokens in an answer, its end token included.
-        batch_size: most prompts in a batch.
+        model: any causal language model, with or without an adapter; its mode and settings are restored afterwards.
+        tokenizer: decodes the answers and names the end token.
+        prompts: token ids, so that they are exactly those of training.
+        max_new_tokens: tokens in an answer, at most, its end token included.
+        batch_size: prompts in a batch, at most.
         progress: called after each batch with the number of prompts in it.
-        end: the token that the model was trained to end a response with, where it may be another one: in a chat the
-            template has it.
+        end: the token that ends a response in training, where that may be another one: in a chat the template
+            decides.
 
     Returns:
         One text for each prompt, in the order of ``prompts``, without special tokens.
 
     Raises:
-        HycamError: a prompt has no token, one that the model has not, or no room for the answer behind it.
+        HycamError: a prompt is empty, has a token that the model does not know, or leaves no room for the answer.
     """
     empty = [number for number, prompt in enumerate(prompts, 1) if len(prompt) == 0]
     if empty:

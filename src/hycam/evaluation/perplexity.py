@@ -44,10 +44,10 @@ class NLL:
 
 @dataclass(frozen=True)
 class AcrossTasks:
-    """One figure for several tasks, in the three ways in which it is taken.
+    """One figure for several tasks, computed in three ways.
 
     ``perplexity`` is the headline, ``exp`` of ``nll``, the mean over tasks of the NLL per token: the geometric mean
-    of the tasks' perplexities. ``perplexity_mean`` is their arithmetic mean, which one hard task can rule.
+    of the tasks' perplexities. ``perplexity_mean`` is their arithmetic mean, which one hard task can dominate.
     ``perplexity_pooled`` (``exp`` of ``nll_pooled``) weighs every token the same, so long tasks count for more.
     """
 
@@ -59,7 +59,7 @@ class AcrossTasks:
 
 
 def across_tasks(tasks: Mapping[str, NLL]) -> AcrossTasks:
-    """Aggregates of at least one task."""
+    """The figures of at least one task."""
     nll = float(np.mean([task.per_token for task in tasks.values()]))
     pooled = float(sum(task.nll.sum() for task in tasks.values()) / sum(task.tokens.sum() for task in tasks.values()))
     return AcrossTasks(
@@ -82,25 +82,25 @@ def response_nll(
 ) -> NLL:
     """NLL of every row's labelled tokens (its response and end token) given what stands before them.
 
-    The logits are the model's own forward's (scaling and soft-capping included), but only for the labelled positions:
-    the rest are taken out in front of the output embedding, so no ``[batch, length, vocabulary]`` tensor is made.
+    The logits come from the model's own forward (scaling and soft-capping included), but for the labelled positions
+    only: the others are removed before the output embedding, so that no ``[batch, length, vocabulary]`` tensor is made.
     The log-softmax is at least float32, sums are float64. Batches are padded on the right, where a causal model
     cannot see the padding, so the result depends on their make-up only by rounding.
 
     Args:
-        model: any causal language model, with or without an adapter; its mode is put back afterwards.
+        model: any causal language model, with or without an adapter; its mode is restored afterwards.
         tokenizer: names the padding id, which is masked by position.
         rows: columns ``input_ids``, ``labels`` (-100 where not scored) and ``row`` (identity). A label on a row's
             first token has nothing before it and is not scored.
-        batch_size: most rows in a batch.
-        batch_tokens: most tokens in a batch, which bounds the logits: 2,048 with a vocabulary of 49,152 are 0.4 GB.
+        batch_size: rows in a batch, at most.
+        batch_tokens: tokens in a batch, at most. That bounds the logits: 2,048 with a vocabulary of 49,152 are 0.4 GB.
         progress: called after each batch with the number of rows in it.
-        shared: whether all processes that train together take part; each does some of the batches, and each gets the
-            whole result. A process without a batch repeats one, since a sharded model runs on all of them or on none.
+        shared: whether the batches are divided among all processes of the group; each gets the whole result. A process
+            without a batch of its own repeats one, since a sharded model runs on all processes or on none.
 
     Raises:
-        HycamError: no token is labelled, a row is beyond the model's tables, or the model makes its
-            logits without its output embedding.
+        HycamError: no token is labelled, a row exceeds the model's tables, or the model makes its logits without its
+            output embedding.
     """
     input_ids = rows["input_ids"][:]
     Tables.of(model).check(input_ids)
@@ -109,25 +109,35 @@ def response_nll(
     tokens = torch.zeros(len(lengths), dtype=torch.int64)
     with evaluating(model):
         batches = list(batches_by_length(lengths, batch_size, batch_tokens))
-        step, own = (processes.number(), processes.index()) if shared else (1, 0)
-        for start in range(0, len(batches), step):
-            indices = batches[min(start + own, len(batches) - 1)]
+        world_size, rank = (processes.world_size(), processes.rank()) if shared else (1, 0)
+        for start in range(0, len(batches), world_size):
+            indices = batches[min(start + rank, len(batches) - 1)]
             batch = rows[indices]
-            row, position, targets = labelled_positions(pad(batch["labels"], IGNORED, "right"))
-            logits = logits_at(model, tokenizer, batch["input_ids"], row, position)
-            wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            each = F.cross_entropy(wide, targets.to(wide.device), reduction="none")
-            if start + own < len(batches):
+            row, targets, logits = labelled_logits(model, tokenizer, batch["input_ids"], batch["labels"])
+            each = F.cross_entropy(logits, targets, reduction="none")
+            if start + rank < len(batches):
                 kept = torch.tensor(indices)[row]
                 nll.index_add_(0, kept, each.cpu().double())
                 tokens.index_add_(0, kept, torch.ones_like(kept))
             if progress is not None:
-                progress(sum(map(len, batches[start : start + step])))
+                progress(sum(map(len, batches[start : start + world_size])))
     if shared:
-        nll, tokens = processes.total(nll, model.device), processes.total(tokens, model.device)
+        nll, tokens = processes.all_reduce(nll, model.device), processes.all_reduce(tokens, model.device)
     if tokens.sum() == 0:
         raise HycamError(f"None of the {len(lengths)} rows to evaluate has a labelled token: there is no response.")
     return NLL(rows=list(rows["row"]), nll=nll.numpy(), tokens=tokens.numpy())
+
+
+def labelled_logits(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, input_ids: list[list[int]], labels: list[list[int]]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The labelled tokens of a batch: ``(row, target, logits)``, of shapes ``[n]``, ``[n]`` and ``[n, vocabulary]``.
+
+    The logits are those of :func:`logits_at`, and the targets are on their device.
+    """
+    row, position, targets = labelled_positions(pad(labels, IGNORED, "right"))
+    logits = logits_at(model, tokenizer, input_ids, row, position)
+    return row, targets.to(logits.device), logits
 
 
 def logits_at(
@@ -137,7 +147,7 @@ def logits_at(
     row: torch.Tensor,
     position: torch.Tensor,
 ) -> torch.Tensor:
-    """The model's logits at ``n`` positions of a batch: ``[n, vocabulary]``.
+    """The model's logits at ``n`` positions of a batch, in at least float32: ``[n, vocabulary]``.
 
     Raises:
         HycamError: the model makes its logits without its output embedding.
@@ -150,7 +160,7 @@ def logits_at(
         ).logits
     if logits.shape[:2] != (1, len(row)):
         raise HycamError(f"{type(model).__name__} makes its logits without its output embedding; it cannot be scored.")
-    return logits[0]
+    return logits[0].to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _exp(value: float) -> float:

@@ -1,4 +1,4 @@
-"""The result of an evaluation, and the two files it is kept in."""
+"""The result of an evaluation, and the two files that hold it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
 from typing import Any
+
+import msgspec
 
 from hycam.errors import HycamError
 from hycam.files import write_whole
@@ -18,17 +19,16 @@ PREDICTIONS_FILE = "predictions.jsonl"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one model is worth on several tasks.
+    """The figures of one model on several tasks.
 
     ``tasks[name]`` has ``perplexity``, ``nll`` (nats per token), ``tokens``, ``rows``, ``bleu4``, ``rougeL``,
     ``generated_rows``, ``bleu_signature`` and ``rouge_tokens`` (what the words are, see
     :class:`hycam.evaluation.tokens.Tokens`). ``macro`` weighs every task the same: ``perplexity`` is ``exp`` of the
     mean ``nll``, ``perplexity_mean`` the arithmetic mean of perplexities. ``pooled`` takes all rows as one corpus.
-    Where nothing was generated, or no reference has what is counted (four words for ``bleu4``), ``bleu4`` and
-    ``rougeL`` are None; ``bleu_signature`` and the pooled ``bleu4`` are also where the tasks have words of several
-    kinds. ``predictions`` has one entry for each row that
-    was scored: ``task``, ``row``, ``prompt``, ``prediction`` (None where not generated), ``reference``, ``rougeL``,
-    ``nll`` (summed over the row's tokens) and ``tokens``.
+    ``bleu4`` and ``rougeL`` are None where nothing was generated, or no reference has what they count (four words for
+    ``bleu4``); ``bleu_signature`` and the pooled ``bleu4`` also where the tasks have words of different kinds.
+    ``predictions`` has one entry for each scored row: ``task``, ``row``, ``prompt``, ``prediction`` (None where not
+    generated), ``reference``, ``rougeL``, ``nll`` (summed over the row's tokens) and ``tokens``.
     """
 
     tasks: dict[str, dict[str, Any]]
@@ -40,14 +40,14 @@ class Evaluation:
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Everything but the predictions, as ``metrics.json`` holds it: None for a figure that is no finite number."""
+        """Everything but the predictions, as ``metrics.json`` holds it: None for a figure that is not finite."""
         names = ("tasks", "macro", "pooled", "bleu_signature", "max_new_tokens")
         return _finite({name: getattr(self, name) for name in names})
 
     def write(self, folder: Path) -> None:
         """Writes ``metrics.json`` and ``predictions.jsonl``, each whole or not at all; the metrics last.
 
-        A figure that is no finite number (a model that diverged) is written as ``null``.
+        A figure that is not finite (of a model that diverged) is written as ``null``.
 
         Raises:
             HycamError: the folder cannot be written or the disk is full; what was there before is still there.
@@ -58,45 +58,44 @@ class Evaluation:
         write_whole(folder / METRICS_FILE, f"{metrics}\n")
 
 
-_TEXTS = ("task", "row", "prompt", "reference")
+class Prediction(msgspec.Struct):
+    """A line of ``predictions.jsonl``; fields that a later version adds are ignored."""
+
+    task: str
+    row: str
+    prompt: str
+    reference: str
+    prediction: str | None
+    nll: float | None
+    rougeL: float | None
+    tokens: int
 
 
 def read_predictions(path: Path) -> list[dict[str, Any]]:
     """The entries of a ``predictions.jsonl``.
 
     Raises:
-        HycamError: it cannot be read, or a line is no such entry.
+        HycamError: it cannot be read, or a line is not such an entry.
     """
-    found = []
     try:
-        for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
-            if line:
-                entry = json.loads(line)
-                if not _is_entry(entry):
-                    raise HycamError(f"{path}:{number} is not the prediction of a row. Evaluate the run again.")
-                found.append(entry)
-    except (OSError, RecursionError) as error:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
         raise HycamError(f"{path} cannot be read: {error}. Evaluate the run again.") from error
-    except HycamError:
-        raise
-    except ValueError as error:  # neither UTF-8 nor JSON
-        raise HycamError(f"{path} is damaged ({error}). Evaluate the run again.") from error
+    found = []
+    for number, line in enumerate(lines, 1):
+        try:
+            if line:
+                msgspec.json.decode(line, type=Prediction)
+                found.append(msgspec.json.decode(line))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise HycamError(
+                f"{path}:{number} is not the prediction of a row: {error}. Evaluate the run again."
+            ) from error
     return found
 
 
-def _is_entry(entry: Any) -> bool:
-    return (
-        isinstance(entry, dict)
-        and all(isinstance(entry.get(name), str) for name in _TEXTS)
-        and isinstance(entry.get("prediction"), (str, NoneType))
-        and "prediction" in entry
-        and all(name in entry and isinstance(entry[name], (int, float, NoneType)) for name in ("nll", "rougeL"))
-        and isinstance(entry.get("tokens"), int)
-    )
-
-
 def _finite(value: Any) -> Any:
-    """``value`` with None for every number that JSON has no word for."""
+    """``value`` with None for every number that is not finite, which JSON cannot express."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

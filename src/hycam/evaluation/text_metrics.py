@@ -18,7 +18,7 @@ def bleu4(predictions: Sequence[str], references: Sequence[str], tokens: Tokens 
     somewhere in the corpus. An empty prediction adds its reference's length and no match.
 
     Raises:
-        ValueError: no prediction, or not as many as references.
+        ValueError: no prediction, or another number of references.
     """
     if len(predictions) != len(references) or not predictions:
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
@@ -26,14 +26,14 @@ def bleu4(predictions: Sequence[str], references: Sequence[str], tokens: Tokens 
 
 
 def bleu_signature(tokens: Tokens = ENGLISH) -> str:
-    """How ``bleu4`` is taken, in sacrebleu's own notation, its version included."""
+    """How ``bleu4`` is computed, in sacrebleu's own notation, its version included."""
     metric = bleu_metric(tokens)
-    metric.corpus_score(["a"], [["a"]])  # the signature counts the references of the last score
+    metric.corpus_score(["a"], [["a"]])  # the signature states the number of references of the last score
     return str(metric.get_signature())
 
 
 def bleu_metric(tokens: Tokens = ENGLISH) -> BLEU:
-    """sacrebleu's BLEU as :func:`bleu4` takes it, on its scale from 0 to 100."""
+    """sacrebleu's BLEU with the settings of :func:`bleu4`, on its scale from 0 to 100."""
     # `force` only silences a hint about predictions that look tokenised already.
     return BLEU(smooth_method="none", tokenize=tokens.bleu, max_ngram_order=4, force=True)
 
@@ -41,11 +41,11 @@ def bleu_metric(tokens: Tokens = ENGLISH) -> BLEU:
 def rouge_l(predictions: Sequence[str], references: Sequence[str], tokens: Tokens = ENGLISH) -> np.ndarray:
     """ROUGE-L F1 (Lin 2004) of each prediction by rouge-score, without stemming: float64 ``[rows]``.
 
-    The figure for a corpus is the mean over rows (not the library's bootstrap, which moves with a global seed). A
+    The figure for a corpus is the mean over rows (not the library's bootstrap, which depends on a global seed). A
     reference without any of ``tokens`` gives 0.
 
     Raises:
-        ValueError: not as many predictions as references.
+        ValueError: as many predictions as references are needed.
     """
     scorer = RougeScorer(["rougeL"], tokenizer=tokens.rouge_tokenizer)
     pairs = zip(predictions, references, strict=True)

@@ -1,4 +1,4 @@
-"""What counts as a word where answers are compared with references: chosen once for a task, by its references."""
+"""What counts as a word when answers are compared with references: chosen once per task, from its references."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Literal
 
 from rouge_score.tokenizers import DefaultTokenizer, Tokenizer
 
-# Written without blanks between words: Thai, Lao, Tibetan, Burmese, Khmer, their neighbours, and what is written with
-# Chinese characters or kana. A syllable of Korean is not among them: Korean has blanks.
+# Scripts without spaces between words: Thai, Lao, Tibetan, Burmese, Khmer, related scripts, Chinese characters and
+# kana. Korean syllables are not among them, since Korean has spaces.
 _UNSEGMENTED = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u19ff\u1a20-\u1aaf\u1b00-\u1b7f\u2e80-\u2fdf\u3005-\u3007"
     "\u3040-\u312f\u31a0-\u31bf\u31f0-\u31ff\u3400-\u4dbf\u4e00-\ua4cf\ua980-\ua9ff\uaa60-\uaadf\uf900-\ufaff"
@@ -23,9 +23,9 @@ _UNSEGMENTED = re.compile(
 _CHINESE = re.compile("[\u3400-\u4dbf\u4e00-\u9fbb\uf900-\ufaff]")  # what sacrebleu's tokenizer "zh" sets apart
 _ENGLISH = re.compile("[A-Za-z0-9]")
 
-# Of all that is written. English prose has up to 1 % of names and symbols from elsewhere, German 1.8 %, French 4 %.
+# Share of all characters. English prose has up to 1 % of foreign names and symbols, German 1.8 %, French 4 %.
 _MOST_FOREIGN = 0.015
-# From here on n-grams of words cannot show what an answer has in common with its reference.
+# Beyond this share, n-grams of words cannot show what an answer has in common with its reference.
 _MANY_UNSEGMENTED = 0.1
 
 
@@ -35,8 +35,8 @@ class Tokens:
 
     Attributes:
         bleu: sacrebleu's tokenizer: ``13a`` (words), ``zh`` (words, and each Chinese character) or ``char``.
-        rouge: ``a-z0-9``: lower-cased runs of these, as rouge-score has it. ``unicode``: lower-cased words of any
-            script, and each character of a script without blanks and each emoji by itself.
+        rouge: ``a-z0-9``: lower-cased runs of these, as in rouge-score. ``unicode``: lower-cased words of any script,
+            and single characters of scripts without spaces and emoji.
     """
 
     bleu: Literal["13a", "zh", "char"] = "13a"
@@ -44,7 +44,7 @@ class Tokens:
 
     @property
     def rouge_tokenizer(self) -> Tokenizer:
-        """As rouge-score takes it."""
+        """For rouge-score."""
         return DefaultTokenizer() if self.rouge == "a-z0-9" else UnicodeTokenizer()
 
 
@@ -53,7 +53,7 @@ ENGLISH = Tokens()
 
 
 def tokens_of(references: Iterable[str]) -> Tokens:
-    """The tokens for these references: those of English, unless much is written in something else."""
+    """The tokens for these references: those of English, unless much of the text is in other scripts."""
     counts = Counter(chain.from_iterable(references))
     written = {character: number for character, number in counts.items() if _kind(character)}
     total = sum(written.values())
@@ -88,8 +88,8 @@ _WORD, _SINGLE = "word", "single"
 
 @lru_cache(maxsize=1 << 16)
 def _kind(character: str) -> str | None:
-    """Whether a character is part of a word, a token by itself, or neither."""
+    """Whether a character is part of a word, a token of its own, or neither."""
     category = unicodedata.category(character)
     if category == "So" or (category[0] in "LMN" and _UNSEGMENTED.match(character)):
         return _SINGLE
-    return _WORD if category[0] in "LMN" else None  # with its marks: without its vowels a word of Hindi falls apart
+    return _WORD if category[0] in "LMN" else None  # marks included: without its vowel signs a Hindi word falls apart

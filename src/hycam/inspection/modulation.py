@@ -62,7 +62,7 @@ def modulation_map(model: PreTrainedModel, ids: Sequence[int], layer: int | None
 
 
 def _of(h: Tensor, weights: Modulation) -> np.ndarray:
-    """m ``[tokens, d]`` of hidden states ``[1, tokens, d]``: what is left of ``a (1 + m) + m r`` at a = 0 and r = 1."""
+    """m ``[tokens, d]`` of hidden states ``[1, tokens, d]``: ``a (1 + m) + m r`` at a = 0 and r = 1."""
     zero = torch.zeros_like(h, dtype=torch.float32)
     m, _ = modulate(h, zero, weights, None, residual=torch.ones_like(zero))
     return m[0].double().cpu().numpy()

@@ -1,8 +1,8 @@
-"""What an adapter makes of a layer's values: outputs of its value projection with the adapter on and off (Figure 2)."""
+"""What an adapter does to a layer's values: outputs of its value projection with the adapter on and off (Figure 2)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -12,23 +12,22 @@ import torch
 from datasets import Dataset
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hycam.errors import HycamError
-from hycam.evaluation.batching import batches_by_length, pad, padding_id
 from hycam.evaluation.mode import evaluating
-from hycam.inspection.values import value_projection
-from hycam.inspection.watch import attention_at, middle_layer, run_rows
-from hycam.labelled import IGNORED
+from hycam.inspection.watch import attention_at, middle_layer, response_batches
 
 NEIGHBOURS = 10
 _PERPLEXITY = 30.0
-_BATCH_SIZE = 8
-_BATCH_TOKENS = 2048
+
+# Query, key and value in one product, one after another, the values last and as wide as the keys. Architectures that
+# mix them head by head (GPT-NeoX, Falcon, GPT-BigCode) or compress them (DeepSeek) are not among them.
+_FUSED = {"gpt2": "c_attn", "mpt": "Wqkv", "phi3": "qkv_proj"}
 
 
 class _Seen(Exception):
-    """Ends a forward at the layer that is looked at: those above it would only take time."""
+    """Ends a forward at the layer of interest: those above it would only take time."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,8 @@ def representations(
         tokenizer: names the padding id, which is masked by position.
         parts: the rows of each task, with ``input_ids`` and ``labels``.
         rows: how many rows of each task.
-        layer: counted from 0; None takes the middle one. The first is refused: what goes into it has not passed any
-            adapter.
+        layer: counted from 0; None takes the middle one. The first is refused: no adapter
+            has touched its input.
         per: a place is a row (the mean over its response's tokens) or a token.
 
     Raises:
@@ -93,7 +92,6 @@ def representations(
     if layer == 0:
         raise HycamError("What goes into layer 0 has not passed any adapter: take a layer from 1 on.")
     projection, values = value_projection(attention_at(model, layer), model.config.get_text_config())
-    padding = padding_id(tokenizer)
     tasks: list[str] = []
     found: dict[bool, list[np.ndarray]] = {True: [], False: []}
     seen: list[Tensor] = []
@@ -105,13 +103,10 @@ def representations(
     hook = projection.register_forward_hook(keep)
     try:
         for task, dataset in parts.items():
-            taken = dataset.select(range(min(rows, len(dataset))))
-            for indices in batches_by_length([len(ids) for ids in taken["input_ids"]], _BATCH_SIZE, _BATCH_TOKENS):
-                batch = taken[indices]
-                is_response = pad(batch["labels"], IGNORED, "right") != IGNORED  # [batch, seq], false on padding
+            for run, is_response in response_batches(dataset, rows, tokenizer):
                 for is_on in (True, False):
                     with evaluating(model), nullcontext() if is_on else model.disable_adapter(), suppress(_Seen):
-                        run_rows(model, batch["input_ids"], padding)
+                        run(model)
                     places = _places(seen.pop(), is_response, per)
                     found[is_on].append(places)
                 tasks += [task] * len(places)
@@ -162,3 +157,27 @@ def _places(values: Tensor, is_response: Tensor, per: str) -> np.ndarray:
         return wide[chosen].numpy()
     sums = torch.where(chosen[..., None], wide, 0).sum(dim=1)
     return (sums / chosen.sum(dim=1, keepdim=True)).numpy()
+
+
+def value_projection(attention: nn.Module, config: PreTrainedConfig) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
+    """The module that makes an attention module's values, and a function that takes them out of what it returns.
+
+    Args:
+        attention: an attention module, adapted or not.
+        config: the backbone's, of its text part.
+
+    Raises:
+        HycamError: the architecture has no value projection of its own, and where its values lie is not known.
+    """
+    for name, module in attention.named_modules():
+        own_name = name.rpartition(".")[2]
+        if own_name == "v_proj":
+            return module, lambda output: output
+        if own_name == _FUSED.get(config.model_type):
+            return module, lambda output: output[..., (output.shape[-1] + config.hidden_size) // 2 :]
+    linear = {name.rpartition(".")[2] for name, module in attention.named_modules() if isinstance(module, nn.Linear)}
+    raise HycamError(
+        f"Where {config.model_type} makes its values is not known: its attention has "
+        f"{', '.join(sorted(linear)) or 'no linear layer'} and no v_proj. Representations can be taken of "
+        f"architectures with a value projection of their own, and of {', '.join(sorted(_FUSED))}."
+    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hycam.attention import find_attention_modules
-from hycam.evaluation.batching import batches_by_length, pad, padding_id
 from hycam.evaluation.mode import evaluating
-from hycam.inspection.watch import active_modulation, run_rows, watching_inputs
-from hycam.labelled import IGNORED
+from hycam.inspection.watch import active_modulation, response_batches, run_rows, watching_inputs
 from hycam.ops.routing import route, router_logits
 from hycam.ops.weights import Router
 from hycam.tuners.hycam.layer import HyCAMLayer
-
-_BATCH_SIZE = 8
-_BATCH_TOKENS = 2048
 
 
 def routing_by_task(
@@ -49,8 +44,7 @@ def routing_by_task(
     found = {}
     with evaluating(model):
         for task, dataset in parts.items():
-            taken = dataset.select(range(min(rows, len(dataset))))
-            found[task] = _mean_over_responses(model, routed, taken, padding_id(tokenizer))
+            found[task] = _mean_over_responses(model, routed, response_batches(dataset, rows, tokenizer))
     by_layer = np.stack([weights for _, weights in found.values()], axis=1)  # [layers, tasks, K]
     return {
         "tasks": {task: {"tokens": tokens, "weights": weights.tolist()} for task, (tokens, weights) in found.items()},
@@ -107,16 +101,14 @@ def _routed_layers(model: PreTrainedModel) -> list[tuple[HyCAMLayer, Router]]:
 
 
 def _mean_over_responses(
-    model: PreTrainedModel, routed: list[tuple[HyCAMLayer, Router]], rows: Dataset, padding: int
+    model: PreTrainedModel,
+    routed: list[tuple[HyCAMLayer, Router]],
+    batches: Iterable[tuple[Callable[[PreTrainedModel], None], Tensor]],
 ) -> tuple[int, np.ndarray]:
     """The number of response tokens and the mean of their probabilities, ``[layers, K]``."""
-    experts = routed[0][1].weight.shape[0]
-    sums = torch.zeros(len(routed), experts, dtype=torch.float64)
+    sums = torch.zeros(len(routed), routed[0][1].weight.shape[0], dtype=torch.float64)
     tokens = 0
-    lengths = [len(ids) for ids in rows["input_ids"]]
-    for indices in batches_by_length(lengths, _BATCH_SIZE, _BATCH_TOKENS):
-        batch = rows[indices]
-        is_response = pad(batch["labels"], IGNORED, "right") != IGNORED  # [batch, seq], false on padding
+    for run, is_response in batches:
         tokens += int(is_response.sum())
 
         def keep(place: int, h: Tensor, chosen: Tensor = is_response) -> None:
@@ -124,7 +116,7 @@ def _mean_over_responses(
             sums[place] += p.double().sum(dim=0).cpu()
 
         with watching_inputs([layer for layer, _ in routed], keep):
-            run_rows(model, batch["input_ids"], padding)
+            run(model)
     return tokens, (sums / tokens).numpy()
 
 

@@ -1,4 +1,4 @@
-"""Running a backbone for what its modules receive and return, and not for its logits."""
+"""Running a backbone to see what its modules receive and return, and its tokens as text."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from functools import partial
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hycam.attention import find_attention_modules
 from hycam.errors import HycamError
-from hycam.evaluation.batching import pad, padding_mask
-from hycam.labelled import head_at
+from hycam.evaluation.batching import batches_by_length, pad, padding_id, padding_mask
+from hycam.labelled import IGNORED, head_at
 from hycam.ops import Modulation
 from hycam.tuners.hycam.layer import HyCAMLayer
+
+_BATCH_SIZE = 8
+_BATCH_TOKENS = 2048
+_UNREADABLE = "\ufffd"  # what a decoder makes of a part of a character
 
 
 def attention_at(model: PreTrainedModel, layer: int) -> nn.Module:
@@ -32,7 +37,7 @@ def attention_at(model: PreTrainedModel, layer: int) -> nn.Module:
 
 
 def middle_layer(model: PreTrainedModel) -> int:
-    """The layer that is shown where none is named."""
+    """The layer that is shown by default."""
     return len(find_attention_modules(model)) // 2
 
 
@@ -64,7 +69,7 @@ def watching_inputs(layers: Sequence[HyCAMLayer], keep: Callable[[int, Tensor], 
 
 
 def run_rows(model: PreTrainedModel, rows: Sequence[Sequence[int]], padding: int) -> None:
-    """One forward over rows of token ids, padded on the right with ``padding``; of the logits one position is made."""
+    """One forward over rows of token ids, padded on the right; of the logits only one position is computed."""
     first = torch.zeros(1, dtype=torch.int64)
     with head_at(model, first, first):
         model(
@@ -72,3 +77,27 @@ def run_rows(model: PreTrainedModel, rows: Sequence[Sequence[int]], padding: int
             attention_mask=padding_mask(rows, "right").to(model.device),
             use_cache=False,
         )
+
+
+def response_batches(
+    dataset: Dataset, rows: int, tokenizer: PreTrainedTokenizerBase
+) -> Iterator[tuple[Callable[[PreTrainedModel], None], Tensor]]:
+    """The first ``rows`` rows in batches: a function that runs a model on one (see :func:`run_rows`), and which of its
+    positions are responses, ``[batch, seq]``, false on padding."""
+    taken = dataset.select(range(min(rows, len(dataset))))
+    padding = padding_id(tokenizer)
+    for indices in batches_by_length([len(ids) for ids in taken["input_ids"]], _BATCH_SIZE, _BATCH_TOKENS):
+        batch = taken[indices]
+        is_response = pad(batch["labels"], IGNORED, "right") != IGNORED
+        yield partial(run_rows, rows=batch["input_ids"], padding=padding), is_response
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
+    """Each token as text, with blanks made visible (a space as a middle dot); part of a character by its name."""
+    texts = []
+    for number in ids:
+        text = str(tokenizer.decode([number]))
+        if not text or _UNREADABLE in text:
+            text = str(tokenizer.convert_ids_to_tokens(number))
+        texts.append(text.replace("\n", "\\n").replace("\t", "\\t").replace("\r", "\\r").replace(" ", "·"))
+    return texts

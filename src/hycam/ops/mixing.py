@@ -97,7 +97,7 @@ def _forward(
 
 
 def _backward(gradient: Tensor, inputs: Sequence[Tensor | None], needs: Sequence[bool]) -> tuple[Tensor | None, ...]:
-    """The gradients of the inputs of :func:`mix`, as far as ``needs`` says, from that of its result."""
+    """The gradients of those inputs of :func:`mix` that ``needs`` marks, from the gradient of its result."""
     results = [
         torch.empty_like(one, memory_format=torch.contiguous_format) if one is not None and needed else None
         for one, needed in zip(inputs, needs, strict=True)

@@ -1,6 +1,6 @@
-"""The modulation on CUDA: matrix products by cuBLAS, all the rest in one Triton kernel forward and three backward.
+"""The modulation on CUDA: matrix products by cuBLAS, the rest in one Triton kernel forward and three backward.
 
-For the backward pass it keeps h, a, the shared pre-activation and m, each once, and what is of low rank. Triton is
+For the backward pass it keeps h, a, the shared pre-activation and m, each once, and the low-rank activations. Triton is
 imported with the first call. With the environment variable TRITON_INTERPRET=1 set before that, the kernels run on CPU
 tensors in Triton's interpreter, which is for tests: it is exact and very slow.
 """
@@ -29,7 +29,7 @@ def interpreted() -> bool:
 
 
 def unavailable() -> str | None:
-    """None if the kernels can run here, or the reason why not: the package alone is not enough, it takes a driver."""
+    """Why the kernels cannot run here; None where they can. The package alone is not enough, a driver is needed too."""
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed"
     if interpreted():
@@ -49,7 +49,7 @@ def unavailable() -> str | None:
 
 
 def unsupported(h: Tensor, a: Tensor, weights: Modulation) -> str | None:
-    """None if :func:`modulate` takes these, or the reason why not. It does not ask :func:`unavailable`.
+    """Why :func:`modulate` does not take these; None where it does. It does not ask :func:`unavailable`.
 
     The number of modules, the hidden size, biases, ``scale``, hard routing and the kind of shared module are free.
     """
@@ -62,7 +62,7 @@ def unsupported(h: Tensor, a: Tensor, weights: Modulation) -> str | None:
     of_shared = {} if weights.shared is None else {f"the shared {name}": x for name, x in vars(weights.shared).items()}
     for name, value in {"h": h, "a": a, **of_shared, **vars(specialized)}.items():
         if isinstance(value, Tensor) and value.dtype not in TYPES:
-            return f"the type of {name} is {value.dtype}, which is none of {', '.join(map(str, TYPES))}"
+            return f"the type of {name} is {value.dtype}, not one of {', '.join(map(str, TYPES))}"
     if interpreted():
         return None
     if h.device.type != "cuda":

@@ -45,7 +45,7 @@ def parameter_groups(
         settings: which weights have a learning rate or no decay of their own.
         learning_rate: of all others.
         weight_decay: of the weights that decay.
-        decaying: the names of the parameters that decay as far as the trainer knows (norms and biases do not).
+        decaying: the names of the parameters that decay by the trainer's rule (norms and biases do not).
 
     Raises:
         HycamError: a multiplier is for a weight that is not trained here.

@@ -93,7 +93,7 @@ class RiemannianAdamW(torch.optim.AdamW):
 
     At each step the gradients of every pair of factors are replaced by those of :func:`precondition`, both from the
     factors before the step; everything else, and all other parameters, is ``torch.optim.AdamW``, whose moments have the
-    parameters' type. Gradients are clipped by the trainer before the step, so before they are preconditioned.
+    parameters' type. The trainer clips gradients before the step, so before they are preconditioned.
 
     Args:
         params: parameters or groups, as for AdamW; those of the pairs must be among them.

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hycam.study.pairs import Pair, pairs
+from hycam.study.pairs import Pair, pairs, row_differences
 from hycam.study.results import Result, Results
 from hycam.study.significance import (
     CORRECTED,
@@ -31,6 +31,9 @@ from hycam.study.vary import told
 
 SEEDS = "paired t of seeds"
 """As the kind of a t test: over the seeds of one fold, so that it is about the seed alone."""
+
+MARGIN = 0.01
+"""Relative differences of perplexity up to this are a tie."""
 
 # What a kind of t test is over, and what is said of it.
 _KINDS = {
@@ -76,18 +79,18 @@ class Comparison:
     sentence: str
 
 
-def compare(results: Results, reference: str, margin: float = 0.01) -> list[Comparison]:
+def compare(results: Results, reference: str, margin: float = MARGIN) -> list[Comparison]:
     """The reference method against every other, on every backbone and setting, for every task and over all.
 
     Args:
-        results: of a study; cells that were trained on one task alone do not enter.
+        results: of a study; cells that were trained on one task alone are left out.
         reference: the label of the method that the comparisons are about; the study's first where it is not there.
         margin: relative differences of perplexity up to this are a tie.
 
     Raises:
         HycamError: two methods were scored on different rows of the same fold.
     """
-    drafts = [draft for pair in pairs(results, reference) for draft in _drafts(pair)]
+    drafts = [(pair, draft) for pair in pairs(results, reference) for draft in _drafts(pair)]
     corrected = iter(holm([draft.test.p for _, draft in drafts if draft.test is not None]))
     found = []
     for pair, draft in drafts:
@@ -100,8 +103,8 @@ def compare(results: Results, reference: str, margin: float = 0.01) -> list[Comp
 
 
 def starred(comparisons: Iterable[Comparison], backbone: str, reference: str, peft_baselines: Collection[str]) -> bool:
-    """Whether the reference deserves its asterisk: over all tasks its perplexity on this backbone is lower than that of
-    every one of these baselines, each after correction."""
+    """Whether the reference earns its asterisk: over all tasks its perplexity on this backbone is lower than that of
+    each of these baselines, after correction."""
     verdicts: dict[str, set[str]] = {}
     for one in comparisons:
         if (one.backbone, one.method, one.task) == (backbone, reference, MACRO):
@@ -109,7 +112,7 @@ def starred(comparisons: Iterable[Comparison], backbone: str, reference: str, pe
     return bool(peft_baselines) and all(verdicts.get(name) == {"lower"} for name in peft_baselines)
 
 
-def _drafts(pair: Pair) -> list[tuple[Pair, Comparison]]:
+def _drafts(pair: Pair) -> list[Comparison]:
     """The comparisons of a pair, before they are corrected and judged; the mean over tasks comes first."""
     differences = {
         task: {place: one.tasks[task]["nll"] - other.tasks[task]["nll"] for place, (one, other) in pair.cells.items()}
@@ -118,19 +121,14 @@ def _drafts(pair: Pair) -> list[tuple[Pair, Comparison]]:
     macro = {place: fmean(of_task[place] for of_task in differences.values()) for place in pair.cells}
     resampled = _resampled(pair)
     return [
-        (
-            pair,
-            Comparison(
-                pair.backbone, pair.method, pair.against, task, pair.settings, _test(pair, of_task),
-                resampled.get(task), None, "not tested", "",
-            ),
-        )
+        Comparison(pair.backbone, pair.method, pair.against, task, pair.settings, _test(pair, of_task),
+                   resampled.get(task), None, "not tested", "")
         for task, of_task in {MACRO: macro, **differences}.items()
     ]  # fmt: skip
 
 
 def _test(pair: Pair, differences: Mapping[tuple[int, int], float]) -> TTest | None:
-    """Over folds, whose seeds are averaged first; with one fold over its seeds; None where there is one cell alone."""
+    """Over folds, whose seeds are averaged first; with one fold over its seeds; None where there is only one cell."""
     folds: dict[int, list[float]] = {}
     for (fold, _), value in differences.items():
         folds.setdefault(fold, []).append(value)
@@ -152,19 +150,16 @@ def _is_disjoint(result: Result) -> bool:
 
 
 def _resampled(pair: Pair) -> dict[str, Bootstrap]:
-    """The bootstrap of each task with rows enough, and over all tasks if each has."""
-    pooled = {task: _pooled(pair, task) for task in pair.tasks}
-    enough = {task: of_task for task, of_task in pooled.items() if len(of_task[0]) >= FEWEST_ROWS}
-    found = row_bootstrap(enough) if enough else {}
-    if len(enough) < len(pooled):
+    """The bootstrap over the rows of all folds: of each task with enough rows, and over all tasks if each has."""
+    rows = {}
+    for task in pair.tasks:
+        of_task = pooled([row_differences(one, other, task) for one, other in pair.cells.values()])
+        if len(of_task[0]) >= FEWEST_ROWS:
+            rows[task] = of_task
+    found = row_bootstrap(rows) if rows else {}
+    if len(rows) < len(pair.tasks):
         found.pop(MACRO, None)
     return found
-
-
-def _pooled(pair: Pair, task: str) -> tuple[np.ndarray, np.ndarray]:
-    """Differences of NLL and tokens by row, over all folds."""
-    rows = [(one.rows(task), other.rows(task)) for one, other in pair.cells.values()]
-    return pooled([(one.identities, one.nll - other.nll, one.tokens) for one, other in rows])
 
 
 def _verdict(test: TTest, holm_p: float, margin: float) -> str:

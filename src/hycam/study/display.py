@@ -1,9 +1,10 @@
-"""A study while it runs: a live table on a terminal, a line for each cell anywhere else."""
+"""A study while it runs: a live table on a terminal, a line for each cell anywhere else, a file for ``--status``."""
 
 from __future__ import annotations
 
 import sys
 import time
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Group
@@ -12,15 +13,14 @@ from rich.table import Table
 from rich.text import Text
 
 from hycam.console import plain_console
-from hycam.study.cells import Cell
+from hycam.study.cells import Cell, names_of
 from hycam.study.executors.events import Event, Finished, Progressed, Started
-from hycam.study.names import Names, names_of
 from hycam.study.plan import Plan
 from hycam.study.results import Result
-from hycam.study.running import Doing
-from hycam.study.status import Estimate, spelled
+from hycam.study.status import Doing, Estimate, cell_states, counted, note, spelled
 
 _SECONDS_BETWEEN_LINES = 60.0
+_SECONDS_BETWEEN_NOTES = 5.0
 
 
 class Display:
@@ -33,13 +33,14 @@ class Display:
     def __init__(self, at_once: int) -> None:
         self._console = plain_console(stderr=True)
         self._at_once = at_once
-        self._names = Names({}, "")
+        self._names = names_of([])
         self._running: dict[str, Doing] = {}
         self._waiting: dict[str, Cell] = {}
         self._measured: list[Result] = []
         self._states: dict[str, int] = {}
+        self._folder = Path()
         self._bottom = ""
-        self._last_line = 0.0
+        self._last_line = self._last_note = 0.0
         self._live: Live | None = None
         if self._console.is_terminal:
             self._live = Live(get_renderable=self._table, console=self._console, refresh_per_second=2, transient=True)
@@ -60,19 +61,20 @@ class Display:
             self._line(self._bottom)
 
     def begin(self, plan: Plan) -> None:
-        """What is known before the cells run."""
+        """These cells are known; told again when a sweep was extended."""
+        self._folder = Path(plan.study.output)
         self._names = names_of(plan.cells)
-        self._waiting = {cell.identity: cell for cell in plan.status.to_go}
+        self._waiting = {cell.identity: cell for cell in plan.to_go}
         self._measured = list(plan.results.done)
-        diverged = len(plan.results.settled) - len(plan.results.done)
-        self._states = {"done": len(plan.results.done), "diverged": diverged, "unusable": len(plan.status.unusable)}
+        states = counted(cell_states(plan))
+        self._states = {name: states[name] for name in ("done", "diverged", "unusable")}
         self._bottom = self._summary()
         if self._names.common:
             self._print(f"All cells: {self._names.common}")
         self._print(self._bottom)
 
     def tell(self, event: Event) -> None:
-        """Something happened."""
+        """Something happened to a cell."""
         identity = event.cell.identity
         name = self._names.short[identity]
         if isinstance(event, Started):
@@ -86,6 +88,14 @@ class Display:
                     self._line(f"{self._names.short[other]}: {doing.what}")
         else:
             self._finished(event, name)
+        if not isinstance(event, Progressed) or time.monotonic() >= self._last_note + _SECONDS_BETWEEN_NOTES:
+            self._last_note = time.monotonic()
+            note(self._folder, self._running)
+
+    def end(self) -> None:
+        """No cell runs any more."""
+        self._running.clear()
+        note(self._folder, {})
 
     def _finished(self, event: Finished, name: str) -> None:
         took = spelled(self._running.pop(event.cell.identity).seconds)

@@ -9,6 +9,10 @@ from typing import Any
 
 from hycam.errors import HycamError
 from hycam.study.results import Result, Results
+from hycam.study.significance import Scored
+
+Cells = dict[tuple[int, int], Result]
+"""By fold and seed."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +43,22 @@ class Pair:
 def pairs(results: Results, reference: str) -> list[Pair]:
     """The reference's cells beside those of every other method, backbone by backbone and setting by setting.
 
-    A pair is given as soon as both methods have a cell that finished, failed or diverged, though none may be in common.
+    There is a pair as soon as both methods have a cell that finished, failed or diverged, even without one in common.
 
     Args:
-        results: of a study; cells that were trained on one task alone do not enter.
+        results: of a study; cells that were trained on one task alone are left out.
         reference: a method's label; the study's first where it is not there.
 
     Raises:
         HycamError: two methods were scored on different rows of the same fold.
     """
-    groups: dict[tuple[str, str], dict[str, dict[tuple[int, int], Result]]] = {}
+    groups: dict[tuple[str, str], dict[str, Cells]] = {}
     whole = [one for one in (*results.done, *results.failed) if one.task is None]
     for one in whole:
         group = groups.setdefault((one.backbone, json.dumps(one.settings, sort_keys=True)), {})
         group.setdefault(one.method, {})[one.fold, one.seed] = one
     own = {place: set(group) for place, group in groups.items()}
-    # The backbone as it is has no settings of training, and stands beside all those of the others.
+    # The backbone as it is has no settings of training, and is compared with the others at each of theirs.
     for one in whole:
         for (backbone, settings), group in groups.items():
             if backbone == one.backbone and one.settings.items() <= json.loads(settings).items():
@@ -70,25 +74,19 @@ def pairs(results: Results, reference: str) -> list[Pair]:
     ]
 
 
-def _pair(mine: Mapping[tuple[int, int], Result], others: Mapping[tuple[int, int], Result]) -> Pair:
-    """Of all settled cells of two methods."""
+def _pair(mine: Cells, others: Cells) -> Pair:
     one, other = next(iter(mine.values())), next(iter(others.values()))
     places = sorted(mine.keys() | others.keys())
     has_seeds = len({seed for _, seed in places}) > 1
     cells, left_out = {}, []
-    for fold, seed in places:
-        both = (mine.get((fold, seed)), others.get((fold, seed)))
-        lacking = [
-            f"{method} {reason}"
-            for method, result in zip((one.method, other.method), both, strict=True)
-            if (reason := _lack(result))
-        ]
-        if lacking:
+    for place in places:
+        lacks = {one.method: _lack(mine.get(place)), other.method: _lack(others.get(place))}
+        if lacking := [f"{method} {reason}" for method, reason in lacks.items() if reason]:
+            fold, seed = place
             left_out.append(f"fold {fold}{f' seed {seed}' if has_seeds else ''} ({', '.join(lacking)})")
         else:
-            assert both[0] is not None and both[1] is not None
-            _check_rows(both[0], both[1])
-            cells[fold, seed] = (both[0], both[1])
+            cells[place] = (mine[place], others[place])
+            _check_rows(*cells[place])
     settings = max(one.settings, other.settings, key=len)
     return Pair(one.backbone, one.method, other.method, settings, cells, left_out)
 
@@ -103,16 +101,31 @@ def _lack(result: Result | None) -> str | None:
     return f"has no finite loss on {', '.join(infinite)}" if infinite else None
 
 
-def _check_rows(one: Result, other: Result) -> None:
+def row_differences(one: Result, other: Result, task: str) -> Scored:
+    """The NLL of each row of a task minus that of the other cell, and the row's tokens; both have the same rows."""
+    mine, others = one.rows(task), other.rows(task)
+    return mine.identities, mine.nll - others.nll, mine.tokens
+
+
+def other_rows(one: Result, other: Result) -> str:
+    """The first task of which two cells were scored on different rows, and how these differ; else empty."""
     for task in {**one.tasks, **other.tasks}:
-        counts = [_tokens(result, task) for result in (one, other)]
-        if counts[0] != counts[1]:
-            apart = sorted(dict(counts[0].items() ^ counts[1].items()))
-            raise HycamError(
-                f"{_named(one)} and {_named(other)} cannot be compared: they were scored on different rows of {task} "
-                f"({len(counts[0])} and {len(counts[1])} rows; the first that they do not share, or that has other "
-                f"tokens, is {apart[0]}). Remove the file whose data are out of date and run the study again."
+        mine, others = (_tokens(result, task) for result in (one, other))
+        if mine != others:
+            first = min(dict(mine.items() ^ others.items()))
+            return (
+                f"{task} ({len(mine)} and {len(others)} rows; the first that they do not share, or that has other "
+                f"tokens, is {first})"
             )
+    return ""
+
+
+def _check_rows(one: Result, other: Result) -> None:
+    if differing := other_rows(one, other):
+        raise HycamError(
+            f"{_named(one)} and {_named(other)} cannot be compared: they were scored on different rows of {differing}. "
+            "Remove the file whose data are out of date and run the study again."
+        )
 
 
 def _tokens(result: Result, task: str) -> dict[str, int]:

@@ -1,20 +1,39 @@
-"""What a study consists of: its file, its cells with those that a sweep adds, and the results there are."""
+"""What a study consists of: its cells with those that a sweep adds, and the results there are.
+
+::
+
+    OUTPUT/study.yaml   every setting of the study
+    OUTPUT/plan.json    every cell: its labels, identity, resolved settings, rows and tokens; and the size of the data
+
+The plan lies beside the cells so that a report needs neither the data nor a backbone. Results from before there were
+plans get theirs by ``python -m hycam.study.plan STUDY.yaml ...``, where the data are.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+import msgspec
+import yaml
+
 from hycam.errors import HycamError
-from hycam.study.cells import Cell, Planner, Say
+from hycam.files import write_whole
+from hycam.study.cells import Cell
+from hycam.study.counts import Counts, count
+from hycam.study.grid import Planner, Say, runs_folder
 from hycam.study.recipe import StudyRecipe
 from hycam.study.results import Results, cells_folder, load
-from hycam.study.status import Status
 from hycam.study.sweep import RATE, Best, best, extensions, family_of, rates
 from hycam.training.parse import parse_recipe
 
 STUDY_FILE = "study.yaml"
-"""In the folder of a study, all its settings."""
+PLAN_FILE = "plan.json"
+# Settings that change what a report shows, and no cell.
+_OF_REPORTS = ("title", "output", "runs", "reference", "executor", "tables", "texts", "rows_shown")
 
 
 @dataclass(frozen=True)
@@ -26,21 +45,35 @@ class Plan:
         cells: all of them.
         results: those that there are.
         waits_for: in words, the sweep that has to be finished before any cell of this study can run.
+        counts: how large the data are; None where they were not counted.
     """
 
     study: StudyRecipe
     cells: list[Cell]
     results: Results
     waits_for: str = ""
+    counts: Counts | None = None
 
     @property
-    def status(self) -> Status:
-        return Status(self.cells, self.results)
+    def unusable(self) -> list[Cell]:
+        """The cells whose result file cannot be used."""
+        names = {path.name for path in self.results.unusable}
+        return [cell for cell in self.cells if cell.file_name in names]
 
     @property
+    def to_go(self) -> list[Cell]:
+        """What the next run runs: everything without a result, and what failed (but not what diverged)."""
+        settled = {one.identity for one in self.results.settled} | {cell.identity for cell in self.unusable}
+        return [cell for cell in self.cells if cell.identity not in settled]
+
+    @cached_property
     def best(self) -> dict[tuple[str, str], Best]:
         """Of a sweep: the best trial by (backbone, method)."""
         return best(self.study, self.results.settled)
+
+
+class SweepUnfinished(HycamError):
+    """The learning rates of a study are not known yet."""
 
 
 def plan(study: StudyRecipe, progress: Say | None = None, to_report: bool = False) -> Plan:
@@ -65,10 +98,6 @@ def plan(study: StudyRecipe, progress: Say | None = None, to_report: bool = Fals
         return replace(planned(Planner(rates_unknown, progress=progress)), study=study, waits_for=str(error))
 
 
-class SweepUnfinished(HycamError):
-    """The learning rates of a study are not known yet."""
-
-
 def planner_of(study: StudyRecipe, progress: Say | None = None) -> Planner:
     """What makes the cells of a study; arguments and errors as of :func:`plan`."""
     return Planner(study, _swept(study, progress), progress)
@@ -89,10 +118,79 @@ def planned(planner: Planner) -> Plan:
     return Plan(study, cells, results)
 
 
-def read_study(path: str | Path) -> StudyRecipe:
+def read_study(path: str | Path, *overrides: str) -> StudyRecipe:
     """The study of a file; for a study's folder, of the file that was kept in it."""
     file = Path(path)
-    return parse_recipe(StudyRecipe, [str(file / STUDY_FILE if file.is_dir() else file)])
+    return parse_recipe(StudyRecipe, [str(file / STUDY_FILE if file.is_dir() else file), *overrides])
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """What ``plan.json`` holds."""
+
+    counts: Counts
+    cells: list[Cell]
+
+
+def keep(current: Plan) -> Plan:
+    """Writes a study's settings and its plan into its folder; the data are counted where they changed.
+
+    Returns:
+        the plan with the counts.
+    """
+    folder = Path(current.study.output)
+    counts = current.counts or _same_counts(current) or count(current.study)
+    write_whole(folder / STUDY_FILE, yaml.safe_dump(asdict(current.study), sort_keys=False))
+    text = msgspec.json.encode(_Kept(counts, current.cells)).decode()
+    write_whole(folder / PLAN_FILE, text.replace(',{"backbone":', ',\n{"backbone":') + "\n")
+    return replace(current, counts=counts)
+
+
+def kept(study: StudyRecipe) -> Plan | None:
+    """The plan that lies in the folder of a study, with its results, wherever the folder was moved.
+
+    Args:
+        study: with ``output`` set to the folder; other settings than the kept ones may be those of the report.
+
+    Returns:
+        None where the folder has no plan, or one of other cells than the study's.
+
+    Raises:
+        HycamError: the plan cannot be read.
+    """
+    path = Path(study.output) / PLAN_FILE
+    if not path.exists():
+        return None
+    as_kept = read_study(study.output)
+    if replace(as_kept, **{name: getattr(study, name) for name in _OF_REPORTS}) != study:
+        return None
+    found = _read(path)
+    runs = runs_folder(study)
+    cells = [
+        replace(cell, recipe=replace(cell.recipe, output=str(runs / Path(cell.recipe.output).name)))
+        for cell in found.cells
+    ]
+    return Plan(study, cells, load(study.output, cells), counts=found.counts)
+
+
+def _read(path: Path) -> _Kept:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Kept)
+    except (OSError, msgspec.MsgspecError, RecursionError) as error:
+        raise HycamError(
+            f"{path} is no plan of this version: {error}. Where the data are, `python -m hycam.study.plan STUDY.yaml` "
+            "writes it again."
+        ) from error
+
+
+def _same_counts(current: Plan) -> Counts | None:
+    """The counts of the plan that was kept before, where it was made for the same data."""
+    try:
+        before = _read(Path(current.study.output) / PLAN_FILE)
+    except HycamError:
+        return None
+    is_same = {cell.data.fingerprint for cell in before.cells} == {cell.data.fingerprint for cell in current.cells}
+    return before.counts if is_same and not before.counts.reason else None
 
 
 def _extended(planner: Planner, cells: list[Cell], results: Results) -> list[Cell]:
@@ -121,10 +219,24 @@ def _swept(study: StudyRecipe, progress: Say | None) -> dict[tuple[str, str], fl
     if unusable:
         path, reason = next(iter(unusable.items()))
         raise HycamError(f"The sweep {study.learning_rates_from} has a result that cannot be used, {path}: {reason}.")
-    left = len(sweep.status.to_go)
+    left = len(sweep.to_go)
     if left:
         raise SweepUnfinished(
             f"The sweep {study.learning_rates_from} has {left} cells to go, so the learning rates are not known yet. "
             f"Run `hycam study {study.learning_rates_from}` first."
         )
     return rates(sweep.best)
+
+
+def main(paths: Sequence[str]) -> None:
+    """Writes the plans of these studies beside their cells."""
+    for path in paths:
+        current = keep(plan(read_study(path)))
+        print(f"{Path(current.study.output) / PLAN_FILE}: {len(current.cells)} cells, {len(current.to_go)} to go")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except HycamError as error:
+        sys.exit(str(error))

@@ -5,35 +5,11 @@
     OUTPUT/cells/METHOD-foldN-IDENTITY.json
 
 The file of a finished cell holds no row of the data, only their identities and figures, so it can be kept with a
-project and carried to another machine. Its keys:
-
-``format``, ``identity``, ``checksum``
-    of the layout, of the cell, and of everything else in the file
-``state``
-    ``done``, ``failed`` or ``diverged``; of the latter two ``failure`` says ``reason`` and, where known, ``step``
-``cell``
-    ``backbone``, ``method``, ``fold``, ``seed``, ``task`` (the only one that was trained, or null), ``settings``
-``settings``, ``data``, ``environment``
-    the resolved settings, the fingerprint of the data, versions, commit and machine
-``training``
-    ``steps``, ``tokens``, ``seconds``, ``peak_memory_bytes``, ``trainable_parameters``, ``total_parameters``,
-    ``adapter_bytes``, ``learning_rate``, ``rows``, ``shares``, ``validation``; null for the backbone as it is
-``curve``
-    what was logged, a list of objects with ``step``, ``elapsed`` (seconds) and ``loss``, ``loss_TASK``,
-    ``balance_loss``, ``routing_K`` or ``eval_loss``, ``eval_loss_TASK`` (and ``retention_TASK``, ``kl_lambada``,
-    ``kl_replies`` where retention was measured at validations)
-``evaluation``
-    ``part``, ``tasks``, ``macro``, ``pooled`` (as ``metrics.json`` of a run has them) and ``rows``: of each task the
-    lists ``row`` (identity), ``nll``, ``tokens`` and ``rougeL`` (null where not generated)
-``retention``, ``routing``
-    see :mod:`hycam.evaluation.retention` and :mod:`hycam.inspection.routing`; null where not measured
-``seconds``
-    of the whole cell; null where its process ended without telling
+project and carried to another machine. :mod:`hycam.study.cell_file` describes its fields.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -45,11 +21,17 @@ import numpy as np
 
 from hycam.errors import HycamError
 from hycam.files import write_whole
-from hycam.study.cells import Cell
-from hycam.study.identity import difference
-from hycam.study.layout import check_layout
+from hycam.study.cell_file import FORMAT, check
+from hycam.study.cells import Cell, difference
 
-FORMAT = 1
+
+@dataclass(frozen=True)
+class Rows:
+    """Scored rows: identities, NLL (summed over a row's tokens) and tokens, all ``[rows]``."""
+
+    identities: list[str]
+    nll: np.ndarray
+    tokens: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -95,8 +77,7 @@ class Result:
 
     @property
     def tasks(self) -> Mapping[str, Mapping[str, Any]]:
-        """By task: ``perplexity``, ``nll``, ``tokens``, ``rows``, ``bleu4``, ``rougeL``, ``generated_rows``, and, but
-        in results of older versions, ``bleu_signature`` and ``rouge_tokens``."""
+        """The scores by task."""
         return self.content["evaluation"]["tasks"]
 
     @property
@@ -116,15 +97,6 @@ class Result:
             np.asarray(found["nll"], dtype=np.float64)[order],
             np.asarray(found["tokens"], dtype=np.int64)[order],
         )
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Scored rows: identities, NLL (summed over a row's tokens) and tokens, all ``[rows]``."""
-
-    identities: list[str]
-    nll: np.ndarray
-    tokens: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -167,35 +139,23 @@ def write(folder: Path, cell: Cell, state: str, content: Mapping[str, Any]) -> R
     """Writes the file of a cell; a full disk is an error and leaves what was there."""
     whole = {"format": FORMAT, "identity": cell.identity, "state": state, "cell": cell.labels,
              "settings": cell.resolved, "data": cell.data.fingerprint, **content}  # fmt: skip
-    whole["checksum"] = checksum(whole)
     path = folder / cell.file_name
     write_whole(path, json.dumps(whole) + "\n")
     return Result(whole, path)
-
-
-def checksum(content: Mapping[str, Any]) -> str:
-    """SHA-256 over everything but the checksum."""
-    rest = {key: value for key, value in content.items() if key != "checksum"}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
 
 
 def read(path: Path) -> Result:
     """Reads the file of a cell.
 
     Raises:
-        HycamError: it is no result, of another layout, or was changed by hand.
+        HycamError: it is no result, or of another layout.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        json.dumps(content, ensure_ascii=False).encode()  # JSON can spell half a character, and no report can write it
     except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, or a number of many digits
         raise HycamError(f"it cannot be read: {error}") from error
-    if not isinstance(content, dict) or "format" not in content:
-        raise HycamError("it is not the result of a cell")
-    if content["format"] != FORMAT:
-        raise HycamError(f"it has layout {content['format']} of another version of this package; this one has {FORMAT}")
-    if content.get("checksum") != checksum(content):
-        raise HycamError("its checksum does not fit: it was changed by hand")
-    check_layout(content)
+    check(content)
     return Result(content, path)
 
 

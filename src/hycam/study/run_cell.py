@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import time
 import traceback
 from pathlib import Path
 from typing import Any
 
+import torch
+import transformers
 from filelock import FileLock
 
 from hycam import backbones
 from hycam.adapt import empty_backbone
-from hycam.console import Reports
+from hycam.console import Reports, quiet_libraries
 from hycam.data.prepare import Prepared, prepare
 from hycam.errors import Diverged, HycamError
 from hycam.evaluation.result import PREDICTIONS_FILE
@@ -30,12 +33,23 @@ from hycam.training.train import train
 _ROUTED_ROWS = 20  # of each task: means over some thousand tokens
 
 
+def settle(threads: int) -> None:
+    """Prepares the process of a cell: so many CPU threads, and nothing on the console.
+
+    The process that runs the study has said already what there is to say of the data, since it planned with them.
+    """
+    torch.set_num_threads(threads)
+    quiet_libraries(informative=False)
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("hycam.data").setLevel(logging.ERROR)
+
+
 def run_cell(cell: Cell, progress: Reports) -> tuple[str, dict[str, Any]]:
     """Trains and evaluates a cell; continues from its run folder's checkpoint or adapter where there is one.
 
     Returns:
         the state (``done``, ``failed`` or ``diverged``) and the content of the result file, as
-        :mod:`hycam.study.results` describes it. An error and a loss that is no number any more are results too, and
+        :mod:`hycam.study.cell_file` describes it. An error and a loss that is no number any more are results too, and
         do not end the study.
     """
     began = time.monotonic()

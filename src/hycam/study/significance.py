@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from hycam.errors import HycamError
 
@@ -24,7 +25,10 @@ RESAMPLES = 10_000
 FEWEST_ROWS = 6
 """With fewer, no test of the signs reaches 5 %, while a percentile bootstrap can call anything significant."""
 
-_DRAWN_AT_ONCE = 2**22  # rows, which bounds the memory to about 100 MB
+Scored = tuple[Sequence[str], np.ndarray, np.ndarray]
+"""Of one cell and task: the rows' identities, their differences and their weights, all ``[rows]``."""
+
+_DRAWN_AT_ONCE = 2**22  # rows, which keeps the memory below about 100 MB
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class TTest:
         p: two-sided, that the mean is 0.
         df: degrees of freedom.
         n: differences.
-        kind: ``PAIRED`` or ``CORRECTED``, or what the caller makes of it.
+        kind: ``PAIRED``, ``CORRECTED``, or a name that the caller gives.
     """
 
     mean: float
@@ -122,12 +126,12 @@ def tost(test: TTest, margin: float) -> float:
 
     The larger of the two: that the mean is above ``-log(1 + margin)``, and that it is below ``log(1 + margin)``.
     """
+    # The one of statsmodels knows only the plain variance of the differences, not that of the corrected t.
     bound, error = math.log1p(margin), test.error
     if error == 0:
         return float(abs(test.mean) >= bound)
-    return float(
-        max(stats.t.sf((test.mean + bound) / error, test.df), stats.t.cdf((test.mean - bound) / error, test.df))
-    )
+    above, below = (test.mean + bound) / error, (test.mean - bound) / error
+    return float(max(stats.t.sf(above, test.df), stats.t.cdf(below, test.df)))
 
 
 def equivalent(test: TTest, margin: float) -> bool:
@@ -141,20 +145,11 @@ def holm(p: Sequence[float]) -> list[float]:
     The i-th smallest of m (from 0) becomes the largest of ``(m - j) p_j`` over j <= i, at most 1. The chance that any
     of those below 5 % is false is then at most 5 %, however the tests depend on one another.
     """
-    values = np.asarray(p, dtype=np.float64)
-    order = np.argsort(values, kind="stable")
-    stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
-    corrected = np.empty_like(values)
-    corrected[order] = np.minimum(stepped, 1)
-    return corrected.tolist()
+    return multipletests(p, method="holm")[1].tolist() if len(p) else []
 
 
-def pooled(cells: Sequence[tuple[Sequence[str], np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Differences and weights by row, each added up over the cells: a row of several (seeds) is one to be drawn.
-
-    Args:
-        cells: of each the rows' identities, differences and weights, all ``[rows]``.
-    """
+def pooled(cells: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray]:
+    """Differences and weights by row, each added up over the cells: a row that several seeds scored is drawn as one."""
     _, place = np.unique(np.concatenate([names for names, _, _ in cells]), return_inverse=True)
     differences, weights = (np.concatenate([cell[at] for cell in cells]) for at in (1, 2))
     return np.bincount(place, differences), np.bincount(place, weights)

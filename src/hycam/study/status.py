@@ -1,14 +1,121 @@
-"""How far a study has come, and how long the rest will take by what its cells took so far."""
+"""What ``--status``, ``--dry-run`` and a report say of each cell: what became of it, what it costs, why it failed.
+
+The process that runs a study notes in the study's folder what it is at, for ``--status`` in another process.
+"""
 
 from __future__ import annotations
 
+import fcntl
+import json
+import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from statistics import fmean
+from typing import Any
 
-from hycam.study.cells import Cell
-from hycam.study.results import Result, Results
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hycam.errors import HycamError
+from hycam.files import write_whole
+from hycam.lock import LOCK_FILE
+from hycam.study.cells import Cell, names_of
+from hycam.study.grid import runs_folder
+from hycam.study.plan import Plan
+from hycam.study.results import Result, cells_folder
 from hycam.training.run import BASE
+
+_FILE = ".running.json"
+STATES = ("done", "running", "failed", "diverged", "unusable", "to go")
+
+
+@dataclass(frozen=True)
+class Doing:
+    """What a running cell is at, since when (Unix time)."""
+
+    since: float
+    what: str
+
+    @property
+    def seconds(self) -> float:
+        return time.time() - self.since
+
+
+def note(folder: Path, doing: Mapping[str, Doing]) -> None:
+    """Writes down what runs, by the cells' identities; nothing leaves no file."""
+    path = folder / _FILE
+    if not doing:
+        path.unlink(missing_ok=True)
+        return
+    with suppress(HycamError):  # it is for show alone; where the disk is full, the next result says so
+        write_whole(path, json.dumps({identity: asdict(one) for identity, one in doing.items()}))
+
+
+def running(folder: Path) -> Mapping[str, Doing]:
+    """What another process runs of the study in this folder, by the cell's identity; nothing where there is none.
+
+    A process that was killed leaves its file, so that is believed only while the lock is held.
+    """
+    try:
+        if not _is_held(folder / LOCK_FILE):
+            return {}
+        content = json.loads((folder / _FILE).read_text())
+        return {identity: Doing(float(value["since"]), str(value["what"])) for identity, value in content.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}  # gone by now, or damaged: it is for show alone
+
+
+def _is_held(lock: Path) -> bool:
+    with lock.open() as handle:  # for reading only: a study can be looked at where it cannot be written
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@dataclass(frozen=True)
+class CellState:
+    """What became of a cell: one of :data:`STATES`, why, and at which step; ``seconds`` is None while not run."""
+
+    cell: Cell
+    state: str
+    reason: str | None = None
+    step: int | None = None
+    seconds: float | None = None
+
+
+def cell_states(plan: Plan, now: Mapping[str, Doing] | None = None) -> list[CellState]:
+    """Every cell, in the order of the grid.
+
+    Args:
+        plan: the study.
+        now: what runs, by identity.
+    """
+    results = {one.identity: one for one in (*plan.results.done, *plan.results.failed)}
+    unusable = {path.name: reason for path, reason in plan.results.unusable.items()}
+    states = []
+    for cell in plan.cells:
+        one, doing = results.get(cell.identity), (now or {}).get(cell.identity)
+        if doing is not None:
+            states.append(CellState(cell, "running", seconds=doing.seconds))
+        elif cell.file_name in unusable:
+            states.append(CellState(cell, "unusable", unusable[cell.file_name]))
+        elif one is None:
+            states.append(CellState(cell, "to go"))
+        else:
+            failure = one.content.get("failure", {"reason": None, "step": None})
+            states.append(CellState(cell, one.state, failure["reason"], failure["step"], one.content["seconds"]))
+    return states
+
+
+def counted(states: Iterable[CellState]) -> dict[str, int]:
+    """How many cells are in each state."""
+    found = [one.state for one in states]
+    return {state: found.count(state) for state in STATES}
 
 
 @dataclass(frozen=True)
@@ -41,27 +148,94 @@ class Estimate:
         return left
 
 
-@dataclass(frozen=True)
-class Status:
-    """The cells of a study by what has become of them."""
+def listing(plan: Plan) -> dict[str, Any]:
+    """The study's cells as ``--json`` prints them.
 
-    cells: Sequence[Cell]
-    results: Results
+    Returns:
+        ``states`` (how many cells are in each), ``estimated_seconds`` (of all that is left, one cell after the other;
+        null while nothing was measured) and ``cells``: ``name``, what the cell is, ``identity``, ``file``, ``state``,
+        ``reason`` (of failure, divergence or a file that cannot be used), ``doing`` (of a running cell),
+        ``planned_tokens``, ``seconds`` (it took, or runs so far) and ``estimated_seconds`` (where it is to run).
+    """
+    now = running(Path(plan.study.output))
+    states = cell_states(plan, now)
+    estimate, to_go = Estimate(plan.results.done), plan.to_go
+    ahead = {cell.identity for cell in to_go}
+    cells = [
+        {
+            "name": one.cell.name,
+            **one.cell.labels,
+            "identity": one.cell.identity,
+            "file": one.cell.file_name,
+            "state": one.state,
+            "reason": one.reason,
+            "doing": now[one.cell.identity].what if one.state == "running" else None,
+            "planned_tokens": one.cell.planned_tokens,
+            "seconds": one.seconds,
+            "estimated_seconds": estimate.seconds(one.cell) if one.cell.identity in ahead else None,
+        }
+        for one in states
+    ]
+    left = estimate.left(to_go, {identity: doing.seconds for identity, doing in now.items()})
+    return {"states": counted(states), "estimated_seconds": left, "cells": cells}
 
-    @property
-    def unusable(self) -> list[Cell]:
-        names = {path.name for path in self.results.unusable}
-        return [cell for cell in self.cells if cell.file_name in names]
 
-    @property
-    def to_go(self) -> list[Cell]:
-        """What the next run runs: everything without a result, and what failed (but not what diverged)."""
-        settled = {one.identity for one in self.results.settled} | {cell.identity for cell in self.unusable}
-        return [cell for cell in self.cells if cell.identity not in settled]
+def show(plan: Plan, console: Console, every_cell: bool) -> None:
+    """Prints how far the study is, the cells that run (or every one), and why some have no result."""
 
-    @property
-    def estimate(self) -> Estimate:
-        return Estimate(self.results.done)
+    def say(line: str) -> None:
+        console.print(Text(line), soft_wrap=True)  # whatever shows a long line folds it
+
+    found = listing(plan)
+    names = names_of(plan.cells)
+    shown = [cell for cell in found["cells"] if every_cell or cell["state"] == "running"]
+    reasons = [cell for cell in found["cells"] if cell["reason"]]
+    if names.common and (shown or reasons):
+        say(f"All cells: {names.common}")
+    if shown:
+        console.print(_table(shown, names.short))
+    for cell in reasons:
+        where = f" ({cells_folder(plan.study.output) / cell['file']})" if cell["state"] == "unusable" else ""
+        say(f"{names.short[cell['identity']]}: {cell['state']}{where}: {cell['reason']}")
+    say(_summary(plan, found))
+    for (backbone, method), best in plan.best.items():
+        edge = ", at the edge of what was tried" if best.at_edge else ""
+        say(
+            f"{backbone}, {method}: learning rate {best.rate:g} ({best.label}; validation NLL {best.nll:.4f}; tried "
+            f"{best.trials}{edge})"
+        )
+    say(f"Results: {cells_folder(plan.study.output)}; adapters and answers: {runs_folder(plan.study)}")
+
+
+def _table(cells: list[dict[str, Any]], names: Mapping[str, str]) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0))
+    for name in ("cell", "state", "tokens", "time", ""):
+        table.add_column(name, justify="right" if name in ("tokens", "time") else "left")
+    for cell in cells:
+        tokens = f"{cell['planned_tokens']:,}"
+        table.add_row(Text(names[cell["identity"]]), cell["state"], tokens, _time(cell), Text(cell["doing"] or ""))
+    return table
+
+
+def _time(cell: Mapping[str, Any]) -> str:
+    """What a cell took or takes; of one that is to run what it will take, as far as that is known."""
+    estimated, seconds = cell["estimated_seconds"], cell["seconds"]
+    about = "" if estimated is None else f"about {spelled(estimated)}"
+    if cell["state"] == "running":
+        return f"{spelled(seconds)} of {about}" if about else spelled(seconds)
+    return about if about or seconds is None else spelled(seconds)
+
+
+def _summary(plan: Plan, found: Mapping[str, Any]) -> str:
+    states = ", ".join(f"{count} {state}" for state, count in found["states"].items() if count)
+    left, at_once = found["estimated_seconds"], plan.study.executor.at_once
+    if left:
+        tail = f"; the rest takes about {spelled(left / at_once)}"
+    elif left is None:
+        tail = "; how long is not known before one was measured (--cells 1 runs one)"
+    else:
+        tail = ""
+    return f"{len(plan.cells)} cells: {states}{tail}"
 
 
 def spelled(seconds: float | None) -> str:

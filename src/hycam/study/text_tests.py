@@ -25,15 +25,15 @@ from hycam.training.run import Run
 
 BLEU_RESAMPLES = 1000
 POOLED = "pooled"
-"""As the name of a task: the rows of all tasks as one corpus."""
+"""The name of a task that stands for the rows of all tasks as one corpus."""
 
-# By task and row, what a run folder keeps of each row.
 Answers = dict[tuple[str, str], dict[str, Any]]
+"""What a run folder keeps of each row, by task and row."""
 
 
 @dataclass(frozen=True)
 class TextTest:
-    """One method's answers against another's, in one metric. p values are not corrected for their number.
+    """One method's answers against another's, in one metric; p is not corrected for the number of tests.
 
     Attributes:
         backbone: its label.
@@ -65,8 +65,8 @@ class TextTest:
 def text_tests(plan: Plan, reference: str) -> list[TextTest]:
     """The reference method against every other, for every task and over all of them, in BLEU-4 and ROUGE-L.
 
-    The folds' rows are pooled, of each fold the first seed alone, since one row's answers under several seeds are no
-    further rows. ROUGE-L needs the result files alone; BLEU-4 needs the answers, which lie in the run folders.
+    The folds' rows are pooled; of each fold only the first seed counts, since another seed's answers to a row are not
+    another row. ROUGE-L needs only the result files; BLEU-4 needs the answers, which lie in the run folders.
 
     Args:
         plan: of a study.
@@ -143,7 +143,7 @@ def _bleu(
         return _few(blank, len(rows))
     if len(tokenizers) > 1:
         return replace(
-            blank, rows=len(rows), reason=f"words are told in several ways ({', '.join(sorted(tokenizers))})"
+            blank, rows=len(rows), reason=f"words are counted in several ways ({', '.join(sorted(tokenizers))})"
         )
     tokens = Tokens(bleu=cast(Any, next(iter(tokenizers))))
     mine, others, references = (list(texts) for texts in zip(*rows, strict=True))
@@ -164,7 +164,7 @@ def _rouge(blank: TextTest, chosen: Sequence[tuple[Result, Result]], tasks: Sequ
         for task in tasks
     }
     if differing := [pair for pair in told if len(set(pair)) > 1]:
-        return replace(blank, reason=f"the two tell words in different ways ({' and '.join(differing[0])})")
+        return replace(blank, reason=f"the two count words in different ways ({' and '.join(differing[0])})")
     rows = [
         (value, other[row])
         for task in tasks

@@ -222,7 +222,7 @@ def parameters(model: PreTrainedModel, exclude_embeddings: bool = False) -> int:
 
 def most(value: int, device: torch.device) -> int:
     """The largest of all processes' values."""
-    return -int(processes.total(torch.tensor(-value), device, least=True))
+    return -int(processes.all_reduce(torch.tensor(-value), device, minimum=True))
 
 
 @contextmanager

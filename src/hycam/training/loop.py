@@ -31,9 +31,8 @@ from hycam.training import distributed, state
 from hycam.training.checkpoints import PROGRESS, Checkpoints, damage
 from hycam.training.metrics import Figures, Metrics
 from hycam.training.optimizers import build_optimizer, build_schedule, takes_the_loss
-from hycam.training.packing import PackedCollator
 from hycam.training.plan import Plan
-from hycam.training.rows import Counts, PaddedCollator, identities, load_batches
+from hycam.training.rows import Counts, PackedCollator, PaddedCollator, identities, load_batches
 from hycam.training.setup import accepts_items, allocate_ranks, prepare_model
 from hycam.training.state import Progress, Trained, refused
 from hycam.training.stopping import Stop
@@ -180,7 +179,7 @@ class Loop:
             if self._tuner is not None:
                 self.figures.note_routing(self._tuner.last_stats)
         # The mean over the processes, which their gradients get, becomes a sum again.
-        return outputs.loss / micro_batches if items is None else outputs.loss * processes.number()
+        return outputs.loss / micro_batches if items is None else outputs.loss * processes.world_size()
 
     def _is_sound(self, losses: list[Tensor], norm: Tensor, rows: list[Tensor]) -> bool:
         """Whether the step is to be taken, which is the same on every process.
@@ -252,7 +251,7 @@ class Loop:
         """The closing line, with the mean loss of all steps and the speed of those that this process has made."""
         progress, seconds = self.progress, max(time.monotonic() - self._started, 1e-9)
         made = progress.step - self._first_step
-        size = self.arguments.per_device_train_batch_size * self.accumulation * processes.number()
+        size = self.arguments.per_device_train_batch_size * self.accumulation * processes.world_size()
         speed = {
             "train_runtime": round(seconds, 4),
             "train_samples_per_second": round(made * size / seconds, 3),
@@ -342,10 +341,10 @@ class Loop:
         try:
             self.progress.sums = self.figures.kept()
             state.save(self.trained, self.progress, self.checkpoints.at(step))
-            processes.wait_for_all()  # each process has written its part
+            processes.barrier()  # each process has written its part
             if is_main:
                 self.checkpoints.seal(step)
-            processes.wait_for_all()  # so that all see the same checkpoints, whenever they look
+            processes.barrier()  # so that all see the same checkpoints, whenever they look
         except Exception:
             if is_main:  # on a full disk, half a checkpoint is in the way
                 shutil.rmtree(self.checkpoints.at(step), ignore_errors=True)

@@ -96,7 +96,9 @@ class Figures:
         """The sum of the losses and the figures of a line of metrics, over all processes; all begin at zero again."""
         total = accelerator.gather(self.loss).mean().item()
         line = {"loss": total / self._taken} if self._taken else {}
-        for name, nll, tokens in zip(self._tasks, *processes.total(self._sums, self.loss.device).tolist(), strict=True):
+        for name, nll, tokens in zip(
+            self._tasks, *processes.all_reduce(self._sums, self.loss.device).tolist(), strict=True
+        ):
             if tokens:
                 line[f"loss_{name}"] = nll / tokens
         if self._routed:

@@ -1,4 +1,4 @@
-"""Packing: several examples in one row without padding, and the check that none of them sees another.
+"""The check that in a packed row (several examples without padding) none sees another.
 
 No mask keeps the examples of a packed row apart. The backbone has to tell them by their positions, which start anew,
 and whether it does is a matter of its code: some models make their mask without looking at positions, and every model
@@ -15,39 +15,16 @@ import torch
 from peft.config import PeftConfig
 from peft.utils import PeftType
 from torch import Tensor
-from transformers import DataCollatorWithFlattening, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hycam.errors import HycamError
 from hycam.evaluation.mode import evaluating
+from hycam.training.rows import PackedCollator
 from hycam.tuners.hycam import HyCAMConfig
 
 WHAT_TO_DO = "Set data.packing to false; data.group_by_length saves padding without packing."
 HALVES = (torch.float16, torch.bfloat16)
 LENGTHS = (7, 5, 6)  # of the examples that a model is checked with
-
-
-class PackedCollator(DataCollatorWithFlattening):
-    """Makes one packed row out of the rows of a micro-batch, each with ``input_ids``, ``labels``, ``task`` and ``row``.
-
-    The batch holds, each ``[1, T]`` with T the tokens of all rows together:
-
-    - ``input_ids``;
-    - ``labels``, -100 on the first token of every example, which no token of its own precedes;
-    - ``position_ids``, from 0 in every example;
-    - ``task``, the task of each token;
-
-    ``row``, ``[rows]``, the number of each; and ``use_cache``, which is False: with a cache, or with an attention mask,
-    transformers does not look for packed examples in the positions. There is no padding, so there is no mask either.
-    """
-
-    def __call__(
-        self, features: list[dict[str, Any]], return_tensors: str | None = None, separator_id: int | None = None
-    ) -> dict[str, Any]:
-        batch = super().__call__(features, return_tensors, separator_id)
-        task = torch.tensor([row["task"] for row in features])
-        length = torch.tensor([len(row["input_ids"]) for row in features])
-        row = torch.tensor([row["row"] for row in features])
-        return {**batch, "task": task.repeat_interleave(length).unsqueeze(0), "row": row, "use_cache": False}
 
 
 def check_packing(model: PreTrainedModel) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hycam import backbones
+from hycam.console import Reports
 from hycam.data.chosen import chosen_tasks
-from hycam.evaluation.retention.base import base_of
-from hycam.evaluation.retention.measure import Reports, Retention
+from hycam.evaluation.retention.measure import Retention, base_of
 from hycam.evaluation.retention.recipe import RetentionRecipe
 from hycam.training.recipe import Recipe
 from hycam.training.run import BASE, Run

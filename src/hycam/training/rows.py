@@ -1,4 +1,4 @@
-"""The training rows of several tasks under one numbering."""
+"""The training rows of several tasks under one numbering, and what makes micro-batches of them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from transformers import DataCollatorForSeq2Seq, TrainingArguments
+from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, TrainingArguments
 
 from hycam import processes
 from hycam.labelled import IGNORED
@@ -27,8 +27,8 @@ _ROWS_AT_ONCE = 10_000
 class PaddedCollator(DataCollatorForSeq2Seq):
     """Pads the rows of a micro-batch; ``task`` has the task of each and ``row`` its number.
 
-    Of no rows at all, which a process gets when an epoch's last batch does not suffice for everyone, it makes one row
-    without a label, so that the process can take part in what all of them compute; ``task`` and ``row`` are empty then.
+    A process that gets no rows, because an epoch's last batch is smaller than the number of processes, still has to
+    take part in the step: it gets one row without a label, with empty ``task`` and ``row``.
     """
 
     def __call__(self, features: list[dict[str, Any]], return_tensors: str | None = None) -> dict[str, Any]:
@@ -42,6 +42,30 @@ class PaddedCollator(DataCollatorForSeq2Seq):
             "task": torch.zeros(0, dtype=torch.int64),
             "row": torch.zeros(0, dtype=torch.int64),
         }
+
+
+class PackedCollator(DataCollatorWithFlattening):
+    """Makes one packed row out of the rows of a micro-batch, each with ``input_ids``, ``labels``, ``task`` and ``row``.
+
+    The batch holds, each ``[1, T]`` with T the tokens of all rows together:
+
+    - ``input_ids``;
+    - ``labels``, -100 on the first token of every example, which no token of its own precedes;
+    - ``position_ids``, from 0 in every example;
+    - ``task``, the task of each token;
+
+    ``row``, ``[rows]``, the number of each; and ``use_cache``, which is False: with a cache, or with an attention mask,
+    transformers does not look for packed examples in the positions. There is no padding, so there is no mask either.
+    """
+
+    def __call__(
+        self, features: list[dict[str, Any]], return_tensors: str | None = None, separator_id: int | None = None
+    ) -> dict[str, Any]:
+        batch = super().__call__(features, return_tensors, separator_id)
+        task = torch.tensor([row["task"] for row in features])
+        length = torch.tensor([len(row["input_ids"]) for row in features])
+        row = torch.tensor([row["row"] for row in features])
+        return {**batch, "task": task.repeat_interleave(length).unsqueeze(0), "row": row, "use_cache": False}
 
 
 class MixedRows(Dataset[dict[str, Any]]):
@@ -134,7 +158,7 @@ class Counts:
                 )
         names = [rows.task(row) for row in torch.cat(list(numbers)).tolist()]
         all_of_them = torch.tensor([*own, *map(names.count, rows.tasks)])
-        labelled, tokens, size, *of_tasks = processes.total(all_of_them, device).tolist()
+        labelled, tokens, size, *of_tasks = processes.all_reduce(all_of_them, device).tolist()
         return cls(labelled, tokens, size, dict(zip(rows.tasks, of_tasks, strict=True)))
 
 
@@ -144,7 +168,7 @@ def identities(rows: MixedRows, numbers: Sequence[Tensor], losses: Sequence[Tens
         (math.isfinite(loss), [rows.identity(row) for row in of_batch.tolist()])
         for loss, of_batch in zip(torch.stack(list(losses)).tolist(), numbers, strict=True)
     ]
-    if processes.number() > 1:
+    if processes.world_size() > 1:
         batches = gather_object(batches)
     broken = [names for is_finite, names in batches if not is_finite]
     return list(dict.fromkeys(chain.from_iterable(broken or [names for _, names in batches])))

@@ -136,7 +136,7 @@ def save(trained: Trained, progress: Progress, folder: Path) -> None:
     """Writes a checkpoint; every process has to call it, and it counts once it is sealed."""
     model, is_adapter = trained.model, isinstance(trained.model, PeftModel)
     folder.mkdir(parents=True, exist_ok=True)
-    whole = distributed.whole_state(model) if processes.number() > 1 else None
+    whole = distributed.whole_state(model) if processes.world_size() > 1 else None
     if processes.is_main():
         model.save_pretrained(str(folder), state_dict=whole)
         torch.save(trained.schedule.state_dict(), folder / _SCHEDULE)
@@ -152,9 +152,9 @@ def save(trained: Trained, progress: Progress, folder: Path) -> None:
     numbers = {"python": random.getstate(), "numpy": (name, keys.tolist(), *rest), "cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         numbers["cuda"] = torch.cuda.get_rng_state()
-    torch.save(numbers, folder / f"rng_state_{processes.index()}.pth")
+    torch.save(numbers, folder / f"rng_state_{processes.rank()}.pth")
     content = msgspec.json.format(msgspec.json.encode(progress), indent=1)
-    (folder / f"progress_{processes.index()}.json").write_bytes(content + b"\n")
+    (folder / f"progress_{processes.rank()}.json").write_bytes(content + b"\n")
 
 
 def load_weights(trained: Trained, folder: Path) -> None:
@@ -187,13 +187,13 @@ def restore(trained: Trained, folder: Path) -> Progress:
     elif not trained.is_deepspeed:
         trained.optimizer.load_state_dict(_read(folder / _OPTIMIZER))
     trained.schedule.load_state_dict(_read(folder / _SCHEDULE))
-    numbers = _read(folder / f"rng_state_{processes.index()}.pth")
+    numbers = _read(folder / f"rng_state_{processes.rank()}.pth")
     random.setstate(numbers["python"])
     np.random.set_state(numbers["numpy"])
     torch.set_rng_state(numbers["cpu"])
     if torch.cuda.is_available() and "cuda" in numbers:
         torch.cuda.set_rng_state(numbers["cuda"])
-    return read_progress(folder / f"progress_{processes.index()}.json")
+    return read_progress(folder / f"progress_{processes.rank()}.json")
 
 
 def read_progress(path: Path) -> Progress:

@@ -59,8 +59,8 @@ class Stop:
 
         Every process has to call this. A signal to this one alone has no effect until then.
         """
-        if processes.number() > 1:
-            asked = processes.total(torch.tensor(-(self._own or 0)), device, least=True)
+        if processes.world_size() > 1:
+            asked = processes.all_reduce(torch.tensor(-(self._own or 0)), device, minimum=True)
             self.number = int(-asked) or None
 
     def check(self, outcome: str = "") -> None:
@@ -72,7 +72,7 @@ class Stop:
         if self._own is not None:
             leave_at_once(number)
         self._own = number
-        if processes.number() == 1 or not self._is_held:
+        if processes.world_size() == 1 or not self._is_held:
             self.number = number
         if not self._is_held:
             raise Interrupted(number)

@@ -101,7 +101,7 @@ def train(
     stop = stop or Stop()
     with set_backend(recipe.training.backend), distributed.together(), ExitStack() as undo:
         job, reporter = _check(recipe, reporter, trial)
-        complete, resumed = processes.by_main(partial(_begin, job, undo))
+        complete, resumed = processes.on_main(partial(_begin, job, undo))
         if complete is not None:
             return complete
         rows, mixture, batches = _batches(job)
@@ -182,7 +182,7 @@ def _begin(job: _Job, undo: ExitStack) -> tuple[dict[str, Any] | None, Path | No
         if run.summary() is not None and (wrong := run.damage()):
             _log.warning("%s It is made again.", wrong)
             run.reopen()
-    run.begin(job.recipe, job.data.fingerprint, processes.number())
+    run.begin(job.recipe, job.data.fingerprint, processes.world_size())
     if (complete := run.summary()) is not None:
         return complete, None
     resumed = job.checkpoints.resume_from()
@@ -202,8 +202,8 @@ def _batches(job: _Job) -> tuple[MixedRows, Mixture, Batches]:
         recipe.data.max_length,
         packing=recipe.data.packing,
         group_by_length=recipe.data.group_by_length,
-        processes=processes.number(),
-        process=processes.index(),
+        processes=processes.world_size(),
+        process=processes.rank(),
     )
     log_all(check_lengths(recipe.data, data) + check_schedule(recipe, steps_of(recipe, batches), len(rows)))
     return rows, mixture, batches
@@ -239,7 +239,7 @@ def _adapt(job: _Job, model: PreTrainedModel, packs: bool, undo: ExitStack) -> t
         with distributed.weights_at_hand(adapted):
             check_packing(cast(PreTrainedModel, adapted))
     seeded = enable_full_determinism if job.arguments.full_determinism else set_seed
-    seeded(settings.seed + processes.index())  # noise and dropout are of each process's own
+    seeded(settings.seed + processes.rank())  # noise and dropout are of each process's own
     return trainable, adapted
 
 
@@ -269,13 +269,13 @@ def _continues(checkpoints: Checkpoints) -> str:
 
 
 def _finish(job: _Job, adapted: PreTrainedModel | PeftModel, summary: dict[str, Any]) -> dict[str, Any]:
-    state = distributed.whole_state(adapted) if processes.number() > 1 else None
+    state = distributed.whole_state(adapted) if processes.world_size() > 1 else None
 
     def finish() -> dict[str, Any]:
         job.run.finish(adapted, job.tokenizer, summary, state)
         return summary
 
-    return processes.by_main(finish)
+    return processes.on_main(finish)
 
 
 def _dtype(recipe: Recipe) -> torch.dtype:

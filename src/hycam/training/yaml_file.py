@@ -1,4 +1,4 @@
-"""YAML files, with errors that name the place, and no key twice."""
+"""YAML files, where a key that stands in a mapping twice is an error."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ def read_yaml(path: Path) -> Any:
     """The content of a YAML file.
 
     Raises:
-        HycamError: it cannot be read, is no UTF-8 or no YAML, or has a key twice. The message has file, line and
-            column.
+        HycamError: it cannot be read, is not YAML in UTF-8, or has a key twice. The message has file, line and column.
     """
     try:
         text = path.read_text(encoding="utf-8")

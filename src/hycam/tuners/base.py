@@ -31,6 +31,7 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
     """
 
     linear_names: tuple[str, ...] = ()  # those of `adapter_layer_names` that are linear maps, and saved as such
+    not_mergeable: str | None = None  # why not, where the method cannot be folded into the backbone's weights
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
@@ -53,6 +54,13 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
             raise ValueError(ONE_AT_A_TIME.format(list(adapter_names)))
         super().set_adapter(adapter_names, inference_mode=inference_mode)
 
+    def update_layer(self, adapter_name: str, config: Any) -> None:
+        """Adds the weights of one adapter."""
+        raise NotImplementedError
+
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        raise ValueError(self.not_mergeable)
+
 
 class Tuner(CheckedBeforeLoading):
     """Puts the wrappers of one method into a backbone and takes them out again."""
@@ -65,6 +73,29 @@ class Tuner(CheckedBeforeLoading):
         keep_weights(model)
         if not isinstance(self.peft_config, _Adapters):
             self.peft_config = _Adapters(self.peft_config, self.config_class)
+
+    def _wrap(self, module: nn.Module, name: str) -> AdapterLayer:
+        """The method's layer around a module of the backbone."""
+        return self.tuner_layer_cls(module)
+
+    def _adapter_layers(self) -> Iterator[Any]:
+        """The method's layers in the backbone."""
+        return (module for module in self.model.modules() if isinstance(module, self.tuner_layer_cls))
+
+    def _create_and_replace(  # type: ignore[override]
+        self, config: Any, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module, current_key: str,
+        **_: Any,
+    ) -> None:  # fmt: skip
+        if not isinstance(target, self.tuner_layer_cls):
+            layer = self._wrap(target, current_key)
+            self._replace_module(parent, target_name, layer, target)
+            target = layer
+        target.update_layer(adapter_name, config)
+
+    def _check_merge_allowed(self) -> None:
+        if self.tuner_layer_cls.not_mergeable:
+            raise ValueError(self.tuner_layer_cls.not_mergeable)
+        super()._check_merge_allowed()
 
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         if not isinstance(adapter_name, str) and len(adapter_name) > 1:
@@ -90,7 +121,7 @@ class Tuner(CheckedBeforeLoading):
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
-        """PEFT calls this around a forward; ``adapter_names`` would be an adapter for each row of the batch."""
+        """PEFT calls this around a forward; ``adapter_names`` would name an adapter for each row of the batch."""
         if kwargs.get("adapter_names") is not None:
             raise ValueError(ONE_AT_A_TIME.format(kwargs["adapter_names"]) + " `adapter_names` is not supported.")
         yield

@@ -1,4 +1,4 @@
-"""Whether the weights of a file are those that an adapter has, told before any of them is copied."""
+"""Checks that the weights of a file fit an adapter, before any of them is copied."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from hycam.errors import HycamError
 
 _TYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_TOLD = 3  # of the names that differ
+_SHOWN = 3  # of the names that differ
 
 
 class Spec(NamedTuple):
@@ -63,18 +63,18 @@ def check_fit(own: Mapping[str, Spec], found: Mapping[str, Spec], optional: Mapp
             "was made for another hidden size or configuration."
         )
     types = [
-        f"{name} of type {_called(spec.dtype)}" for name, spec in sorted(found.items()) if spec.dtype not in _TYPES
+        f"{name} of type {_type_name(spec.dtype)}" for name, spec in sorted(found.items()) if spec.dtype not in _TYPES
     ]
     if types:
         raise HycamError(
             f"The adapter has {_listed(types)} ({len(types)} in all), where one of "
-            f"{', '.join(map(_called, _TYPES))} was expected. The file was not made by saving an adapter."
+            f"{', '.join(map(_type_name, _TYPES))} was expected. The file was not made by saving an adapter."
         )
 
 
 def _listed(names: list[str], between: str = ", ") -> str:
-    return between.join([*names[:_TOLD], "..."] if len(names) > _TOLD else names)
+    return between.join([*names[:_SHOWN], "..."] if len(names) > _SHOWN else names)
 
 
-def _called(dtype: torch.dtype) -> str:
+def _type_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

@@ -1,7 +1,7 @@
-"""The place for a check of saved weights, which PEFT gives to a tuner from 0.21 on.
+"""The hook in which a tuner checks saved weights, for releases of PEFT before 0.21, which do not call it.
 
-PEFT before that copies the weights of a file with ``load_state_dict``, so the check is made as that begins. This file
-goes when the lower bound of PEFT is 0.21.
+They copy the weights of a file with ``load_state_dict``, so the check runs when that begins. This file goes when the
+lower bound of PEFT is 0.21.
 """
 
 from __future__ import annotations

@@ -1,11 +1,12 @@
-"""Makes the project's methods known to PEFT. The only file that touches PEFT's enum and mappings."""
+"""Makes a method known to PEFT. The only file that touches PEFT's enum."""
 
 from __future__ import annotations
 
+from peft.config import PeftConfig
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
 from peft.utils import PeftType, register_peft_method
 
-from hycam.tuners.base import AdapterLayer
+from hycam.tuners.base import AdapterLayer, Tuner
 from hycam.tuners.weights import NAMES_ARE_OLDER
 
 
@@ -22,23 +23,18 @@ def _add_peft_type(name: str) -> None:
     type.__setattr__(PeftType, name, member)
 
 
-def register() -> None:
-    """Registers every method of this package; a second call does nothing."""
-    for name in ("HYCAM", "MULTILORA", "MOELORA"):
-        _add_peft_type(name)
-    from hycam.tuners.hycam import HyCAMConfig, HyCAMModel
-    from hycam.tuners.moelora import MoeLoraConfig, MoeLoraModel
-    from hycam.tuners.multilora import MultiLoraConfig, MultiLoraModel
+def register(config_class: type[PeftConfig], tuner: type[Tuner]) -> None:
+    """Makes a method known to PEFT under the tuner's prefix; what is known already is left as it is.
 
-    for name, config_class, tuner in (
-        ("hycam", HyCAMConfig, HyCAMModel),
-        ("multilora", MultiLoraConfig, MultiLoraModel),
-        ("moelora", MoeLoraConfig, MoeLoraModel),
-    ):
-        if PeftType(name.upper()) not in PEFT_TYPE_TO_CONFIG_MAPPING:
-            register_peft_method(name=name, config_cls=config_class, model_cls=tuner)
-            if not NAMES_ARE_OLDER:
-                _read_saved_names(tuner.tuner_layer_cls)
+    To be called by the folder of the method, behind its imports: its configuration needs the new member of the enum as
+    soon as one is made.
+    """
+    name = tuner.prefix.removesuffix("_")
+    _add_peft_type(name.upper())
+    if PeftType(name.upper()) not in PEFT_TYPE_TO_CONFIG_MAPPING:
+        register_peft_method(name=name, config_cls=config_class, model_cls=tuner)
+        if not NAMES_ARE_OLDER:
+            _read_saved_names(tuner.tuner_layer_cls)
 
 
 def _read_saved_names(layer: type[AdapterLayer]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer, check_target_module_exists
@@ -34,9 +34,9 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def check_targets(config: PeftConfig, model: nn.Module, kind: str, there: list[str]) -> None:
-    """Refuses targets that match nothing, with a list of what there is, before the backbone is touched.
+    """Refuses targets that match nothing, before the backbone is touched; the error lists what there is.
 
-    PEFT finds that out too, but only says which targets it was given. And it takes a module that is named in full
+    PEFT notices too, but its error names only the targets it was given. It also adapts a module that is named in full
     whatever ``layers_to_transform`` says, so the two together are refused.
 
     Args:
@@ -67,6 +67,41 @@ def check_targets(config: PeftConfig, model: nn.Module, kind: str, there: list[s
         f"target_modules={shown!r} matches nothing{within} in {type(model).__name__}. Its {kind} are "
         f"{', '.join(last_parts(there))}."
     )
+
+
+def settle_targets(
+    config: PeftConfig, model: nn.Module, kind: str, there: list[str], prefix: str, takes_all_linear: bool
+) -> None:
+    """Fills in ``target_modules`` where it is left open, and refuses targets that are not of the method's kind.
+
+    Args:
+        config: the adapter's configuration, which is changed.
+        model: the backbone, perhaps with other adapters.
+        kind: what the method adapts, in the singular.
+        there: the names of those.
+        prefix: of the method; modules inside its own layers have it in their names, and are skipped.
+        takes_all_linear: whether ``"all-linear"`` leaves it open, too.
+
+    Raises:
+        HycamError: as :func:`check_targets`; or a target is no module of that kind.
+    """
+    targets: Any = getattr(config, "target_modules", None)
+    names = [name for name, _ in model.named_modules() if name]
+    is_all_linear = isinstance(targets, str) and targets.lower() == ALL_LINEAR
+    if targets is None or (is_all_linear and takes_all_linear):
+        cast(Any, config).target_modules = shortest_suffixes(there, names)
+        check_targets(config, model, f"{kind}s", there)
+        return
+    check_targets(config, model, f"{kind}s", there)
+    own, inside = set(there), (".base_layer", f".{prefix}")
+    for name in names:
+        if name in own or any(part in name for part in inside):
+            continue
+        if is_all_linear or check_target_module_exists(config, name):
+            raise HycamError(
+                f"target_modules={targets!r} matches {name}, which is no {kind} that this method adapts. Leave "
+                f"target_modules at None, or name some of {', '.join(last_parts(there))}."
+            )
 
 
 def last_parts(names: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""The weights of a layer's adapters that belong to no linear map, under the names that PEFT gives to its own."""
+"""Weights of adapters that are no linear layers, under names like those of PEFT's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hycam.errors import HycamError
 
-# Before PEFT 0.21 a tuner has no say in the keys that are saved, so a state has the older names there.
+# Before PEFT 0.21 a tuner cannot rename the keys that are saved, so a state dictionary has the older names there.
 NAMES_ARE_OLDER = not hasattr(BaseTuner, "_remove_adapter_name_from_key")
 
 
@@ -29,9 +29,9 @@ class Weight(nn.Module):
 
     @property
     def shape(self) -> torch.Size:
-        """Refuses ``load_adapter`` of ``transformers`` 5 where a state has the older names.
+        """Makes ``load_adapter`` of ``transformers`` 5 fail with a message where a state has the older names.
 
-        It takes this for the parameter of that name, asks for its shape, and would put a parameter in its place.
+        It takes this module for the parameter of that name, asks for its shape, and would replace it by a parameter.
         """
         if not NAMES_ARE_OLDER:
             raise AttributeError

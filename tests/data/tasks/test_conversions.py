@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hycam.data.source_row import SourceRow
+from hycam.data.rows import Example, SourceRow
+from hycam.data.sources import Convert
 from hycam.data.tasks import gsm8k, icliniq, mbpp, medmcqa, squad, webgpt
-from hycam.data.tasks.base import Convert, Example
 from hycam.errors import HycamError
 
 

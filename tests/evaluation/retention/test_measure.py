@@ -13,14 +13,124 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from architectures import tiny, tokens
+from hycam.adapt import adapt
 from hycam.errors import HycamError
-from hycam.evaluation.retention.base import Base, base_of
-from hycam.evaluation.retention.measure import Retention
-from hycam.evaluation.retention.recipe import RetentionRecipe
+from hycam.evaluation.retention import measure
+from hycam.evaluation.retention.measure import Retention, base_of, replies
+from hycam.evaluation.retention.recipe import CHAT_PROMPTS, RetentionRecipe
+from hycam.evaluation.retention.score import Base, Continued
 from hycam.evaluation.retention.tasks import RETENTION_TASKS
+from hycam.methods import METHODS
 
 from .conftest import CHOICES, ROWS
 from .naive import bits_of, is_greedy, kl, log_probabilities
+
+
+class Loader:
+    """Loads the backbone, and counts how often."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> PreTrainedModel:
+        self.calls += 1
+        return tiny()
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    torch.manual_seed(0)  # hycam-released draws noise in evaluation too
+    with torch.no_grad():
+        return model(input_ids=tokens()).logits
+
+
+def changed(model: PreTrainedModel) -> PreTrainedModel:
+    """Every weight that is trained at random, as training might leave it."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_()
+    return model.eval()
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if not METHODS[name].matches_hycam])
+def test_every_methods_base_is_the_backbone_to_the_bit(method: str) -> None:
+    load = Loader()
+    model = changed(adapt(tiny(), method, {} if method == "full" else {"r": 4}))
+    adapted = logits(model)
+    base = base_of(model, load)
+    for _ in range(2):
+        with base() as backbone:
+            assert torch.equal(logits(backbone), logits(tiny()))
+    assert load.calls == (1 if method == "full" else 0)
+    assert torch.equal(logits(model), adapted)  # the adapter is in use again
+    assert not torch.equal(adapted, logits(tiny()))
+
+
+@pytest.mark.filterwarnings("ignore:Careful, disabling adapter layers")  # the very thing that is tested
+@pytest.mark.parametrize("settings", [{"bias": "lora_only"}, {"bias": "all"}, {"init_lora_weights": "pissa"}])
+def test_where_disabling_would_leave_changes_the_backbone_is_loaded(settings: dict) -> None:
+    load = Loader()
+    model = changed(get_peft_model(tiny("qwen2"), LoraConfig(target_modules=["q_proj"], r=4, **settings)))
+    with model.disable_adapter():
+        assert not torch.allclose(logits(model), logits(tiny("qwen2")), rtol=1e-6, atol=1e-6)
+    with base_of(model, load)() as backbone:
+        assert torch.equal(logits(backbone), logits(tiny()))
+    assert load.calls == 1
+
+
+TEMPLATE = (
+    "{% for message in messages %}<s>{{ message.role }}, {{ strftime_now('%d') }}: {{ message.content }}</s>"
+    "{% endfor %}{% if add_generation_prompt %}<s>assistant: {% endif %}"
+)
+
+
+MOST = 12
+
+
+@pytest.fixture
+def short_replies(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measure, "_REPLY_TOKENS", MOST)
+
+
+def greedy(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, prompt: list[int], most: int = MOST) -> str:
+    """Token by token, without a cache."""
+    ids = list(prompt)
+    while len(ids) < len(prompt) + most:
+        with torch.no_grad():
+            token = int(model(input_ids=torch.tensor([ids])).logits[0, -1].argmax())
+        if token == tokenizer.eos_token_id:
+            break
+        ids.append(token)
+    return tokenizer.decode(ids[len(prompt) :], skip_special_tokens=True)
+
+
+def check(found: Continued, prompt: str, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, special: bool):
+    before = tokenizer(prompt, add_special_tokens=special)["input_ids"]
+    reply = greedy(model, tokenizer, before)
+    assert reply
+    assert found.ids == before + tokenizer(reply, add_special_tokens=False)["input_ids"]
+    assert found.start == len(before)
+
+
+def test_prompts_are_forty_different_ones() -> None:
+    assert len(CHAT_PROMPTS) == len(set(CHAT_PROMPTS)) == 40
+
+
+def test_a_backbone_for_chat_is_asked_in_its_template_on_a_fixed_day(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, short_replies: None
+) -> None:
+    tokenizer.chat_template = TEMPLATE
+    found = replies(model, tokenizer, 3, 2)
+    for one, asked in zip(found, CHAT_PROMPTS[:3], strict=True):
+        check(one, f"<s>user, 26 Jul 2024: {asked}</s><s>assistant: ", model, tokenizer, special=False)
+
+
+def test_another_backbone_is_asked_in_plain_words(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, short_replies: None
+) -> None:
+    for one, asked in zip(replies(model, tokenizer, 2, 8), CHAT_PROMPTS[:2], strict=True):
+        check(one, f"{asked}\n\n", model, tokenizer, special=True)
 
 
 class Heard:
@@ -113,7 +223,7 @@ def test_kl_on_lambada_is_over_every_token_of_its_passages(
 
 
 def test_replies_are_the_bases_and_not_the_adapted_models(
-    adapted: PeftModel, base: Base, tokenizer: PreTrainedTokenizerFast
+    adapted: PeftModel, base: Base, tokenizer: PreTrainedTokenizerFast, short_replies: None
 ) -> None:
     found = Retention(adapted, tokenizer, base, RetentionRecipe(kl_replies=2), Heard()).measure()["kl"]["replies"]
     with adapted.disable_adapter():

@@ -10,9 +10,10 @@ from dataclasses import replace
 
 import pytest
 
-from hycam.study.cells import Cell, Planner
+from hycam.study.cells import Cell
 from hycam.study.executors.events import Finished, Progressed, Started, startable
 from hycam.study.executors.local import LocalExecutor
+from hycam.study.grid import Planner
 from hycam.study.recipe import ExecutorRecipe
 from hycam.training.recipe import TrainingRecipe
 from study.factory import plan_of, study_of

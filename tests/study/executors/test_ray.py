@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from hycam.errors import HycamError
-from hycam.study.cells import Planner
 from hycam.study.executors.events import Event, Finished, Progressed, Started
+from hycam.study.grid import Planner
 from hycam.study.recipe import ExecutorRecipe
 from hycam.study.runner import run_study
 from hycam.training.run import Run

@@ -17,6 +17,10 @@ from study.factory import result_of
 from study.tiny import Silent
 
 
+@pytest.fixture(autouse=True)
+def _few_resamples(few_resamples: None) -> None: ...
+
+
 @pytest.fixture(scope="session")
 def trained(backbone: str, tmp_path_factory: pytest.TempPathFactory, data_cache: Path) -> Plan:
     """LoRA, and HyCAM with a variant before it; of each task eight rows are tested."""

@@ -54,7 +54,7 @@ def test_long_labels_stay_within_the_page() -> None:
         axes = figure.subplots()
         for number in range(7):
             axes.plot([0, 1], [0, number], label=f"a method with a rather long name, number {number}")
-        legend_below(figure, [axes])
+        legend_below(figure)
         places = [place for _, place in texts(figure)]
     assert min(place.x0 for place in places) >= 0
     assert max(place.x1 for place in places) <= WIDTH * figure.dpi

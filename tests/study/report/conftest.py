@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 
 from hycam.study.plan import Plan
+from hycam.study.report import write
+from hycam.study.report.content import gather
 from hycam.study.results import Result
 from hycam.training.run import Run
 from study.factory import DIVERGED, FAILED, plan_of, steady, study_of
@@ -37,6 +39,11 @@ def unfinished(cell: Any) -> Mapping[str, float] | str | None:
     """Fold 1 of MultiLoRA diverged, fold 2 of it failed, fold 2 of HyCAM was not run."""
     marred = {("MultiLoRA", 1): DIVERGED, ("MultiLoRA", 2): FAILED, ("HyCAM", 2): None}
     return marred.get((cell.method, cell.fold), steady(LEVELS)(cell))
+
+
+def write_report(plan: Plan) -> Path:
+    """The page of a study's report, with everything that belongs to it."""
+    return write(gather(plan))
 
 
 @pytest.fixture

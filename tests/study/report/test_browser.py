@@ -9,10 +9,9 @@ import pytest
 
 import hycam.study.report.content as content_module
 from hycam.study.plan import Plan
-from hycam.study.report import write_report
 from hycam.study.tables.table import Entry, Table
 from study.report.browser import PROGRAM, Page, opened
-from study.report.conftest import drawing, line
+from study.report.conftest import drawing, line, write_report
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed")
 

@@ -17,10 +17,10 @@ from hycam.cli.main import main
 from hycam.data.recipe import DataRecipe, TaskRecipe
 from hycam.study.plan import Plan
 from hycam.study.recipe import StudyMethod
-from hycam.study.report import write_report
 from hycam.study.results import Result, Results
 from hycam.training.run import Run
 from study.factory import FAILED, plan_of, retention_of, routing_of, steady, study_of
+from study.report.conftest import write_report
 
 MARK = "hostile"
 HOSTILE = (
@@ -176,7 +176,7 @@ def test_a_markdown_table_keeps_its_rows_and_makes_no_link_or_element(pages: dic
         plain = re.sub(r"\\[!-/:-@\[-`{-~]", "", text)  # what is escaped is text
         assert not re.search(r"<(?!/?u>)[a-zA-Z/!]", plain), path.name
         assert "](" not in plain and "`" not in plain and not re.search(r"&[#\w]+;", plain)
-        rows = [line for line in text.splitlines() if line.startswith("| ")]
+        rows = [line for line in text.splitlines() if line.startswith("|")]
         assert len({plain_row.count("|") for plain_row in (re.sub(r"\\.", "", row) for row in rows)}) == 1, path.name
         assert len(text.splitlines()) == len(rows) + 4, path.name
         assert "\x1b" not in text

@@ -20,12 +20,11 @@ import hycam.study.report.content as content_module
 from hycam.errors import HycamError
 from hycam.study.figures import FIGURES
 from hycam.study.plan import Plan
-from hycam.study.report import write_report
 from hycam.study.report.content import gather
 from hycam.study.results import Results
-from hycam.study.tables import overall
+from hycam.study.tables.scores import main_table
 from hycam.study.tables.table import Entry, NotRun, Table
-from study.report.conftest import HOSTILE, drawing, line
+from study.report.conftest import HOSTILE, drawing, line, write_report
 
 
 def _table(plan: Plan, comparisons: object) -> Table:
@@ -241,7 +240,7 @@ def test_a_figure_that_cannot_be_made_does_not_cost_the_report(plan: Plan, monke
 def test_everything_of_a_study_without_a_result_is_not_run_and_its_data_are_told(
     plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(content_module, "TABLES", {"data": _table, "main": overall.main})
+    monkeypatch.setattr(content_module, "TABLES", {"data": _table, "main": main_table})
     monkeypatch.setattr(content_module, "FIGURES", FIGURES)
     empty = replace(plan, results=Results([]), waits_for="The sweep x.yaml has 3 cells to go.")
     made = gather(empty)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from hycam.study.cells import Cell
+from hycam.study.recipe import StudyMethod
 from hycam.study.tables import TABLES
 from hycam.study.tables.table import NotRun
 from study.factory import DIVERGED, plan_of, steady, study_of
@@ -110,3 +111,29 @@ def test_equal_wall_time_is_between_two_methods() -> None:
         TABLES["wall_time"](plan_of(study_of(("HyCAM",)), steady(NLLS), curve=curve), [])
     with pytest.raises(NotRun, match="No fold has a validation of every method"):
         TABLES["wall_time"](plan_of(study_of(tuple(NLLS)), steady(NLLS), curve=[]), [])
+
+
+PARAMETERS = {"HyCAM-SpecOnly": 600, "HyCAM": 1000, "LoRA": 1010}
+KINDS = {"HyCAM-SpecOnly": StudyMethod("hycam-speconly"), "HyCAM": StudyMethod("hycam"), "LoRA": StudyMethod("lora")}
+
+
+def parameters(cell: Cell) -> dict[str, int]:
+    return {"trainable_parameters": PARAMETERS.get(cell.method)}
+
+
+def test_a_budget_says_how_far_it_is_from_the_references() -> None:
+    levels = {"HyCAM-SpecOnly": 1.2, "HyCAM": 1.1, "LoRA": 1.0, "Base": 0.5}
+    plan = plan_of(study_of({**KINDS, "Base": StudyMethod("base")}), steady(levels), training=parameters)
+    table = TABLES["budget"](plan, [])
+    assert [row[0].text for row in table.rows] == list(KINDS)
+    assert [row[3].text for row in table.rows] == ["-40.00", "–", "+1.00"]
+    assert [row[2].value for row in table.rows] == pytest.approx([0.6, 1.0, 1.01])  # of 100,000
+    assert [row[4].best for row in table.rows] == [False, False, True]
+
+
+def test_a_budget_without_its_reference_is_not_compared() -> None:
+    nlls = steady(dict.fromkeys(KINDS, 1.0))
+    lost = plan_of(study_of(KINDS), lambda cell: DIVERGED if cell.method == "HyCAM" else nlls(cell))
+    assert [row[3].text for row in TABLES["budget"](lost, []).rows] == ["–"] * 3
+    with pytest.raises(NotRun, match="between HyCAM and another"):
+        TABLES["budget"](plan_of(study_of(("LoRA",)), nlls), [])

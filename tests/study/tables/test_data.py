@@ -14,7 +14,7 @@ from hycam.study.cells import Cell
 from hycam.study.plan import Plan
 from hycam.study.recipe import StudyRecipe
 from hycam.study.results import Results
-from hycam.study.tables import TABLES, data
+from hycam.study.tables import TABLES
 from hycam.study.tables.table import NotRun
 
 
@@ -56,7 +56,9 @@ def test_data_that_cannot_be_read_are_said(backbone: str) -> None:
 def test_the_papers_counts_stand_beside_ours_but_for_webgpt(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HYCAM_DATA", str(shared_data))
     asked: list[str] = []
-    monkeypatch.setattr(data, "load_tokenizer", lambda name, *_: asked.append(name) or byte_tokenizer())
+    monkeypatch.setattr(
+        "hycam.study.tables.data.load_tokenizer", lambda name, *_: asked.append(name) or byte_tokenizer()
+    )
     table = TABLES["data"](empty(StudyRecipe(data=DataRecipe(tasks=["icliniq", "webgpt"]))), [])
     assert table.headings == ["Task", "Ours Rows", "Ours Tokens", "Ours Tokens a row", "Paper Rows", "Paper Tokens",
                               "Paper Tokens a row", "Domain"]  # fmt: skip

@@ -44,7 +44,7 @@ def test_a_plain_recipe_has_nothing_to_be_said_of(recipe) -> None:
 def test_a_contradiction_is_said_with_what_to_do(
     recipe, monkeypatch: pytest.MonkeyPatch, severity: str, training: dict, message: str
 ) -> None:
-    monkeypatch.setattr("hycam.ops.dispatch.unavailable", lambda name: "there is no GPU.")
+    monkeypatch.setattr("hycam.ops.dispatch.unavailable", {"triton": "there is no GPU."}.get)
     found = said(check_settings(recipe(**training)), severity)
     assert len(found) == 1
     assert re.search(message, found[0])

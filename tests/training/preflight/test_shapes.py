@@ -10,11 +10,10 @@ from byte_tokenizer import byte_tokenizer
 from hycam import backbones
 from hycam.data.prepare import Prepared, prepare
 from hycam.evaluation import perplexity
-from hycam.training.packing import PackedCollator
 from hycam.training.preflight.footprint import Shape
 from hycam.training.preflight.shapes import batches_of, counts, largest, steps_of, training_shapes, validation_shapes
 from hycam.training.recipe import Recipe
-from hycam.training.rows import MixedRows
+from hycam.training.rows import MixedRows, PackedCollator
 
 
 def of(recipe: Recipe) -> tuple[Prepared, MixedRows, np.ndarray]:

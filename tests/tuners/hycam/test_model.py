@@ -28,7 +28,7 @@ def adapted_layers(model) -> list[str]:
 @pytest.mark.parametrize("target", ["all-linear", ["q_proj"], r".*q_proj", ["self_attn", "down_proj"], ["mlp"]])
 def test_targets_other_than_attention_modules_are_refused_before_anything_is_wrapped(target) -> None:
     base = tiny()
-    with pytest.raises(HycamError, match=r"not an attention module.*self_attn"):
+    with pytest.raises(HycamError, match=r"no attention module that.*self_attn"):
         get_peft_model(base, config(target_modules=target))
     assert not adapted_layers(base)
 
@@ -45,13 +45,6 @@ def test_layers_can_be_chosen_by_index_by_name_and_by_exclusion() -> None:
         assert adapted_layers(get_peft_model(tiny(), config(**settings))) == kept
 
 
-def test_layer_indices_that_peft_would_ignore_are_refused() -> None:
-    with pytest.raises(ValueError, match="no effect beside a pattern"):
-        config(target_modules=r".*self_attn", layers_to_transform=[1])
-    with pytest.raises(ValueError, match="named in full"):
-        get_peft_model(tiny(), config(target_modules=["model.layers.0.self_attn"], layers_to_transform=[1]))
-
-
 def test_an_attention_module_of_another_width_is_named() -> None:
     model = get_peft_model(tiny(), config())
     layer = next(module for module in model.modules() if isinstance(module, HyCAMLayer))
@@ -61,7 +54,7 @@ def test_an_attention_module_of_another_width_is_named() -> None:
 
 
 def test_a_layer_that_does_not_exist_is_an_error() -> None:
-    with pytest.raises(ValueError, match="layers_to_transform"):
+    with pytest.raises(HycamError, match=r"matches nothing in the layers \[7\]"):
         get_peft_model(tiny(), config(layers_to_transform=[7]))
 
 
@@ -143,15 +136,6 @@ def test_the_auto_class_loads_backbone_and_adapter_from_the_adapters_folder(tmp_
     model = get_peft_model(base, config(init_weights=False)).eval()
     model.save_pretrained(tmp_path / "adapter")
     loaded = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
-    assert torch.equal(loaded(input_ids=tokens()).logits, model(input_ids=tokens()).logits)
-
-
-def test_modules_to_save_are_trained_and_saved_with_the_adapter(tmp_path) -> None:
-    model = get_peft_model(tiny(), config(init_weights=False, modules_to_save=["lm_head"]))
-    with torch.no_grad():
-        model.base_model.model.lm_head.modules_to_save["default"].weight.mul_(2)
-    model.eval().save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(tiny(), tmp_path)
     assert torch.equal(loaded(input_ids=tokens()).logits, model(input_ids=tokens()).logits)
 
 

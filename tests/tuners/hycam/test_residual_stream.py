@@ -85,16 +85,6 @@ def test_a_block_computes_what_the_released_code_computes(architecture: str, tra
         assert m.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("architecture", FAMILIES)
-def test_untrained_it_leaves_the_logits_alone_to_the_last_bit(architecture: str, dtype: torch.dtype) -> None:
-    base = tiny(architecture, dtype=dtype)
-    expected = logits(base)
-    model = get_peft_model(base, config())
-    for training in (False, True):
-        assert torch.equal(logits(model.train(training)), expected)
-
-
 @pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - set(FAMILIES)))
 def test_other_architectures_are_refused_before_anything_is_wrapped(architecture: str) -> None:
     base = tiny(architecture)
@@ -107,7 +97,7 @@ def test_other_architectures_are_refused_before_anything_is_wrapped(architecture
 def test_an_adapter_that_is_refused_leaves_the_others_working() -> None:
     model = trained()
     expected = logits(model)
-    with pytest.raises(ValueError, match="layers_to_transform"):
+    with pytest.raises(ValueError, match="nothing in the layers"):
         model.add_adapter("wrong", config(layers_to_transform=[7]))
     assert torch.equal(logits(model), expected)
 
@@ -196,23 +186,6 @@ def test_the_residual_does_not_outlive_the_forward(disabled: bool) -> None:
     assert all(layer.hycam_residual is None for layer in layers(model))
 
 
-@pytest.mark.parametrize("train_norms", [False, True])
-def test_gradient_checkpointing_changes_no_gradient(train_norms: bool) -> None:
-    gradients = []
-    for checkpointing in (False, True):
-        torch.manual_seed(0)
-        model = trained(noise="train", train_norms=train_norms).train()
-        if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        torch.manual_seed(11)  # the same noise in both
-        model(input_ids=tokens(), labels=tokens(), use_cache=False).loss.backward()
-        gradients.append({name: p.grad for name, p in model.named_parameters() if p.requires_grad})
-        assert all(layer.hycam_residual is None for layer in layers(model))
-    for name, gradient in gradients[0].items():
-        assert gradient.abs().sum() > 0, name
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-5, atol=1e-7, msg=name)
-
-
 def test_the_compiled_model_is_one_graph_with_the_same_loss_and_gradients() -> None:
     results = []
     for compiled in (False, True):
@@ -226,25 +199,3 @@ def test_the_compiled_model_is_one_graph_with_the_same_loss_and_gradients() -> N
         results.append((loss.detach(), {name: p.grad for name, p in model.named_parameters() if p.grad is not None}))
         assert all(layer.hycam_residual is None for layer in layers(model))
     torch.testing.assert_close(results[1], results[0])
-
-
-def test_decoding_with_a_cache_gives_what_a_full_forward_gives() -> None:
-    model = trained(train_norms=True)
-    ids = tokens(2, 8)
-    with torch.no_grad():
-        out = model(input_ids=ids[:, :5], use_cache=True)
-        steps = [out.logits]
-        for position in range(5, 8):
-            out = model(input_ids=ids[:, position : position + 1], past_key_values=out.past_key_values, use_cache=True)
-            steps.append(out.logits)
-    torch.testing.assert_close(torch.cat(steps, dim=1), logits(model, ids), rtol=0, atol=1e-4)
-
-
-def test_a_saved_adapter_loads_with_the_same_logits(tmp_path) -> None:
-    model = trained("qwen2")
-    model.save_pretrained(tmp_path)
-    for low_cpu_mem_usage in (False, True):
-        loaded = PeftModel.from_pretrained(tiny("qwen2"), tmp_path, low_cpu_mem_usage=low_cpu_mem_usage)
-        assert torch.equal(logits(loaded), logits(model))
-    with pytest.raises(HycamError, match="residual_stream"):
-        PeftModel.from_pretrained(tiny("gemma2"), tmp_path)

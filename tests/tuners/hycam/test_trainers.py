@@ -214,7 +214,12 @@ def check_what_the_weight_adds(kind: str, with_term: Step, without: Step, inputs
 
 
 @pytest.mark.parametrize(
-    ("accumulation", "scale", "checkpointing"), [(1, None, False), (2, None, False), (2, 1024.0, True)]
+    ("accumulation", "scale", "checkpointing"),
+    [
+        pytest.param(1, None, False, marks=pytest.mark.soak),
+        pytest.param(2, None, False, marks=pytest.mark.soak),
+        (2, 1024.0, True),  # which has all that the others have
+    ],
 )
 @pytest.mark.parametrize("kind", TRAINERS)
 def test_the_weighted_gradient_of_eq_10_is_what_the_weight_adds(
@@ -281,7 +286,9 @@ FIGURES = {
 }
 
 
-@pytest.mark.parametrize("kind", FIGURES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=() if kind in ("DPO", "GRPO", "SFT") else pytest.mark.soak) for kind in FIGURES]
+)
 def test_the_first_step_of_a_fresh_adapter_has_the_figures_of_lora(kind: str, tmp_path: Path) -> None:
     task = "SEQ_CLS" if kind == "Reward" else "CAUSAL_LM"
     own = step(kind, hycam(task_type=task, noise="train"), tmp_path / "hycam").log

@@ -16,14 +16,6 @@ from ..stacked import adapted, attach, config, kinds, logits
 both = pytest.mark.parametrize("architecture", ["llama", "gpt2"])  # nn.Linear without bias and Conv1D with
 
 
-def test_only_the_scaling_is_moved_by_the_first_step() -> None:
-    model = attach("multilora").train()
-    model(input_ids=tokens(), labels=tokens()).loss.backward()
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            assert bool(parameter.grad.any()) == ("multilora_scaling" in name), name
-
-
 @both
 def test_a_merged_backbone_is_a_plain_one_with_the_same_logits(architecture: str) -> None:
     base = tiny(architecture, dtype=torch.float64)

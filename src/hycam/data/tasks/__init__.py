@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from hycam.data.own import is_path, own_task
 from hycam.data.recipe import TaskRecipe
+from hycam.data.rows import Example
+from hycam.data.sources import Task
 from hycam.data.tasks import (
     alpaca_eval,
     auto_cot,
@@ -15,8 +18,6 @@ from hycam.data.tasks import (
     squad,
     webgpt,
 )
-from hycam.data.tasks.base import Example, Task
-from hycam.data.tasks.own import is_path, own_task
 from hycam.errors import unknown
 
 __all__ = ["EMBEDDED", "PAPER", "TASKS", "Example", "Task", "task"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from hycam.data.tasks.base import Task
-from hycam.data.tasks.columns import by_column_names
-from hycam.data.tasks.sources import InWheel
+from hycam.data.sources import InWheel, Task
 from hycam.downloads import EVAL_FRAMEWORK
 
 TASK = Task(
     name="alpaca_eval",
     domain="open instructions",
     licence="CC BY-NC 4.0",
-    sources=(InWheel(EVAL_FRAMEWORK, EVAL_FRAMEWORK.members[0], by_column_names),),
+    sources=(InWheel(EVAL_FRAMEWORK, EVAL_FRAMEWORK.members[0]),),
 )

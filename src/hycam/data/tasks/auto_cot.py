@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from hycam.data.tasks.base import PaperCounts, Task
-from hycam.data.tasks.columns import by_column_names
-from hycam.data.tasks.sources import DataFolder
+from hycam.data.sources import DataFolder, PaperCounts, Task
 
 TASK = Task(
     name="auto_cot",
     domain="step-by-step reasoning",
     licence="none stated",
-    sources=(DataFolder("auto_cot", by_column_names),),
+    sources=(DataFolder("auto_cot"),),
     remedy=(
         "Take Auto-CoT.json from the Alpaca-CoT collection or from the paper's repository, write it as JSON lines with "
         "instruction, input and output, and set HYCAM_DATA to its folder; or name any such file in place of the task."

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from hycam.data.tasks.base import PaperCounts, Task
-from hycam.data.tasks.columns import by_column_names
-from hycam.data.tasks.sources import DataFolder, OnHub
+from hycam.data.sources import DataFolder, OnHub, PaperCounts, Task
 
 TASK = Task(
     name="code_alpaca",
     domain="code",
     licence="CC BY-NC 4.0",
-    sources=(DataFolder("code_alpaca", by_column_names), OnHub("sahil2801/CodeAlpaca-20k", "main", by_column_names)),
+    sources=(DataFolder("code_alpaca"), OnHub("sahil2801/CodeAlpaca-20k", "main")),
     remedy="Put code_alpaca.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or go online.",
     paper=PaperCounts(
         samples=20_222,

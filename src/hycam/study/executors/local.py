@@ -16,9 +16,8 @@ from typing import Any
 
 from hycam.study.cells import Cell
 from hycam.study.executors.events import Event, Finished, Progressed, Started, lost, startable
-from hycam.study.executors.process import settle
 from hycam.study.recipe import ExecutorRecipe
-from hycam.study.run_cell import run_cell
+from hycam.study.run_cell import run_cell, settle
 
 _GRACE_SECONDS = 10
 

@@ -13,9 +13,8 @@ from typing import Any
 from hycam.errors import HycamError
 from hycam.study.cells import Cell
 from hycam.study.executors.events import Event, Finished, Progressed, Started, lost, startable
-from hycam.study.executors.process import settle
 from hycam.study.recipe import ExecutorRecipe
-from hycam.study.run_cell import run_cell
+from hycam.study.run_cell import run_cell, settle
 
 # Ray reads these when it is imported, or when it starts.
 os.environ |= {

@@ -12,16 +12,16 @@ import numpy as np
 
 from hycam.study.comparisons import Comparison
 from hycam.study.figures.series import Series, in_common, labels
-from hycam.study.figures.style import DIVERGING, WIDTH, blank, styled
+from hycam.study.figures.style import DIVERGING, WIDTH, blank, drawing
 from hycam.study.plan import Plan
 from hycam.study.results import Result
-from hycam.study.tables.table import NotRun
+from hycam.study.tables.table import need
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 JOINT = "all together"
-_CLIP = 0.9  # of the values: one task that does not know another's language would bleach all others
+_CLIP = 0.9  # of the values: one pair of tasks in different languages would bleach all others
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,17 @@ class Interference:
     joint: np.ndarray
 
 
-@styled
+@drawing(
+    "Interference between tasks",
+    "NLL per response token of the task in a column after training on the task of a row alone, minus that after "
+    "training on the column's own task alone; above 0 is worse. The last row is trained on all tasks together: below 0 "
+    "the tasks help one another there, above 0 they are in each other's way. Each task has the same rows alone and "
+    "together. Colours end at the ninth decile.",
+)
 def draw_interference(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """A map for each method, all on one scale that is white at no difference."""
     found = interferences(plan)
-    if not found:
-        raise NotRun("It needs cells of every task alone, of one method (single_tasks: true).")
+    need(found, "It needs cells of every task alone, of one method (single_tasks: true).")
     tasks = max(len(one.tasks) for one in found)
     across = min(2 if tasks <= 5 else 1, len(found))
     down = -(-len(found) // across)

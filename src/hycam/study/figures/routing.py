@@ -9,11 +9,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hycam.study.comparisons import Comparison
-from hycam.study.figures.series import labels, series, spelled, spread, thinned
-from hycam.study.figures.style import GREY, SEQUENTIAL, blank, legend_below, looks, panels, styled
+from hycam.study.figures.series import labelled, series, spelled, spread, thinned
+from hycam.study.figures.style import (
+    GREY,
+    SEQUENTIAL,
+    band,
+    blank,
+    drawing,
+    legend_below,
+    looks,
+    panels_by_backbone,
+    styled,
+)
 from hycam.study.plan import Plan
 from hycam.study.results import Result
-from hycam.study.tables.table import NotRun
+from hycam.study.tables.table import need
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,12 +31,15 @@ if TYPE_CHECKING:
 _LOAD = "routing_"
 
 
-@styled
+@drawing(
+    "Routing by task and layer",
+    "Mean probabilities of the router over the response tokens of each task, without noise, as in evaluation; 1/K is "
+    "what a router that ignores its input gives. Of one training: the modules of another have another order.",
+)
 def draw_routing(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """Of one cell: the modules of one training are not those of another, so nothing could be averaged."""
     routed = [one for one in _first_the_reference(plan) if one.content["routing"]]
-    if not routed:
-        raise NotRun("It needs a cell whose routing was measured: a method with a router.")
+    need(routed, "It needs a cell whose routing was measured: a method with a router.")
     return routing_maps(routed[0].content["routing"], _named(routed[0]))
 
 
@@ -62,12 +75,15 @@ def routing_maps(routing: Mapping[str, Any], title: str) -> Figure:
     return figure
 
 
-@styled
+@drawing(
+    "Load of the modules over training",
+    "The share of the routing probability that each specialised module gets, averaged over tokens, layers and the "
+    "steps since the last line of the log, Gumbel noise included. Of one training.",
+)
 def draw_expert_load(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """Of one cell, for the same reason; the mean over layers and tokens of each logged interval."""
+    """Of one cell, for the same reason: the mean over layers and tokens of each logged interval."""
     logged = [one for one in _first_the_reference(plan) if any(_LOAD + "0" in line for line in one.content["curve"])]
-    if not logged:
-        raise NotRun("It needs a trained cell of a method with a router that logged its load (training.log_every).")
+    need(logged, "It needs a trained cell of a method with a router that logged its load (training.log_every).")
     result = logged[0]
     lines = [line for line in result.content["curve"] if _LOAD + "0" in line]
     modules = sum(key.startswith(_LOAD) for key in lines[0])
@@ -78,42 +94,36 @@ def draw_expert_load(plan: Plan, comparisons: list[Comparison]) -> Figure:
         axes.plot(steps, thinned(np.asarray([line[f"{_LOAD}{k}"] for line in lines])), label=f"module {k + 1}",
                   markevery=max(1, len(steps) // 10), **look)  # fmt: skip
     axes.axhline(1 / modules, color=GREY, linestyle=":", label=f"1/K = {1 / modules:.3g}")
-    axes.set_xlabel("optimizer step")
-    axes.set_ylabel("share of the routing probability")
+    axes.set(xlabel="optimizer step", ylabel="share of the routing probability")
     figure.suptitle(_named(result))
-    legend_below(figure, [axes])
+    legend_below(figure)
     return figure
 
 
-@styled
+@drawing(
+    "What the routing says about the task",
+    "Mutual information between task and module in each layer, every task weighing the same, from the mean routing "
+    "probabilities of the tasks. 0 bits: all tasks are routed alike. Lines are means over folds and seeds, bands their "
+    "range.",
+)
 def draw_mutual_information(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """A panel for each backbone, a line for each routed method: mean and range over folds and seeds."""
-    groups = series([one for one in plan.results.done if one.content["routing"]])
-    if not groups:
-        raise NotRun("It needs a cell whose routing was measured: a method with a router.")
-    names = labels(groups)
-    look = looks(dict.fromkeys(names))
-    backbones = dict.fromkeys(one.backbone for one in groups)
-    figure, every = panels(backbones)
-    for axes, backbone in zip(every, backbones, strict=True):
+    groups = labelled(series([one for one in plan.results.done if one.content["routing"]]))
+    need(groups, "It needs a cell whose routing was measured: a method with a router.")
+    figure, every, look = panels_by_backbone(groups)
+    for axes, own in every:
         bounds = set()
-        for group, name in zip(groups, names, strict=True):
-            if group.backbone != backbone:
-                continue
-            cells = [one.content["routing"] for one in group.results]
+        for name, results in own.items():
+            cells = [one.content["routing"] for one in results]
             bounds |= {math.log2(min(len(one["tasks"]), one["experts"])) for one in cells}
             layers = [spread(values) for values in zip(*(one["mutual_information"] for one in cells), strict=True)]
-            places = range(len(layers))
-            axes.plot(places, [one.mean for one in layers], label=name, **look[name])
-            axes.fill_between(places, [one.low for one in layers], [one.high for one in layers],
-                              color=look[name]["color"], alpha=0.15, linewidth=0)  # fmt: skip
+            band(axes, range(len(layers)), zip(*layers, strict=True), name, look[name])
         axes.set_ylim(bottom=0)
-        axes.set_xlabel("layer")
-        axes.set_ylabel("mutual information (bits)")
+        axes.set(xlabel="layer", ylabel="mutual information (bits)")
         most = " or ".join(f"{bound:.2f}" for bound in sorted(bounds))
         axes.text(0.99, 0.97, f"at most {most} bits", transform=axes.transAxes, ha="right", va="top", color=GREY,
                   fontsize=8)  # fmt: skip
-    legend_below(figure, every)
+    legend_below(figure)
     return figure
 
 

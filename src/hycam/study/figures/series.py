@@ -7,14 +7,14 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hycam.study.plan import Plan
 from hycam.study.results import Result
 from hycam.study.sweep import RATE
-from hycam.study.tables.table import NotRun
+from hycam.study.tables.table import need
 from hycam.study.vary import told
 
 Settings = Mapping[str, Any]
@@ -22,7 +22,7 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Series:
-    """Cells of one backbone and method that share every varied setting but those that a figure runs along.
+    """Cells of one backbone and method that share every varied setting, except those that a figure runs along.
 
     Attributes:
         backbone: its label.
@@ -37,17 +37,16 @@ class Series:
     results: list[Result]
 
 
-@dataclass(frozen=True)
-class Spread:
-    """A mean and the smallest and largest value that went into it."""
+class Spread(NamedTuple):
+    """A mean between the smallest and the largest value that went into it."""
 
-    mean: float
     low: float
+    mean: float
     high: float
 
 
 def best_or_all(plan: Plan) -> list[Result]:
-    """The finished cells that were trained on all tasks; of a sweep those of each method's best trial alone."""
+    """The finished cells that were trained on all tasks; of a sweep only those of each method's best trial."""
     together = [one for one in plan.results.done if one.task is None]
     if not plan.study.sweep.learning_rates:
         return together
@@ -60,7 +59,7 @@ def series(results: Iterable[Result], along: Sequence[str] = ()) -> list[Series]
 
     Args:
         results: finished cells; those without a finite loss are left out.
-        along: varied settings that do not part cells.
+        along: varied settings that do not separate cells.
     """
     found: dict[tuple[str, str, str], Series] = {}
     for one in results:
@@ -72,7 +71,7 @@ def series(results: Iterable[Result], along: Sequence[str] = ()) -> list[Series]
 
 
 def labels(found: Sequence[Series]) -> list[str]:
-    """What each line is called: its method, and the settings in which not all of them agree."""
+    """What each line is called: its method, and the settings in which they differ."""
     names = list(dict.fromkeys(name for one in found for name in one.settings))
     apart = [name for name in names if len({json.dumps(one.settings.get(name)) for one in found}) > 1]
     return [
@@ -81,20 +80,24 @@ def labels(found: Sequence[Series]) -> list[str]:
     ]
 
 
+def labelled(found: Sequence[Series]) -> dict[tuple[str, str], list[Result]]:
+    """The cells of each line, by backbone and label."""
+    return {(one.backbone, label): one.results for one, label in zip(found, labels(found), strict=True)}
+
+
 def spelled(settings: Settings) -> list[str]:
     """``["train_rows 32", "r 8"]``: varied settings without the path to them."""
     return [told(name, value) for name, value in settings.items()]
 
 
 def in_common(groups: Sequence[Sequence[Result]]) -> list[list[Result]]:
-    """The cells of those folds and seeds that every group has, so that what is set side by side saw the same data.
+    """The cells of those folds and seeds that every group has, so that what is compared saw the same data.
 
     Raises:
         NotRun: no fold and seed is common to all.
     """
     places = set.intersection(*({(one.fold, one.seed) for one in group} for group in groups))
-    if not places:
-        raise NotRun("No fold is finished for all of what the figure compares; the next cells will bring one.")
+    need(places, "No fold is finished for all of what the figure compares; the next cells will bring one.")
     return [[one for one in group if (one.fold, one.seed) in places] for group in groups]
 
 
@@ -104,7 +107,7 @@ def perplexity(results: Iterable[Result]) -> Spread:
 
 
 def spread(values: Sequence[float], scale: Callable[[float], float] = float) -> Spread:
-    return Spread(scale(fmean(values)), scale(min(values)), scale(max(values)))
+    return Spread(scale(min(values)), scale(fmean(values)), scale(max(values)))
 
 
 def thinned(values: np.ndarray, most: int = 60) -> np.ndarray:

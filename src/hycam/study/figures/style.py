@@ -1,19 +1,27 @@
-"""How figures look: legible in print at the width of a page, and told apart without colour."""
+"""A figure of a report, its files, and how it looks: legible in print at the width of a page, also without colour."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator
+import io
+import re
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from hycam.errors import HycamError
+from hycam.study.comparisons import Comparison
+from hycam.study.plan import Plan
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 WIDTH = 7.0  # inches, the text width of a page
+_DPI = 200
+_NOT_IN_XML = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
 # Okabe and Ito's colours, which the common forms of colour-blindness keep apart; their yellow is too pale for a line
 # on white.
@@ -49,6 +57,48 @@ _SETTINGS: Any = {
 P = ParamSpec("P")
 R = TypeVar("R")
 K = TypeVar("K", bound=Hashable)
+Draw = Callable[[Plan, list[Comparison]], "Figure"]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of a study.
+
+    Attributes:
+        title: what stands above it.
+        caption: what stands below it: what is shown, how it was computed, and caveats.
+        draw: makes it of a study and its comparisons; raises :class:`hycam.study.tables.table.NotRun` where the cells
+            that it needs are missing, and HycamError where a library, a backbone or data are.
+    """
+
+    title: str
+    caption: str
+    draw: Draw
+
+    def __call__(self, plan: Plan, comparisons: list[Comparison]) -> Figure:
+        return self.draw(plan, comparisons)
+
+
+def drawing(title: str, caption: str) -> Callable[[Draw], Drawing]:
+    """Makes a :class:`Drawing` of a function, which then draws within :func:`style`."""
+    return lambda draw: Drawing(title, caption, styled(draw))
+
+
+def save(figure: Figure, folder: Path, name: str) -> list[Path]:
+    """Writes ``NAME.png`` (200 dots an inch) and ``NAME.svg``; the same figure gives the same bytes.
+
+    Raises:
+        OSError: the folder cannot be written or the disk is full.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+    with style():  # ticks are made as late as now
+        figure.savefig(paths[0], dpi=_DPI)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format="svg", metadata={"Date": None})
+    # The SVG repeats every text beside its drawing, and XML cannot hold characters that do not print.
+    paths[1].write_bytes(_NOT_IN_XML.sub(b"", drawn.getvalue()))
+    return paths
 
 
 @contextmanager
@@ -99,6 +149,31 @@ def panels(titles: Iterable[str], height: float = 2.9, columns: int = 2) -> tupl
     return figure, every[: len(names)]
 
 
+def panels_by_backbone(
+    lines: Mapping[tuple[str, str], R], height: float = 2.9
+) -> tuple[Figure, list[tuple[Axes, dict[str, R]]], dict[str, dict[str, Any]]]:
+    """A figure with a panel for each backbone.
+
+    Args:
+        lines: what each line is drawn from, by backbone and label.
+        height: of a panel, in inches.
+
+    Returns:
+        the figure; each panel with its lines by label; and how each label looks, the same in all panels.
+    """
+    backbones = dict.fromkeys(backbone for backbone, _ in lines)
+    figure, every = panels(backbones, height)
+    own = [{label: one for (of, label), one in lines.items() if of == backbone} for backbone in backbones]
+    return figure, list(zip(every, own, strict=True)), looks(dict.fromkeys(label for _, label in lines))
+
+
+def band(axes: Axes, x: Any, bounds: Iterable[Any], label: str, look: Mapping[str, Any], **how: Any) -> None:
+    """A line with the range about it shaded; ``bounds`` are the lower ends, the line itself and the upper ends."""
+    low, line, high = bounds
+    axes.plot(x, line, label=label, **look, **how)
+    axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
+
+
 def looks(labels: Iterable[K]) -> dict[K, dict[str, Any]]:
     """Colour, marker and line of each label: arguments of ``Axes.plot``, no two alike for up to 140 labels."""
     return {
@@ -107,10 +182,10 @@ def looks(labels: Iterable[K]) -> dict[K, dict[str, Any]]:
     }
 
 
-def legend_below(figure: Figure, axes: Iterable[Axes]) -> None:
+def legend_below(figure: Figure) -> None:
     """One legend for all panels, outside of them, where it can hide nothing; as many columns as its labels leave."""
     found: dict[str, Any] = {}
-    for one in axes:
+    for one in figure.axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
     column = 0.75 + 0.065 * max(map(len, found))  # inches: the line, and about so much a letter of 8 points

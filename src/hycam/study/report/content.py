@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from hycam.errors import HycamError, unknown
 from hycam.study.comparisons import Comparison, compare
@@ -23,8 +22,7 @@ PLOTS = "For all figures {} has to be installed: pip install 'hycam[plots]', and
 _PLOT_LIBRARIES = ("matplotlib", "sklearn")
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A figure that was drawn."""
 
     name: str
@@ -33,15 +31,14 @@ class Picture:
     figure: matplotlib.figure.Figure
 
 
-@dataclass(frozen=True)
-class Missing:
+class Missing(NamedTuple):
     """A table or a figure that could not be made."""
 
     title: str
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass
 class Content:
     """Everything that a report says about a study.
 
@@ -57,11 +54,11 @@ class Content:
     plan: Plan
     comparisons: list[Comparison]
     text_tests: list[TextTest]
-    tables: list[Table]
-    missing_tables: list[Missing]
-    pictures: list[Picture]
-    missing_pictures: list[Missing]
-    advice: str | None
+    tables: list[Table] = field(default_factory=list)
+    missing_tables: list[Missing] = field(default_factory=list)
+    pictures: list[Picture] = field(default_factory=list)
+    missing_pictures: list[Missing] = field(default_factory=list)
+    advice: str | None = None
 
 
 def gather(plan: Plan) -> Content:
@@ -77,32 +74,29 @@ def gather(plan: Plan) -> Content:
             raise unknown("table", name, TABLES)
     # A sweep has one fold, chooses on its rows, and is there for the learning rates alone.
     is_sweep = bool(study.sweep.learning_rates)
-    comparisons = [] if is_sweep else compare(results, study.reference)
-    tests = [] if is_sweep or "comparisons" not in names else text_tests(plan, study.reference)
-    tables, missing_tables = [], []
+    found = Content(
+        plan,
+        [] if is_sweep else compare(results, study.reference),
+        [] if is_sweep or "comparisons" not in names else text_tests(plan, study.reference),
+    )
     for name in names:
         try:
-            tables.append(TABLES[name](plan, comparisons))
+            found.tables.append(TABLES[name](plan, found.comparisons))
         except NotRun as error:
-            missing_tables.append(Missing(name.replace("_", " "), str(error)))
+            found.missing_tables.append(Missing(name.replace("_", " "), str(error)))
     if "comparisons" in names:
         try:
-            tables.append(text_table(tests))
+            found.tables.append(text_table(found.text_tests))
         except NotRun as error:
-            missing_tables.append(Missing(TITLE, str(error)))
+            found.missing_tables.append(Missing(TITLE, str(error)))
     lacking = [name for name in _PLOT_LIBRARIES if find_spec(name) is None]
-    pictures, missing_pictures = ([], []) if "matplotlib" in lacking else _drawn(plan, comparisons)
-    advice = PLOTS.format(" and ".join(lacking)) if lacking else None
-    return Content(plan, comparisons, tests, tables, missing_tables, pictures, missing_pictures, advice)
-
-
-def _drawn(plan: Plan, comparisons: Sequence[Comparison]) -> tuple[list[Picture], list[Missing]]:
-    pictures, missing = [], []
-    for name, drawing in FIGURES.items():
+    if lacking:
+        found.advice = PLOTS.format(" and ".join(lacking))
+    for name, drawing in FIGURES.items() if "matplotlib" not in lacking else ():
         try:
-            figure = drawing.draw(plan, list(comparisons))
+            figure = drawing.draw(plan, list(found.comparisons))
         except (NotRun, HycamError) as error:  # an error is such as a run folder that is on another machine
-            missing.append(Missing(drawing.title, str(error)))
+            found.missing_pictures.append(Missing(drawing.title, str(error)))
         else:
-            pictures.append(Picture(name, drawing.title, drawing.caption, figure))
-    return pictures, missing
+            found.pictures.append(Picture(name, drawing.title, drawing.caption, figure))
+    return found

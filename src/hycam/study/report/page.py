@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from hycam.machine import describe
-from hycam.study.report import predictions
+from hycam.study.plan import Plan
+from hycam.study.recipe import StudyRecipe
 from hycam.study.report.content import Content
-from hycam.study.report.provenance import cell_states, commands, counted, environment, settings, warnings
+from hycam.study.report.predictions import side_by_side
 from hycam.study.report.summary import main_sentences, summary
-from hycam.study.status import spelled
+from hycam.study.status import cell_states, counted, spelled
+
+
+class Fact(NamedTuple):
+    """One property of what cells ran on, with its values and how many cells have each."""
+
+    name: str
+    values: list[tuple[str, int]]
 
 
 def render(content: Content, images: Mapping[str, str], study_file: Path) -> str:
@@ -33,8 +46,7 @@ def render(content: Content, images: Mapping[str, str], study_file: Path) -> str
     """
     plan = content.plan
     style, script = _asset("page.css"), _asset("page.js")
-    states = cell_states(plan)
-    facts = environment(plan)
+    states, facts = cell_states(plan), environment(plan)
     return _template().render(
         content=content,
         policy=f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; script-src '{_hash(script)}'",
@@ -43,9 +55,9 @@ def render(content: Content, images: Mapping[str, str], study_file: Path) -> str
         images=images,
         summary=summary(plan, content.comparisons),
         sentences=main_sentences(content.comparisons),
-        tasks=predictions.side_by_side(plan),
+        tasks=side_by_side(plan),
         states=states,
-        counts=counted(states),
+        counts={state: number for state, number in counted(states).items() if number},
         spelled=spelled,
         facts=facts,
         warnings=warnings(facts),
@@ -53,6 +65,54 @@ def render(content: Content, images: Mapping[str, str], study_file: Path) -> str
         commands=commands(plan.study, study_file),
         made_by=describe(),
     )
+
+
+def environment(plan: Plan) -> list[Fact]:
+    """Commit, machine and versions, each with all values that the cells with a result have."""
+    described = [one.content["environment"] for one in (*plan.results.done, *plan.results.failed)]
+    if not described:
+        return []
+    columns = {"commit": [one["commit"] for one in described], "machine": [*map(_machine, described)]}
+    for package in dict.fromkeys(name for one in described for name in one["versions"]):
+        columns[package] = [one["versions"].get(package) for one in described]
+    return [
+        Fact(name, [(value or "not known", count) for value, count in Counter(values).most_common()])
+        for name, values in columns.items()
+    ]
+
+
+def warnings(facts: Iterable[Fact]) -> list[str]:
+    """What makes cells hard to compare: several commits, machines or versions among them."""
+    several = {fact.name: len(fact.values) for fact in facts if len(fact.values) > 1}
+    found = []
+    if "commit" in several:
+        found.append(f"The cells come from {several.pop('commit')} different commits of this package.")
+    if "machine" in several:
+        found.append(
+            f"The cells come from {several.pop('machine')} different machines: seconds, tokens per second and memory "
+            "of different cells are not comparable, and rounding may differ."
+        )
+    if several:
+        found.append(f"The cells were run with different versions of {', '.join(several)}.")
+    return found
+
+
+def settings(study: StudyRecipe) -> str:
+    """Every setting of the study, defaults included, as YAML that ``hycam study`` reads."""
+    return yaml.safe_dump(asdict(study), sort_keys=False, allow_unicode=True)
+
+
+def commands(study: StudyRecipe, file: Path) -> list[str]:
+    """What makes the study and its report again, where ``file`` holds :func:`settings`."""
+    verbs = [f"hycam study {shlex.quote(str(file))}", f"hycam report {shlex.quote(str(file))}"]
+    if study.learning_rates_from is not None:
+        verbs.insert(0, f"hycam study {shlex.quote(study.learning_rates_from)}")
+    return verbs
+
+
+def _machine(described: Mapping[str, Any]) -> str:
+    gpu = described["gpu"] or "no GPU"
+    return f"{described['processor']}, {described['cores']} cores, {gpu}, {described['platform']}"
 
 
 @cache

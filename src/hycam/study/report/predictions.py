@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hycam.errors import HycamError
 from hycam.evaluation.result import PREDICTIONS_FILE, read_predictions
@@ -18,16 +18,15 @@ from hycam.training.run import Run
 ANSWERS_A_ROW = 12  # of a task in the mean over its rows, which keeps a page of many cells readable
 LONGEST_TEXT = 1500
 
+Scored = list[tuple[Result, int]]
+"""The cells that scored a row, each with the row's place in its lists."""
 
-@dataclass(frozen=True)
-class Answer:
-    """What one cell made of a row.
 
-    Attributes:
-        label: the method, and whatever else sets the cell apart from the others of the row.
-        text: its answer; None where none was generated or the run folder is on another machine.
-        rouge: ROUGE-L of the answer; None where none was generated.
-        nll: NLL of the reference in nats per token; None where it is no finite number.
+class Answer(NamedTuple):
+    """What one cell made of a row: ROUGE-L of its answer and the reference's NLL in nats per token, None for neither.
+
+    ``label`` is the method, and whatever else sets the cell apart from the others of the row. ``text`` is None where no
+    answer was generated or the run folder is on another machine.
     """
 
     label: str
@@ -36,8 +35,7 @@ class Answer:
     nll: float | None
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """One row of the data. ``prompt`` and ``reference`` are None where no run folder of it is on this machine."""
 
     identity: str
@@ -46,8 +44,7 @@ class Row:
     answers: list[Answer]
 
 
-@dataclass(frozen=True)
-class TaskRows:
+class TaskRows(NamedTuple):
     """The chosen rows of a task, out of ``scored`` rows."""
 
     task: str
@@ -67,88 +64,67 @@ def side_by_side(plan: Plan, longest: int = LONGEST_TEXT) -> list[TaskRows]:
         longest: characters of a prompt, a reference or an answer; the rest is left out and counted.
     """
     finished = plan.results.select(task=None)
-    chosen: dict[str, dict[str, list[tuple[Result, int]]]] = {}
-    scored = {}
+    kept = _Kept(plan)
+    found = []
     for task in plan.results.task_names:
-        found = _scored(finished, task)
-        scored[task] = len(found)
-        order = sorted(found, key=lambda row: (-_generated(found[row], task), -len(found[row])))
-        rows = _within(((row, found[row]) for row in order), plan.study.rows_shown)
+        scored: dict[str, Scored] = {}
+        for one in finished:
+            for place, row in enumerate(_figures(one, task)["row"]) if task in one.tasks else ():
+                scored.setdefault(row, []).append((one, place))
+        order = sorted(scored, key=lambda row: (-_generated(scored[row], task), -len(scored[row])))
+        rows = [_row(task, row, scored[row], kept, longest) for row in _first(order, scored, plan.study.rows_shown)]
         if rows:
-            chosen[task] = rows
-    texts = _texts(plan, chosen) if plan.study.texts else {}
-    return [
-        TaskRows(task, scored[task], [_row(task, row, of_row, texts, longest) for row, of_row in rows.items()])
-        for task, rows in chosen.items()
-    ]
-
-
-def _scored(finished: Iterable[Result], task: str) -> dict[str, list[tuple[Result, int]]]:
-    """By row: the cells that scored it, each with the row's place in its lists."""
-    found: dict[str, list[tuple[Result, int]]] = {}
-    for one in finished:
-        if task in one.tasks:
-            for place, row in enumerate(_figures(one, task)["row"]):
-                found.setdefault(row, []).append((one, place))
+            found.append(TaskRows(task, len(scored), rows))
     return found
 
 
-def _generated(of_row: list[tuple[Result, int]], task: str) -> int:
+def _generated(of_row: Scored, task: str) -> int:
     return sum(_figures(one, task)["rougeL"][place] is not None for one, place in of_row)
 
 
-def _within(
-    ordered: Iterable[tuple[str, list[tuple[Result, int]]]], most_rows: int
-) -> dict[str, list[tuple[Result, int]]]:
-    kept: dict[str, list[tuple[Result, int]]] = {}
+def _first(order: Iterable[str], scored: dict[str, Scored], most_rows: int) -> Iterable[str]:
     answers = 0
-    for row, of_row in ordered:
-        answers += len(of_row)
-        if kept and (len(kept) == most_rows or answers > ANSWERS_A_ROW * most_rows):
-            break
-        kept[row] = of_row
-    return kept
+    for number, row in enumerate(islice(order, most_rows)):
+        answers += len(scored[row])
+        if number and answers > ANSWERS_A_ROW * most_rows:
+            return
+        yield row
 
 
-Texts = dict[tuple[str, str, str], dict[str, Any]]
+class _Kept:
+    """The predictions in the run folders, each file read once."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._runs = {cell.identity: Run(Path(cell.recipe.output)) for cell in plan.cells} if plan.study.texts else {}
+        self._read: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
+
+    def entry(self, one: Result, task: str, place: int) -> dict[str, Any] | None:
+        """The prediction of a row; None where it is not on this machine, or of another evaluation than the cell's."""
+        if one.identity not in self._read:
+            entries = []
+            if one.identity in self._runs:
+                path = self._runs[one.identity].evaluation(one.content["evaluation"]["part"]) / PREDICTIONS_FILE
+                with suppress(HycamError):  # a damaged file is as one that is on another machine
+                    entries = read_predictions(path) if path.exists() else []
+            self._read[one.identity] = {(entry["task"], entry["row"]): entry for entry in entries}
+        figures = _figures(one, task)
+        entry = self._read[one.identity].get((task, figures["row"][place]))
+        # A run folder keeps the predictions of its last evaluation, which may have had other settings than this cell.
+        if entry and (entry["nll"], entry["rougeL"]) == (figures["nll"][place], figures["rougeL"][place]):
+            return entry
+        return None
 
 
-def _texts(plan: Plan, chosen: dict[str, dict[str, list[tuple[Result, int]]]]) -> Texts:
-    """The kept predictions of the chosen rows, by cell, task and row."""
-    cells = {cell.identity: cell for cell in plan.cells}
-    wanted: dict[str, tuple[Result, set[tuple[str, str]]]] = {}
-    for task, rows in chosen.items():
-        for row, of_row in rows.items():
-            for one, _ in of_row:
-                wanted.setdefault(one.identity, (one, set()))[1].add((task, row))
-    found: Texts = {}
-    for identity, (one, mine) in wanted.items():
-        run = Run(Path(cells[identity].recipe.output))
-        path = run.evaluation(one.content["evaluation"]["part"]) / PREDICTIONS_FILE
-        if not path.exists():
-            continue
-        with suppress(HycamError):  # a damaged file is as one that is on another machine
-            for entry in read_predictions(path):
-                if (entry["task"], entry["row"]) in mine:
-                    found[identity, entry["task"], entry["row"]] = entry
-    return found
-
-
-def _row(task: str, row: str, of_row: list[tuple[Result, int]], texts: Texts, longest: int) -> Row:
+def _row(task: str, identity: str, of_row: Scored, kept: _Kept, longest: int) -> Row:
     answers, prompt, reference = [], None, None
     for (one, place), label in zip(of_row, _labels([one for one, _ in of_row]), strict=True):
-        figures = _figures(one, task)
-        nll, tokens = figures["nll"][place], figures["tokens"][place]
-        entry = texts.get((one.identity, task, row))
-        # A run folder keeps the predictions of its last evaluation, which may have had other settings than this cell.
-        if entry is not None and (entry["nll"], entry["rougeL"]) == (nll, figures["rougeL"][place]):
+        figures, entry = _figures(one, task), kept.entry(one, task, place)
+        if entry is not None:
             prompt, reference = entry["prompt"], entry["reference"]
-            text = entry["prediction"]
-        else:
-            text = None
-        per_token = None if nll is None or not tokens else nll / tokens
-        answers.append(Answer(label, _cut(text, longest), figures["rougeL"][place], per_token))
-    return Row(row, _cut(prompt, longest), _cut(reference, longest), answers)
+        text = _cut(entry["prediction"], longest) if entry else None
+        nll, tokens = figures["nll"][place], figures["tokens"][place]
+        answers.append(Answer(label, text, figures["rougeL"][place], None if nll is None else nll / tokens))
+    return Row(identity, _cut(prompt, longest), _cut(reference, longest), answers)
 
 
 def _labels(results: list[Result]) -> list[str]:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 
 from hycam.study.comparisons import Comparison
 from hycam.study.plan import Plan
-from hycam.study.report.provenance import cell_states, counted
 from hycam.study.significance import MACRO
+from hycam.study.status import cell_states, counted
 from hycam.study.vary import told
 
 _VERDICTS = {
@@ -35,15 +35,15 @@ def _progress(plan: Plan) -> str:
     counts = counted(cell_states(plan))
     total = len(plan.cells)
     cells = f"{total} cell{'s' if total != 1 else ''}"
-    if counts.get("done") == total:
+    if counts["done"] == total:
         return f"The study is complete: {cells}, all done."
-    states = ", ".join(f"{count} {state}" for state, count in counts.items())
+    states = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     return f"The study is not complete: of {cells}, {states}."
 
 
 def _learning_rates(plan: Plan) -> list[str]:
     """Of a sweep, which compares nothing: the best rate of each method."""
-    so_far = " so far" if plan.status.to_go else ""
+    so_far = " so far" if plan.to_go else ""
     found = []
     for (backbone, method), best in plan.best.items():
         label = "" if best.label == method else f", as {best.label},"

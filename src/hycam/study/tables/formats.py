@@ -1,68 +1,109 @@
-"""A table as text: Markdown, LaTeX with booktabs, and CSV with the numbers in full."""
+"""A table as text: Markdown, LaTeX with booktabs, CSV with the numbers in full, and for a console."""
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
 import re
+from collections.abc import Callable
+
+import rich.box
+import rich.table
+from pandas import DataFrame, MultiIndex
+from rich.text import Text
 
 from hycam.study.tables.table import Entry, Table
 
 # What LaTeX reads as an instruction, and what its fonts lack.
-_LATEX = {
+_LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "±": r"$\pm$", "−": r"$-$", "Δ": r"$\Delta$", "×": r"$\times$", "≤": r"$\leq$", "–": "--", "|": r"\textbar{}",
-}  # fmt: skip
+})  # fmt: skip
+_NUMBER = re.compile(r"[+-][\d.,]+(e[+-]?\d+)?( ?%)?( ± [\d.,]+( ?%)?)?")
+_MOST_COLUMNS = 6  # of a console
 
 
 def markdown(table: Table) -> str:
     """GitHub's Markdown: title, table and note. The best is bold, the second best underlined."""
-    lines = [table.headings, ["---:" if right else ":---" for right in table.numeric]]
-    lines[0] = [_markdown_text(heading) for heading in lines[0]]
-    lines += [[_markdown_entry(entry) for entry in row] for row in table.rows]
-    body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    frame = _frame(table, _markdown_text, ("**{}**", "<u>{}</u>", "*{}*", r"\*"))
+    frame.columns = [_markdown_text(heading) for heading in table.headings]
+    sides = ["right" if right else "left" for right in table.numeric]
+    body = frame.to_markdown(index=False, colalign=sides, disable_numparse=True)
     return f"### {_markdown_text(table.title)}\n\n{body}\n\n{_markdown_text(table.note)}\n"
 
 
 def latex(table: Table) -> str:
     """A ``table`` environment for a document that uses booktabs."""
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{_latex_text(table.title)}}}",
-        rf"\label{{tab:{table.name}}}",
-        rf"\begin{{tabular}}{{{''.join('r' if right else 'l' for right in table.numeric)}}}",
-        r"\toprule",
-        *_latex_groups(table),
-        rf"{' & '.join(map(_latex_text, table.columns))} \\",
-        r"\midrule",
-        *(rf"{' & '.join(map(_latex_entry, row))} \\" for row in table.rows),
-        r"\bottomrule",
-        r"\end{tabular}",
-        rf"\par\smallskip\footnotesize {_latex_text(table.note)}",
-        r"\end{table}",
-    ]
-    return "\n".join(lines) + "\n"
+    frame = _frame(table, _latex_text, (r"\textbf{{{}}}", r"\underline{{{}}}", r"\textit{{{}}}", "$^{*}$"))
+    headings = [_latex_text(heading) for heading in table.columns]
+    if table.groups:
+        over = [_latex_text(text) for text, number in table.groups for _ in range(number)]
+        frame.columns = MultiIndex.from_tuples(zip(over, headings, strict=True))
+    else:
+        frame.columns = headings
+    text = frame.style.hide(axis="index").to_latex(
+        caption=_latex_text(table.title),
+        label=f"tab:{table.name}",
+        column_format="".join("r" if right else "l" for right in table.numeric),
+        position_float="centering",
+        multicol_align="c",
+        hrules=True,
+    )
+    end = r"\end{table}"
+    note = rf"\par\smallskip\footnotesize {_latex_text(table.note)}"
+    return "% needs \\usepackage{booktabs}\n" + text.replace(end, f"{note}\n{end}")
 
 
 def csv(table: Table) -> str:
     """One line of headings and one a row. Numbers stand in full; where print adds something, it has its own column."""
-    columns = list(zip(*table.rows, strict=True))
-    added = [any("±" in entry.text for entry in column) for column in columns] or [False] * len(table.columns)
-    file = io.StringIO()
-    writer = csv_module.writer(file, lineterminator="\n")
-    headings = ([heading, f"{heading} (printed)"] if more else [heading] for heading, more in
-                zip(table.headings, added, strict=True))  # fmt: skip
-    writer.writerow([_no_formula(text) for pair in headings for text in pair])
-    for row in table.rows:
-        cells = (
-            [_full(entry), _no_formula(entry.text)] if more else [_full(entry)]
-            for entry, more in zip(row, added, strict=True)
-        )
-        writer.writerow([text for pair in cells for text in pair])
-    return file.getvalue()
+    headings, columns = [], []
+    for at, heading in enumerate(table.headings):
+        column = [row[at] for row in table.rows]
+        headings.append(heading)
+        columns.append([_no_formula(one.text) if one.value is None else repr(one.value) for one in column])
+        if any("±" in entry.text for entry in column):
+            headings.append(f"{heading} (printed)")
+            columns.append([_no_formula(entry.text) for entry in column])
+    frame = DataFrame(
+        list(zip(*columns, strict=True)), columns=[_no_formula(heading) for heading in headings], dtype=object
+    )
+    return frame.to_csv(index=False, lineterminator="\n")
+
+
+def terminal(table: Table) -> rich.table.Table:
+    """The table for a console: the best in bold, the second best underlined, the note below.
+
+    A table with many columns is transposed, so that none is cut off.
+    """
+    headings, numeric, rows = table.headings, table.numeric, table.rows
+    if len(headings) > _MOST_COLUMNS:
+        rows = [[Entry(name), *(row[at] for row in table.rows)] for at, name in enumerate(headings) if at > 0]
+        headings = [headings[0], *(row[0].text for row in table.rows)]
+        numeric = [at > 0 for at in range(len(headings))]
+    shown = rich.table.Table(title=table.title, caption=table.note, title_justify="left", caption_justify="left",
+                             box=rich.box.SIMPLE_HEAD, title_style="bold", padding=(0, 1))  # fmt: skip
+    for heading, is_number in zip(headings, numeric, strict=True):
+        shown.add_column(heading, justify="right" if is_number else "left")
+    for row in rows:
+        shown.add_row(*map(_styled, row))
+    return shown
+
+
+def _styled(entry: Entry) -> Text:
+    style = "bold" if entry.best else "underline" if entry.second else "dim" if entry.muted else ""
+    return Text(entry.text + ("*" if entry.star else ""), style=style)
+
+
+def _frame(table: Table, escaped: Callable[[str], str], marks: tuple[str, str, str, str]) -> DataFrame:
+    """The entries as text; ``marks`` are the forms of the best, the second, a muted entry, and the star."""
+    best, second, muted, star = marks
+
+    def printed(entry: Entry) -> str:
+        form = best if entry.best else second if entry.second else muted if entry.muted and entry.text else "{}"
+        return form.format(escaped(entry.text)) + (star if entry.star else "")
+
+    return DataFrame(
+        [[printed(entry) for entry in row] for row in table.rows], columns=range(len(table.columns)), dtype=object
+    )
 
 
 def _markdown_text(text: str) -> str:
@@ -70,19 +111,8 @@ def _markdown_text(text: str) -> str:
     return re.sub(r"([\\|*_<>`]|(?<=\])\(|&(?=[#\w]))", r"\\\1", _one_line(text))
 
 
-def _markdown_entry(entry: Entry) -> str:
-    text = _markdown_text(entry.text)
-    if entry.best:
-        text = f"**{text}**"
-    elif entry.second:
-        text = f"<u>{text}</u>"
-    elif entry.muted and text:
-        text = f"*{text}*"
-    return text + (r"\*" if entry.star else "")
-
-
 def _latex_text(text: str) -> str:
-    return "".join(_LATEX.get(letter, letter) for letter in _one_line(text))
+    return _one_line(text).translate(_LATEX)
 
 
 def _one_line(text: str) -> str:
@@ -90,36 +120,6 @@ def _one_line(text: str) -> str:
     return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
 
 
-def _latex_entry(entry: Entry) -> str:
-    text = _latex_text(entry.text)
-    if entry.best:
-        text = rf"\textbf{{{text}}}"
-    elif entry.second:
-        text = rf"\underline{{{text}}}"
-    elif entry.muted and text:
-        text = rf"\textit{{{text}}}"
-    return text + ("$^{*}$" if entry.star else "")
-
-
-def _latex_groups(table: Table) -> list[str]:
-    if not table.groups:
-        return []
-    cells, rules, at = [], [], 1
-    for text, number in table.groups:
-        cells.append(rf"\multicolumn{{{number}}}{{c}}{{{_latex_text(text)}}}" if text else " & " * (number - 1))
-        if text:
-            rules.append(rf"\cmidrule(lr){{{at}-{at + number - 1}}}")
-        at += number
-    return [rf"{' & '.join(cells)} \\", " ".join(rules)]
-
-
-def _full(entry: Entry) -> str:
-    return _no_formula(entry.text) if entry.value is None else repr(entry.value)
-
-
 def _no_formula(text: str) -> str:
     """The text with an apostrophe before it where a spreadsheet would take it for a formula and compute it."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _NUMBER.fullmatch(text) else text
-
-
-_NUMBER = re.compile(r"[+-][\d.,]+(e[+-]?\d+)?( ?%)?( ± [\d.,]+( ?%)?)?")

@@ -1,9 +1,10 @@
-"""What a table is, whatever file or page it goes to, and which of its numbers are marked as the best."""
+"""A table of a report, whatever file or page it goes to, and which of its numbers are marked as the best."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -11,13 +12,13 @@ class Entry:
     """One cell of a table.
 
     Attributes:
-        text: as it is printed.
-        value: the number behind it, in full; None where there is none, or where it is made of fewer cells of the study
-            than the table says, so that nothing takes it for the whole.
+        text: as printed.
+        value: the number behind it, in full; None where there is none, or where some cells of the study are missing, so
+            that nothing takes it for the whole.
         best: whether it is the best of its column.
         second: whether it is the second best.
         star: whether it is significantly better than every PEFT baseline.
-        muted: whether it stands beside what the table is about: a published figure, a cell that was not run.
+        muted: whether it is an aside: a published figure, or a cell that was not run.
     """
 
     text: str
@@ -28,6 +29,13 @@ class Entry:
     muted: bool = False
 
 
+NONE = Entry("–", muted=True)
+"""Where there is no such figure."""
+
+BLANK = Entry("")
+"""Where nothing belongs."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A table.
@@ -35,10 +43,11 @@ class Table:
     Attributes:
         name: of its files.
         title: what stands above it.
-        note: what stands below it: definitions, and what to be careful about.
+        note: what stands below it: definitions and caveats.
         columns: their headings.
         rows: each as long as ``columns``.
-        groups: headings over several columns, as (text, number of columns); together all of them. None where empty.
+        groups: headings over several columns, as (text, number of columns); together they cover all of them. Empty
+            where there are none.
     """
 
     name: str
@@ -50,21 +59,21 @@ class Table:
 
     @property
     def headings(self) -> list[str]:
-        """The columns' headings with those over them, for where one line has to do."""
+        """The headings with those above them, for formats that have one line of headings."""
         over = [text for text, number in self.groups for _ in range(number)] or [""] * len(self.columns)
         return [f"{above} {column}".strip() for above, column in zip(over, self.columns, strict=True)]
 
     @property
     def numeric(self) -> list[bool]:
-        """Of each column, whether it has numbers, which are set to the right."""
+        """Whether each column holds numbers, which are set to the right."""
         return [any(row[at].value is not None for row in self.rows) for at in range(len(self.columns))]
 
 
 class NotRun(Exception):
-    """The cells that a table or a figure needs are not there.
+    """A table or a figure lacks the cells that it needs.
 
     Args:
-        reason: which, and what would bring them.
+        reason: which, and what would provide them.
     """
 
     def __init__(self, reason: str) -> None:
@@ -72,15 +81,21 @@ class NotRun(Exception):
         self.reason = reason
 
 
+def need(condition: Any, reason: str) -> None:
+    """Raises NotRun unless the condition holds."""
+    if not condition:
+        raise NotRun(reason)
+
+
 def marked(block: Sequence[Sequence[Entry]], lower: Sequence[bool | None]) -> list[list[Entry]]:
-    """Rows with the best and the second best of each column marked; what prints alike shares a mark.
+    """Marks the best and the second best of each column; entries that print alike share a mark.
 
     Args:
-        block: the rows that compete with one another. A marked column prints its numbers first.
-        lower: of each column, whether the lowest is the best, the highest is, or (None) nothing is marked.
+        block: the rows that compete with one another. In a marked column the number comes first in the text.
+        lower: of each column, whether the lowest is best (True), the highest is (False), or nothing is marked (None).
 
     Returns:
-        the rows. Muted entries and those without a value do not compete, and where all print alike none is marked.
+        the rows. Muted entries and those without a value do not compete; where all print alike, none is marked.
     """
     columns = [
         list(column) if down is None else _marked(column, down)
@@ -90,8 +105,11 @@ def marked(block: Sequence[Sequence[Entry]], lower: Sequence[bool | None]) -> li
 
 
 def _marked(column: Sequence[Entry], lower: bool) -> list[Entry]:
-    printed = {at: float(entry.text.split()[0].replace(",", "")) for at, entry in enumerate(column)
-               if entry.value is not None and not entry.muted}  # fmt: skip
+    printed = {
+        at: float(entry.text.split()[0].replace(",", ""))
+        for at, entry in enumerate(column)
+        if entry.value is not None and not entry.muted
+    }
     order = sorted(set(printed.values()), reverse=not lower)
     if len(order) < 2:
         return list(column)

@@ -11,7 +11,6 @@ from transformers import PreTrainedTokenizerBase
 
 from hycam.data.chosen import Chosen, chosen_tasks
 from hycam.data.encode import encode
-from hycam.data.encoded import numbers
 from hycam.data.partition import partition
 from hycam.data.prepare import Prepared, Progress, form_of, prepare
 from hycam.data.recipe import PARTS, DataRecipe, MixtureRecipe
@@ -96,8 +95,7 @@ def _lost(chosen: Chosen, recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase
     sample = rows.select(np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE)).astype(int)))
     form = form_of(chosen, recipe)
     kept, whole = (
-        int(numbers(encode(sample, tokenizer, one).whole, "trained").sum())
-        for one in (form, replace(form, max_length=_NO_LIMIT))
+        encode(sample, tokenizer, one).counts.response_tokens for one in (form, replace(form, max_length=_NO_LIMIT))
     )
     return 1 - kept / whole if whole else 0.0
 

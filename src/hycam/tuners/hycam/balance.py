@@ -1,7 +1,8 @@
-"""The load-balancing term of the objective: Eq. 10 over one micro-batch, and the loss that it belongs to."""
+"""The load-balancing term of the objective: what is recorded for it, Eq. 10 over one micro-batch, and its loss."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,17 @@ from torch import Tensor
 
 from hycam.ops import balance_loss, routing_sums
 from hycam.tuners.hycam.carrier import carry
+
+REENTRANT = (
+    "HyCAM does not work under reentrant gradient checkpointing: what its routers did would carry no gradient, so the "
+    "balance loss would silently be dropped. Use the non-reentrant form: "
+    "`gradient_checkpointing_kwargs={'use_reentrant': False}`."
+)
+NO_FORWARD = (
+    "HyCAM's balance loss (Eq. 10) is not added on this path: the adapted model is called without the tuner's forward. "
+    "This happens with `model.add_adapter(...)` or `inject_adapter_in_model(...)`, and with `get_peft_model` when the "
+    "configuration has no `task_type`. Use `get_peft_model(model, HyCAMConfig(task_type='CAUSAL_LM'))`."
+)
 
 
 @dataclass(frozen=True)
@@ -28,6 +40,48 @@ class TrainingStats:
     task_loss: Tensor | None = None
     balance_loss: Tensor | None = None
     routing: dict[str, Tensor] = field(default_factory=dict)
+
+
+class RoutingRecorder:
+    """Shared by all layers of one tuner, which opens it around a training forward and then collects what they kept.
+
+    Only in between are records kept: when gradient checkpointing runs a layer again in the backward pass the recorder
+    is closed, so a recomputation changes nothing.
+
+    A record is kept on its layer. Were it written here, under the layer's name, no graph that ``torch.compile`` makes
+    of one block could serve another block.
+    """
+
+    def __init__(self) -> None:
+        self.is_open = False
+        self.was_opened = False
+        self.warned: set[str] = set()
+
+    def open(self) -> None:
+        self.is_open = self.was_opened = True
+
+    def close(self) -> None:
+        self.is_open = False
+
+    def takes(self, has_router: bool, weight: float) -> bool:
+        """Whether a layer in training, whose balance loss has ``weight``, is to keep its record now.
+
+        Raises:
+            RuntimeError: the layer runs without gradients inside a forward that has them, which is what the reentrant
+                form of gradient checkpointing does.
+        """
+        if self.is_open:
+            if not torch.is_grad_enabled():
+                raise RuntimeError(REENTRANT)
+            return has_router
+        if has_router and weight and not self.was_opened and torch.is_grad_enabled():
+            self.warn_once(NO_FORWARD)
+        return False
+
+    def warn_once(self, message: str) -> None:
+        if message not in self.warned:
+            self.warned.add(message)
+            warnings.warn(message, UserWarning, stacklevel=3)
 
 
 def summed_over_ranks(tensor: Tensor) -> Tensor:
@@ -95,7 +149,7 @@ def add_balance_term(
         term: None where there is no router, or where it has no weight.
         scored: the labels that the loss is over, -100 where there is none; None without labels.
         items: see above; None where the loss is the micro-batch's mean.
-        warn: is given what to tell the user where the term cannot act.
+        warn: called with a message for the user where the term cannot act.
     """
     is_tuple = isinstance(outputs, tuple)
     named = dict(enumerate(outputs)) if is_tuple else outputs

@@ -54,7 +54,7 @@ def carry(
         loss: the model's own loss; None where it computed none.
         scored: the labels that a loss is over, -100 where there is none; None without labels.
         outputs: everything that the model returned, by name or position.
-        warn: is given what to tell the user where the term cannot act.
+        warn: called with a message for the user where the term cannot act.
 
     Returns:
         ``outputs``, with the term in the loss and all else unchanged; empty where the term cannot act.

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from peft.config import PeftConfig
 from peft.utils import PeftType
+
+from hycam.tuners.config import AdapterConfig
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "shared": ("full", "low_rank", "none"),
@@ -20,7 +19,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 
 
 @dataclass
-class HyCAMConfig(PeftConfig):
+class HyCAMConfig(AdapterConfig):
     """HyCAM (Hybrid Contextual Attention Modulation, CIKM 2025): scales the attention output of every block by
     ``1 + SiLU(h W_shared) + sum_k p_k SiLU(h A_k N_k B_k)``, h being what the attention module receives.
 
@@ -32,7 +31,7 @@ class HyCAMConfig(PeftConfig):
 
     Args:
         num_specialized: N_s, how many specialised modules the router chooses among. The paper's 5 matches its five
-            tasks; it is no harm to have more modules than tasks.
+            tasks; more modules than tasks do no harm.
         r: rank of a specialised module. Its cost grows as ``num_specialized * r * (2 d + r)`` parameters a layer.
         shared: ``"full"`` (one d x d map), ``"low_rank"`` or ``"none"``.
         specialized: ``"low_rank"``, ``"full"`` or ``"none"`` (then there is no router either).
@@ -62,77 +61,39 @@ class HyCAMConfig(PeftConfig):
             none.
         target_modules: attention modules to adapt; None finds them all. HyCAM adapts attention modules and nothing
             else, so ``"all-linear"`` or the name of a linear layer is refused.
-        exclude_modules: modules to leave out, as in PEFT.
-        layers_to_transform: indices of the layers to adapt; all by default.
-        layers_pattern: name of the list of layers, where it is not one that PEFT knows.
-        modules_to_save: further modules to train and save with the adapter.
         init_weights: True starts at the identity (shared and B at zero). False draws everything at random, which is
             of use in tests only.
+        **kwargs: see :class:`hycam.tuners.config.AdapterConfig`.
 
     Raises:
         ValueError: a value outside its range, with the value.
     """
 
-    num_specialized: int = field(default=5, metadata={"help": "N_s, the number of specialised modules."})
-    r: int = field(default=64, metadata={"help": "Rank of a specialised module."})
-    shared: str = field(default="full", metadata={"help": "Shared module: 'full', 'low_rank' or 'none'."})
-    specialized: str = field(default="low_rank", metadata={"help": "Specialised: 'low_rank', 'full' or 'none'."})
-    routing: str = field(default="soft", metadata={"help": "'soft' (Gumbel-softmax) or 'hard' (straight-through)."})
-    temperature: float = field(default=0.5, metadata={"help": "tau of the Gumbel-softmax."})
-    noise: str = field(default="train", metadata={"help": "Gumbel noise: 'train', 'always' or 'never'."})
-    balance_weight: float = field(default=0.1, metadata={"help": "Weight of the load-balancing loss (Eq. 10)."})
-    balance_scope: str = field(default="layer", metadata={"help": "Eq. 10 per 'layer', or 'pooled' over layers."})
-    alpha: float | None = field(default=None, metadata={"help": "None: factor 1; a number: alpha / r in the SiLU."})
-    use_bias: bool = field(default=False, metadata={"help": "Biases on the shared map and on A, N, B."})
-    router_bias: bool = field(default=False, metadata={"help": "A bias on the router."})
-    modulation_target: str = field(
-        default="attention_output",
-        metadata={"help": "'attention_output' (paper) or 'residual_stream' (released code)."},
-    )
-    train_router: bool = field(
-        default=True, metadata={"help": "Train the router (paper), or leave it random (released code)."}
-    )
-    train_inner: bool = field(
-        default=True, metadata={"help": "Train the inner maps N (paper), or fix them at the identity."}
-    )
-    train_norms: bool = field(default=False, metadata={"help": "Train the blocks' norms too (released code)."})
-    target_modules: list[str] | str | None = field(
-        default=None, metadata={"help": "Attention modules to adapt; None finds them."}
-    )
-    exclude_modules: list[str] | str | None = field(default=None, metadata={"help": "Modules to leave out."})
-    layers_to_transform: list[int] | int | None = field(default=None, metadata={"help": "Layers to adapt."})
-    layers_pattern: list[str] | str | None = field(default=None, metadata={"help": "Name of the list of layers."})
-    modules_to_save: list[str] | None = field(default=None, metadata={"help": "Further modules to train and save."})
-    init_weights: bool = field(default=True, metadata={"help": "True starts at the identity."})
+    num_specialized: int = 5
+    shared: str = "full"
+    specialized: str = "low_rank"
+    routing: str = "soft"
+    temperature: float = 0.5
+    noise: str = "train"
+    balance_weight: float = 0.1
+    balance_scope: str = "layer"
+    use_bias: bool = False
+    router_bias: bool = False
+    modulation_target: str = "attention_output"
+    train_router: bool = True
+    train_inner: bool = True
+    train_norms: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.peft_type = PeftType("HYCAM")
-        for name in ("target_modules", "exclude_modules"):
-            value: Any = getattr(self, name)
-            if isinstance(value, list):
-                setattr(self, name, set(value))
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}.")
-        for name in ("num_specialized", "r"):
-            value = getattr(self, name)
-            if not isinstance(value, int):
-                raise ValueError(f"{name} must be a whole number, not {value!r}.")
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, not {value!r}.")
-        if self.alpha is not None and not 0 < self.alpha < math.inf:
-            raise ValueError(f"alpha must be a number above 0, or None for the factor 1, not {self.alpha!r}.")
+        self.check_positive("num_specialized")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, not {self.temperature!r}.")
         if not self.balance_weight >= 0:
             raise ValueError(f"balance_weight must not be negative, not {self.balance_weight!r}.")
         if self.shared == "none" and self.specialized == "none":
             raise ValueError('shared and specialized are both "none": nothing would be modulated.')
-        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
-            raise ValueError(
-                f"layers_to_transform has no effect beside a pattern (target_modules={self.target_modules!r}): "
-                "write the layers into the pattern, or leave target_modules at None."
-            )
-        if self.layers_pattern and self.layers_to_transform is None:
-            raise ValueError("layers_pattern has no effect without layers_to_transform.")

@@ -16,14 +16,9 @@ from hycam.ops import Dense, LowRank, Modulation, Router, current_backend, gumbe
 from hycam.ops import packed as packing
 from hycam.ops.packed import Packed
 from hycam.tuners.base import AdapterLayer
+from hycam.tuners.hycam.balance import RoutingRecorder
 from hycam.tuners.hycam.config import HyCAMConfig
-from hycam.tuners.hycam.recorder import RoutingRecorder
 from hycam.tuners.weights import Weight
-
-NOT_MERGEABLE = (
-    "A HyCAM adapter cannot be merged: its modulation depends on the input, so it cannot be folded into the backbone's "
-    "weights. Use the adapter as it is, or `unload()` to get the backbone back."
-)
 
 _INNER = ("hycam_shared_N", "hycam_N", "hycam_shared_N_bias", "hycam_N_bias")
 
@@ -60,6 +55,10 @@ class HyCAMLayer(AdapterLayer):
     )  # fmt: skip
     linear_names = ("hycam_shared", "hycam_router")
     other_param_names = ("hycam_config",)
+    not_mergeable = (
+        "A HyCAM adapter cannot be merged: its modulation depends on the input, so it cannot be folded into the "
+        "backbone's weights. Use the adapter as it is, or `unload()` to get the backbone back."
+    )
 
     def __init__(
         self, base_layer: nn.Module, hidden_size: int, initializer_range: float, name: str, recorder: RoutingRecorder
@@ -242,12 +241,11 @@ class HyCAMLayer(AdapterLayer):
         def of(suffix: str) -> list[Tensor]:
             return [getattr(self, f"{prefix}{letter}{suffix}")[adapter].weight for letter in "ANB"]
 
-        scale = 1.0 if config.alpha is None else config.alpha / config.r
         A, N, B = of("")
         if not config.use_bias:
-            return LowRank(A, N, B, scale=scale)
+            return LowRank(A, N, B, scale=config.scale)
         A_bias, N_bias, B_bias = of("_bias")
-        return LowRank(A, N, B, A_bias, N_bias, B_bias, scale)
+        return LowRank(A, N, B, A_bias, N_bias, B_bias, config.scale)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         super().set_adapter(adapter_names, inference_mode=inference_mode)
@@ -267,9 +265,6 @@ class HyCAMLayer(AdapterLayer):
     def __getstate__(self) -> dict[str, Any]:
         """A copy, pickled or not, has nothing packed: no block would end for it."""
         return {**self.__dict__, "hycam_packed": None}
-
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        raise ValueError(NOT_MERGEABLE)
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
         # PEFT looks for `.weight`, which an attention module has not. In a quantised backbone the packed weights are

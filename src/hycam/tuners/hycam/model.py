@@ -1,8 +1,7 @@
-"""The tuner: puts the wrappers in, and adds the load-balancing loss to what the model returns."""
+"""The tuner: wraps the attention modules, and adds the load-balancing loss to the model's loss."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
@@ -14,12 +13,17 @@ from torch import Tensor, nn
 from hycam.attention import find_attention_modules, find_block_norms
 from hycam.errors import HycamError
 from hycam.tuners.base import Tuner
-from hycam.tuners.hycam.balance import TrainingStats, add_balance_term, routing_statistics, scored_labels
+from hycam.tuners.hycam.balance import (
+    RoutingRecorder,
+    TrainingStats,
+    add_balance_term,
+    routing_statistics,
+    scored_labels,
+)
 from hycam.tuners.hycam.config import HyCAMConfig
-from hycam.tuners.hycam.layer import NOT_MERGEABLE, HyCAMLayer
+from hycam.tuners.hycam.layer import HyCAMLayer
 from hycam.tuners.hycam.norms import TrainedNorm
-from hycam.tuners.hycam.recorder import RoutingRecorder
-from hycam.tuners.targets import check_targets, shortest_suffixes
+from hycam.tuners.targets import settle_targets, shortest_suffixes
 
 # The families of the released code. Their blocks are sequential and normalise first, with the norm of this name, so
 # what goes into it is what the block adds to the attention output.
@@ -54,11 +58,7 @@ class HyCAMModel(Tuner):
                 f'families of the released code, and not for {kind}. Use modulation_target="attention_output".'
             )
         found = find_attention_modules(self.model)
-        names = [name for name, _ in self.model.named_modules()]
-        if peft_config.target_modules is None:
-            peft_config.target_modules = shortest_suffixes(found, names)
-        else:
-            self._check_targets(peft_config, found, names)
+        settle_targets(peft_config, self.model, "attention module", found, self.prefix, takes_all_linear=False)
         if peft_config.train_norms:
             adapted = [name for name in found if check_target_module_exists(peft_config, name)]
             norms = find_block_norms(self.model, adapted)
@@ -67,26 +67,9 @@ class HyCAMModel(Tuner):
                     f"train_norms=True has nothing to train: the blocks of {type(self.model).__name__} hold no norm "
                     "with weights. Leave train_norms at False."
                 )
-            given = peft_config.modules_to_save or []
+            given, names = peft_config.modules_to_save or [], [name for name, _ in self.model.named_modules()]
             peft_config.modules_to_save = list(dict.fromkeys([*given, *shortest_suffixes(norms, names)]))
         return peft_config
-
-    def _check_targets(self, peft_config: HyCAMConfig, found: list[str], names: list[str]) -> None:
-        check_targets(peft_config, self.model, "attention modules", found)
-        is_all_linear = str(peft_config.target_modules).lower() == "all-linear"
-        inside = tuple(f"{name}.base_layer" for name in found)
-        matched = [
-            name
-            for name in names
-            if name and not name.startswith(inside) and (is_all_linear or check_target_module_exists(peft_config, name))
-        ]
-        wrong = [name for name in matched if name not in found]
-        if wrong:
-            raise HycamError(
-                f"target_modules={peft_config.target_modules!r} matches {wrong[0]}, which is not an attention module. "
-                "HyCAM adapts attention modules as a whole, not linear layers: leave target_modules at None, or name "
-                f"one of {', '.join(sorted({name.rpartition('.')[2] for name in found}))}."
-            )
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         # PEFT copies the norms that it trains, and a copy must not carry the hook that keeps the residual.
@@ -115,9 +98,8 @@ class HyCAMModel(Tuner):
                 layer.watch_residual(self.model.get_submodule(f"{name.rpartition('.')[0]}.{INPUT_NORM}"))
 
     def _unwatch_residuals(self) -> None:
-        for layer in self.model.modules():
-            if isinstance(layer, HyCAMLayer):
-                layer.unwatch_residual()
+        for layer in self._adapter_layers():
+            layer.unwatch_residual()
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
         super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
@@ -138,30 +120,13 @@ class HyCAMModel(Tuner):
         self._unwatch_residuals()
         return super().unload()
 
-    def _create_and_replace(  # type: ignore[override]
-        self,
-        hycam_config: HyCAMConfig,
-        adapter_name: str,
-        target: nn.Module,
-        target_name: str,
-        parent: nn.Module,
-        current_key: str,
-        **_: Any,
-    ) -> None:
-        if not isinstance(target, HyCAMLayer):
-            sizes = self.model.config.get_text_config()
-            initializer_range = getattr(sizes, "initializer_range", 0.02)
-            layer = HyCAMLayer(target, sizes.hidden_size, initializer_range, current_key, self.recorder)
-            self._replace_module(parent, target_name, layer, target)
-            target = layer
-        target.update_layer(adapter_name, hycam_config)
+    def _wrap(self, module: nn.Module, name: str) -> HyCAMLayer:
+        sizes = self.model.config.get_text_config()
+        return HyCAMLayer(module, sizes.hidden_size, getattr(sizes, "initializer_range", 0.02), name, self.recorder)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
         # PEFT's own version reads `child.weight`, which an attention module has not (or it is a module of that name).
         setattr(parent, child_name, new_module)
-
-    def _check_merge_allowed(self) -> None:
-        raise ValueError(NOT_MERGEABLE)
 
     def forward(self, *args: Any, balance_mask: Tensor | None = None, **kwargs: Any) -> Any:
         """The backbone's forward, with the balance term in its loss.
@@ -197,19 +162,16 @@ class HyCAMModel(Tuner):
     def _has_active_adapter(self) -> bool:
         if not self.active_adapters:
             return False
-        return any(not layer.disable_adapters for layer in self._layers())
+        return any(not layer.disable_adapters for layer in self._adapter_layers())
 
     def _records(self) -> dict[str, tuple[Tensor, Tensor]]:
         """What the routers did in this forward, ``{layer: (p, logits)}``; the layers hold it no longer."""
         records = {}
-        for layer in self._layers():
+        for layer in self._adapter_layers():
             if layer.hycam_routing is not None:
                 records[layer.hycam_name] = layer.hycam_routing
                 layer.hycam_routing = None
         return records
-
-    def _layers(self) -> Iterator[HyCAMLayer]:
-        return (layer for layer in self.model.modules() if isinstance(layer, HyCAMLayer))
 
 
 def last_stats(model: nn.Module) -> TrainingStats:

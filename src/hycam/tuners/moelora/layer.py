@@ -14,11 +14,6 @@ from hycam.ops.routing import router_logits
 from hycam.tuners.linear import StackedLayer
 from hycam.tuners.moelora.config import MoeLoraConfig
 
-NOT_MERGEABLE = (
-    "A MoE-LoRA adapter cannot be merged: which experts act depends on the input, so they cannot be folded into the "
-    "backbone's weights. Use the adapter as it is, or `unload()` to get the backbone back."
-)
-
 
 class MoeLoraLayer(StackedLayer):
     r"""A linear layer with N low-rank experts and a gate that weighs them for each token.
@@ -38,6 +33,10 @@ class MoeLoraLayer(StackedLayer):
     linear_names = ("moelora_gate",)
     other_param_names = ("configs",)
     starts_at_zero = "moelora_B"
+    not_mergeable = (
+        "A MoE-LoRA adapter cannot be merged: which experts act depends on the input, so they cannot be folded into "
+        "the backbone's weights. Use the adapter as it is, or `unload()` to get the backbone back."
+    )
 
     def add_weights(self, adapter: str, config: MoeLoraConfig) -> None:
         self.add_factors(adapter, config.num_experts, config.r)
@@ -57,15 +56,12 @@ class MoeLoraLayer(StackedLayer):
         y = _GatedUp.apply(u, g.reshape(-1, g.shape[-1]), up.to(u.dtype), config.rescale_gate)
         return y.reshape(*x.shape[:-1], self.out_features)
 
-    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        raise ValueError(NOT_MERGEABLE)
-
 
 def gates(logits: Tensor, top_k: int) -> Tensor:
     """``softmax(logits)`` cut to the ``top_k`` largest of each token and renormalised to sum to 1, ``(..., N)``."""
     kept, which = logits.topk(top_k, dim=-1)
     # The softmax of the kept logits is just that, and its gradient is exactly 0 where it is 1 (top_k = 1): a quotient
-    # would leave the rounding's noise, of which Adam makes full steps.
+    # would leave rounding noise, which Adam scales up to full steps.
     return torch.zeros_like(logits).scatter(-1, which, kept.softmax(dim=-1))
 
 

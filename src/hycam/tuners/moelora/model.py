@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hycam.tuners.linear import StackedTuner
 from hycam.tuners.moelora.config import MoeLoraConfig
-from hycam.tuners.moelora.layer import NOT_MERGEABLE, MoeLoraLayer
+from hycam.tuners.moelora.layer import MoeLoraLayer
 
 
 class MoeLoraModel(StackedTuner):
@@ -13,6 +13,3 @@ class MoeLoraModel(StackedTuner):
     prefix = "moelora_"
     tuner_layer_cls = MoeLoraLayer
     config_class = MoeLoraConfig
-
-    def _check_merge_allowed(self) -> None:
-        raise ValueError(NOT_MERGEABLE)

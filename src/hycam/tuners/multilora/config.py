@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from peft.utils import PeftType
 
@@ -23,21 +23,14 @@ class MultiLoraConfig(StackedConfig):
     Args:
         num_branches: n. The HyCAM paper's comparison has 5.
         r: rank of a branch. Its cost is ``num_branches * (r * (in + out) + out)`` parameters a layer.
-        alpha: None for the factor 1, or a number: the sum is multiplied by ``alpha / r``.
         dropout: dropout of what the branches read, in training; one mask for all branches.
-        target_modules: linear layers to adapt; None (or ``"all-linear"``) takes all but the output layer.
-        exclude_modules: modules to leave out, as in PEFT.
-        layers_to_transform: indices of the layers to adapt; all by default.
-        layers_pattern: name of the list of layers, where it is not one that PEFT knows.
-        modules_to_save: further modules to train and save with the adapter.
-        init_weights: True starts as the backbone itself. False draws the scaling vectors at random too, which is of use
-            in tests only.
+        **kwargs: see :class:`hycam.tuners.linear.StackedConfig`.
 
     Raises:
         ValueError: a value outside its range, with the value.
     """
 
-    num_branches: int = field(default=5, metadata={"help": "n, the number of parallel branches."})
+    num_branches: int = 5
 
     def __post_init__(self) -> None:
         super().__post_init__()

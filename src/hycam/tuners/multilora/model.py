@@ -20,7 +20,7 @@ class MultiLoraModel(StackedTuner):
 
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()
-        weights = [cast(nn.Linear, layer.get_base_layer()).weight for layer in self._layers()]
+        weights = [cast(nn.Linear, layer.get_base_layer()).weight for layer in self._adapter_layers()]
         if len({id(weight) for weight in weights}) < len(weights):
             raise ValueError(
                 "A MultiLoRA adapter cannot be merged here: two of the layers share one weight, which would get both "
@@ -41,9 +41,6 @@ class MultiLoraModel(StackedTuner):
 
     def _check_every_layer(self, adapter_names: list[str] | None, safe_merge: bool) -> None:
         """Whatever a layer refuses is found before the first one is changed."""
-        for layer in self._layers():
+        for layer in self._adapter_layers():
             names = layer.active_adapters if adapter_names is None else adapter_names
             layer.merged_weight([name for name in names if safe_merge and name in layer.configs], safe_merge)
-
-    def _layers(self) -> list[MultiLoraLayer]:
-        return [module for module in self.model.modules() if isinstance(module, MultiLoraLayer)]

@@ -1,0 +1,108 @@
+"""Tools that a conversation may use, and calls of them, in OpenAI's form."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hycam.data.rows import SourceRow, kind_of
+
+_BESIDE = ("id", "index", "type", "function")  # keys of a call beside its function
+_CALL = (*_BESIDE, "name", "arguments")
+
+
+def tools_of(row: SourceRow, column: str, stated: Any) -> list[dict[str, Any]]:
+    """The descriptions of tools in ``column``: a list, or the JSON text of one; null and empty mean none.
+
+    Raises:
+        HycamError: it is no such list, or a tool has no name.
+    """
+    tools = _parsed(row, f'"{column}"', stated)
+    if tools is None:
+        return []
+    if not isinstance(tools, list):
+        raise row.error(f'"{column}" is {kind_of(tools)}, a list of tools was expected')
+    found = []
+    for number, tool in enumerate(tools, 1):
+        what = f'tool {number} of "{column}"'
+        if not isinstance(tool, dict):
+            raise row.error(f"{what} is {kind_of(tool)}, an object with a name and parameters was expected")
+        function = tool.get("function") or {key: value for key, value in tool.items() if key != "type"}
+        if tool.get("type") not in (None, "function") or not isinstance(function, dict):
+            raise row.error(f"{what} is {kind_of(tool)}: a function was expected, which is all that templates describe")
+        _name(row, what, function)
+        found.append({"type": "function", "function": _without_nulls(function)})
+    return found
+
+
+def calls_of(row: SourceRow, who: str, stated: Any) -> list[dict[str, Any]]:
+    """The calls in a message: one, a list of them, or the JSON text of either.
+
+    A call has a name and arguments, with ``function`` around them or not. Arguments may be JSON text; they become an
+    object.
+
+    Raises:
+        HycamError: there is no call, or it is not understood.
+    """
+    calls = _parsed(row, f"the call of {who}", stated)
+    calls = calls if isinstance(calls, list) else [calls]
+    if not calls:
+        raise row.error(f"{who} was expected to call a tool")
+    found = []
+    for number, call in enumerate(calls, 1):
+        what = f"call {number} of {who}"
+        if not isinstance(call, dict):
+            raise row.error(f"{what} is {kind_of(call)}, an object with a name and arguments was expected")
+        function = call.get("function") or call
+        if call.get("type") not in (None, "function") or not isinstance(function, dict):
+            raise row.error(f"{what} is {kind_of(call)}: a call of a function was expected")
+        _check_keys(row, what, call, _BESIDE if function is not call else _CALL)
+        _check_keys(row, what, function, _CALL)
+        name, arguments = _name(row, what, function), function.get("arguments")
+        parsed = _parsed(row, f"the arguments of {what}", arguments)
+        if parsed is None:
+            parsed = {}
+        if not isinstance(parsed, dict):
+            raise row.error(f"the arguments of {what} are {kind_of(parsed)}, an object was expected")
+        made = {"name": name, "arguments": parsed if isinstance(arguments, str) else _without_nulls(parsed)}
+        identity = {} if call.get("id") is None else {"id": row.checked(f"the id of {what}", call["id"])}
+        found.append({**identity, "type": "function", "function": made})
+    return found
+
+
+def _check_keys(row: SourceRow, what: str, stated: dict[str, Any], known: tuple[str, ...]) -> None:
+    """Raises HycamError where a call says something that would be lost, such as arguments by another name."""
+    for key, value in stated.items():
+        if key not in known and value not in (None, "", [], {}):
+            raise row.error(f'{what} has "{key}", which is not understood: a name and arguments were expected')
+
+
+def _parsed(row: SourceRow, what: str, stated: Any) -> Any:
+    """What JSON text stands for; anything else as it is. Blank text is nothing, as null is."""
+    if not isinstance(stated, str):
+        return stated
+    if not stated.strip():
+        return None
+    try:
+        return json.loads(stated)
+    except (ValueError, RecursionError) as error:
+        raise row.error(f"{what} cannot be read as JSON ({error})") from None
+
+
+def _name(row: SourceRow, what: str, function: dict[str, Any]) -> str:
+    name = function.get("name")
+    if not isinstance(name, str) or not name.strip():
+        known = ", ".join(map(str, function)) or "nothing"
+        has = f"it has {known}" if name is None else f"it is {kind_of(name)}"
+        raise row.error(f'{what} was expected to have a "name"; {has}')
+    return name
+
+
+def _without_nulls(value: Any) -> Any:
+    """Without the fields that are null.
+
+    In a table all calls share the fields of any one, so what a call does not have is null there.
+    """
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return [_without_nulls(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,54 @@
+"""How large the tasks of a study are, whole, counted as the paper counts its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hycam.backbones import load_tokenizer
+from hycam.data.chosen import chosen_tasks
+from hycam.data.partition import rows_of
+from hycam.data.stats import statistics
+from hycam.data.tasks import PAPER
+from hycam.errors import HycamError
+from hycam.study.recipe import StudyRecipe
+
+_PAPER_TOKENIZER = "llama-3"
+
+
+@dataclass(frozen=True)
+class TaskCount:
+    """The rows and the tokens of a task."""
+
+    task: str
+    rows: int
+    tokens: int
+    mean_tokens: float
+    domain: str
+
+
+@dataclass(frozen=True)
+class Counts:
+    """All tasks, counted with a tokenizer; none, with the reason, where the data or the tokenizer are not here."""
+
+    tokenizer: str
+    tasks: list[TaskCount]
+    reason: str = ""
+
+
+def count(study: StudyRecipe) -> Counts:
+    """Reads and counts every row, which takes some seconds."""
+    tokenizer, tasks = next(iter(study.backbones.values())), []
+    try:
+        found = chosen_tasks(study.data)
+        if any(name in PAPER for name in found):
+            tokenizer = _PAPER_TOKENIZER
+        loaded = load_tokenizer(tokenizer, study.trust_remote_code)
+        for name, chosen in found.items():
+            # Where each part has a file of its own, its tasks differ in where they come from alone.
+            task = chosen.task or chosen.parts["train"]
+            rows = rows_of(chosen, study.data, keep_empty=True).dataset
+            one = statistics(task, rows, loaded, skip_bad_rows=study.data.skip_bad_rows)
+            tasks.append(TaskCount(name, one.samples, one.total_tokens, one.mean_tokens, one.domain))
+    except HycamError as error:
+        return Counts(tokenizer, [], f"The data cannot be counted: {error}")
+    return Counts(tokenizer, tasks)

@@ -1,0 +1,175 @@
+"""The paired differences with their intervals, and how the gain goes with the size of the backbone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hycam.study.comparisons import MARGIN, Comparison
+from hycam.study.figures.series import spelled
+from hycam.study.figures.style import COLOURS, GREY, blank, drawing, legend_below, log_axis, looks
+from hycam.study.plan import Plan
+from hycam.study.significance import MACRO, Bootstrap, TTest
+from hycam.study.tables.table import NotRun, need
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.transforms import Transform
+
+_MOST_ROWS = 60  # with more of them only the means over tasks are shown
+_MACRO = "mean over tasks"
+_LEAST_REACH = 3.0  # percent on either side of the axis
+_TEST: dict[str, Any] = {"color": COLOURS[0], "fmt": "D", "markersize": 4.5, "linewidth": 1.6, "capsize": 2.5}
+_ROWS: dict[str, Any] = {
+    "color": COLOURS[1],
+    "fmt": "o",
+    "markersize": 3.5,
+    "linewidth": 0.9,
+    "markerfacecolor": "white",
+}
+
+Gains = dict[float, tuple[float, float, float]]
+"""By parameters of the backbone, ascending: the gain and its interval, in percent of the other's perplexity."""
+
+
+@drawing(
+    "Paired differences",
+    "Relative difference of perplexity between two methods on the same folds, with 95 % intervals: of the t test over "
+    "folds or replicates (diamonds; corrected for overlapping folds), and of a paired bootstrap over rows, which is "
+    "about these trained adapters and not about the method (circles). The shaded margin is what counts as a tie. "
+    "Numbers are of the t test where there is one; verdicts are after Holm's correction over all comparisons.",
+)
+def draw_forest(plan: Plan, comparisons: list[Comparison]) -> Figure:
+    """A row for each comparison, the mean over tasks first, with the two intervals beneath one another."""
+    if plan.study.sweep.learning_rates:
+        raise NotRun("A sweep compares learning rates; the methods are compared in the study that takes its best ones.")
+    measured = [one for one in comparisons if one.test or one.bootstrap]
+    need(measured, "It needs two methods on one fold, and two folds or at least some rows of each task.")
+    groups: dict[str, list[Comparison]] = {}
+    for one in measured:
+        if one.task == MACRO or len(measured) <= _MOST_ROWS:
+            groups.setdefault(_heading(one, measured), []).append(one)
+    lines = _lines(groups)
+    figure = blank(1.0 + 0.2 * len(lines))
+    axes = figure.subplots()
+    margin = [100 * (1 / (1 + MARGIN) - 1), 100 * MARGIN]
+    axes.axvspan(*margin, color=GREY, alpha=0.18, linewidth=0, label=f"within {100 * MARGIN:g} %")
+    axes.axvline(0, color="black", linewidth=0.8)
+    for place, (name, row) in enumerate(lines):
+        weight = "bold" if row is None else "normal"
+        axes.text(0, place, name, transform=_left_of(axes), ha="right", va="center", weight=weight)
+        if row is not None:
+            _draw_row(axes, place, row, bold=name == _MACRO)
+    axes.set_ylim(len(lines) - 0.5, -0.6)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    _limit(axes, [one for rows in groups.values() for one in rows])
+    methods = " or ".join(dict.fromkeys(one.method for one in measured))
+    axes.set_xlabel(f"difference of perplexity in %; to the left, {methods} is better")
+    legend_below(figure)
+    return figure
+
+
+def percent(found: TTest | Bootstrap) -> tuple[float, float, float]:
+    """Mean and interval of a difference of log-perplexity as relative differences of perplexity, in percent."""
+    mean, low, high = 100 * np.expm1([found.mean, found.low, found.high])
+    return float(mean), float(low), float(high)
+
+
+def _lines(groups: Mapping[str, list[Comparison]]) -> list[tuple[str, Comparison | None]]:
+    """What stands in each row from the top: a heading with its comparisons, or one comparison alone beside it."""
+    lines: list[tuple[str, Comparison | None]] = []
+    for heading, (first, *rest) in groups.items():
+        lines += [(heading, None), (_MACRO, first)] if rest else [(heading, first)]
+        lines += [(one.task, one) for one in rest]
+    return lines
+
+
+def _draw_row(axes: Axes, place: int, one: Comparison, bold: bool) -> None:
+    for found, shift, look, label in (
+        (one.test, -0.16, _TEST, "t interval"),
+        (one.bootstrap, 0.2, _ROWS, "bootstrap over the rows of these adapters"),
+    ):
+        if found is not None:
+            mean, low, high = percent(found)
+            known = axes.get_legend_handles_labels()[1]
+            axes.errorbar(mean, place + shift, xerr=[[mean - low], [high - mean]], **look,
+                          label=None if label in known else label)  # fmt: skip
+    shown = one.test or one.bootstrap
+    assert shown is not None
+    size, *ends = (f"{value:+.2f}" if abs(value) < 1000 else f"{value:+.0e}" for value in percent(shown))
+    verdict = f"  {one.verdict}" if one.test else ""
+    weight = "bold" if bold else "normal"
+    axes.text(1.01, place, f"{size} [{', '.join(ends)}]".replace("-", "−") + verdict, fontsize=8, va="center",
+              weight=weight, transform=axes.get_yaxis_transform())  # fmt: skip
+
+
+def _limit(axes: Axes, shown: list[Comparison]) -> None:
+    """The axis reaches over every mean and over most intervals; one that runs out of it stands in numbers beside it."""
+    means = [abs(percent(found)[0]) for one in shown for found in (one.test, one.bootstrap) if found]
+    ends = [abs(end) for one in shown for found in (one.test, one.bootstrap) if found for end in percent(found)[1:]]
+    reach = max(_LEAST_REACH, min(1.05 * max(ends), 3 * max(means)))
+    axes.set_xlim(-reach, reach)
+
+
+def _heading(one: Comparison, measured: list[Comparison]) -> str:
+    several = len({other.backbone for other in measured}) > 1
+    return ", ".join([f"against {one.against}", *([one.backbone] if several else []), *spelled(one.settings)])
+
+
+def _left_of(axes: Axes) -> Transform:
+    from matplotlib.transforms import ScaledTranslation
+
+    return axes.get_yaxis_transform() + ScaledTranslation(-6 / 72, 0, axes.figure.dpi_scale_trans)
+
+
+@drawing(
+    "Gain and the size of the backbone",
+    "By how much the reference's perplexity is lower than that of another method, all tasks weighing the same, with "
+    "the 95 % interval of the comparison; points are set apart sideways so that intervals can be told apart. The line "
+    "is the least-squares regression on the logarithm of the size, from three sizes on.",
+)
+def draw_size_trend(plan: Plan, comparisons: list[Comparison]) -> Figure:
+    """A line for each other method: the gain over it with its interval, and from three sizes on its regression."""
+    gains = gains_by_size(plan, comparisons)
+    need(any(len(of_size) > 1 for of_size in gains.values()),
+         "It needs the same two methods on two or more backbones.")  # fmt: skip
+    figure = blank(3.4)
+    axes = figure.subplots()
+    look = looks(gains)
+    for place, (label, of_size) in enumerate(gains.items()):
+        # Set apart sideways, since the intervals of all methods stand at the same few sizes.
+        sizes = np.asarray(list(of_size)) * 1.03 ** (place - (len(gains) - 1) / 2)
+        mean, low, high = np.asarray(list(of_size.values())).T
+        axes.errorbar(sizes, mean, yerr=[mean - low, high - mean], capsize=2, linewidth=0.9, label=label,
+                      **{**look[label], "linestyle": "none"})  # fmt: skip
+        if len(sizes) > 2:
+            slope, start = np.polyfit(np.log10(list(of_size)), mean, 1)
+            axes.plot(sizes, slope * np.log10(list(of_size)) + start, color=look[label]["color"],
+                      linestyle=look[label]["linestyle"])  # fmt: skip
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    log_axis(axes, "parameters of the backbone")
+    axes.set_ylabel(f"perplexity of {comparisons[0].method} lower by (%)")
+    legend_below(figure)
+    return figure
+
+
+def gains_by_size(plan: Plan, comparisons: list[Comparison]) -> dict[str, Gains]:
+    """By the methods compared (and settings): over all tasks, by how much the reference's perplexity is lower."""
+    sizes = {one.backbone: float(one.training["total_parameters"]) for one in plan.results.done if one.training}
+    gains: dict[str, Gains] = {}
+    for one in comparisons:
+        found = one.test or one.bootstrap
+        if one.task == MACRO and found is not None and one.backbone in sizes:
+            label = ", ".join([f"over {one.against}", *spelled(one.settings)])
+            gains.setdefault(label, {})[sizes[one.backbone]] = _lower(found)
+    return {label: dict(sorted(of_size.items())) for label, of_size in gains.items()}
+
+
+def _lower(found: TTest | Bootstrap) -> tuple[float, float, float]:
+    """A difference of log-perplexity, with its interval reversed: ``1 - exp(difference)`` in percent."""
+    mean, high, low = -100 * np.expm1([found.mean, found.low, found.high])
+    return float(mean), float(low), float(high)

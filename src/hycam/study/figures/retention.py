@@ -1,0 +1,135 @@
+"""What a method gains on its tasks against what it forgets of the rest: by learning rate, and as training goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from hycam.study.comparisons import Comparison
+from hycam.study.figures.series import in_common, labelled, nll, series
+from hycam.study.figures.style import GREY, drawing, legend_below, panels_by_backbone
+from hycam.study.plan import Plan
+from hycam.study.results import Result
+from hycam.study.tables.table import need
+from hycam.training.run import BASE
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_KEPT = "retention_"
+
+Point = tuple[float, float, float]
+"""Learning rate or step, forgetting in bits per byte, gain in nats."""
+
+Paths = dict[tuple[str, str], list[Point]]
+"""By backbone and label."""
+
+
+@drawing(
+    "Gain and forgetting",
+    "Gain: log-perplexity of the backbone as it is minus that of the adapted one, on the same rows. Forgetting: what "
+    "the gold continuations of the retention tasks cost more than before, in bits per byte, the mean over these tasks. "
+    "A path goes along a method's learning rates, from the smallest (white), which forgets least whatever the method: "
+    "methods are compared by their paths, not by single points.",
+)
+def draw_frontier(plan: Plan, comparisons: list[Comparison]) -> Figure:
+    """A panel for each backbone, a path for each method along its learning rates, the smallest rate hollow."""
+    return _drawn({key: sorted(points) for key, points in paths_by_rate(plan).items()}, mark_first=True)
+
+
+@drawing(
+    "Gain and forgetting over training",
+    "A path goes through the validations of a training, from the backbone as it is, which has gained and forgotten "
+    "nothing. Gain: the loss of the validation part before the first step minus that of the step. Forgetting: what the "
+    "gold continuations of the retention tasks cost more than before, in bits per byte, the mean over these tasks.",
+)
+def draw_frontier_training(plan: Plan, comparisons: list[Comparison]) -> Figure:
+    """A panel for each backbone, a path for each method and setting through the validations of its training."""
+    return _drawn(paths_by_step(plan), mark_first=False)
+
+
+def _drawn(paths: Paths, mark_first: bool) -> Figure:
+    figure, every, look = panels_by_backbone(paths, height=3.6)
+    for axes, own in every:
+        for label, points in own.items():
+            forgetting, gain = [one[1] for one in points], [one[2] for one in points]
+            axes.plot(forgetting, gain, label=label, **look[label])
+            if mark_first and len(points) > 1:
+                axes.plot(forgetting[0], gain[0], marker=look[label]["marker"], color=look[label]["color"],
+                          markerfacecolor="white", zorder=3)  # fmt: skip
+        axes.axvline(0, color=GREY, linewidth=0.8)
+        axes.set(xlabel="forgetting (bits per byte; to the right is worse)",
+                 ylabel="gain over the backbone (nats per token)")  # fmt: skip
+    legend_below(figure)
+    return figure
+
+
+def paths_by_rate(plan: Plan) -> Paths:
+    """By backbone and method, a point for each of its settings: means over the folds and seeds that all have.
+
+    Forgetting is the mean over the retention tasks of the difference in bits per byte; the gain is the log-perplexity
+    of the backbone as it is, on the same fold, minus that of the cell.
+
+    Raises:
+        NotRun: no cell has retention, or the backbone as it is was not scored.
+    """
+    done = plan.results.done
+    measured = series([one for one in done if one.content["retention"] and one.training is not None])
+    base: dict[tuple[str, int], list[float]] = {}
+    for one in done:
+        if one.content["settings"]["method"]["name"] == BASE:
+            base.setdefault((one.backbone, one.fold), []).append(nll(one))
+    need(measured, "It needs trained cells whose retention was measured (retention.tasks).")
+    need(base, f"It needs the backbone as it is among the methods (name: {BASE}), to measure gains from.")
+    paths: Paths = {}
+    for backbone in dict.fromkeys(group.backbone for group in measured):
+        own = [group for group in measured if group.backbone == backbone]
+        scored = [[one for one in group.results if (backbone, one.fold) in base] for group in own]
+        for group, cells in zip(own, in_common(scored), strict=True):
+            rate = fmean(one.training["learning_rate"] for one in cells if one.training)
+            gain = fmean(fmean(base[backbone, one.fold]) - nll(one) for one in cells)
+            paths.setdefault((backbone, group.method), []).append((rate, fmean(map(_forgetting, cells)), gain))
+    return paths
+
+
+def _forgetting(result: Result) -> float:
+    """Bits per byte that the retention tasks cost more than before, the mean over tasks."""
+    return fmean(task["difference"] for task in result.content["retention"]["tasks"].values())
+
+
+def paths_by_step(plan: Plan) -> Paths:
+    """By backbone and method (with the varied settings), a point for each validation: means over folds and seeds.
+
+    Forgetting is the mean over the retention tasks; the gain is the validation loss before the first step minus that
+    of the step. Steps that not all cells of a path have (one was stopped early) are left out.
+
+    Raises:
+        NotRun: no cell was measured at its validations, or one has no validation before the first step.
+    """
+    found = series([one for one in plan.results.done if _validations(one)])
+    need(found, "It needs trained cells whose retention was measured as they went (retention.at_validations).")
+    paths: Paths = {}
+    for backbone in dict.fromkeys(group.backbone for group in found):
+        own = labelled([group for group in found if group.backbone == backbone])
+        for key, cells in zip(own, in_common(list(own.values())), strict=True):
+            every = [_validations(one) for one in cells]
+            need(all(0 in validations for validations in every),
+                 f"{cells[0].method} has no validation before the first step, to measure gains from.")  # fmt: skip
+            steps = sorted(set.intersection(*(set(validations) for validations in every)))
+            paths[key] = [_point(step, every) for step in steps]
+    return paths
+
+
+def _point(step: int, every: list[dict[int, Mapping[str, Any]]]) -> Point:
+    kept = [[value for key, value in one[step].items() if key.startswith(_KEPT)] for one in every]
+    return step, fmean(map(fmean, kept)), fmean(one[0]["eval_loss"] - one[step]["eval_loss"] for one in every)
+
+
+def _validations(result: Result) -> dict[int, Mapping[str, Any]]:
+    """The lines of the log that have a validation with its retention, by step."""
+    return {
+        line["step"]: line
+        for line in result.content["curve"]
+        if "eval_loss" in line and any(key.startswith(_KEPT) for key in line)
+    }
