@@ -392,7 +392,7 @@ def test_a_run_that_lost_a_process_continues_to_the_same_bits(
     whole = together(2, shared(2, strategy, data=data, **options))
     chosen = replace(whole, output=f"{whole.output}-killed")
 
-    def kill(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def kill(self: Loop) -> None:
         if self.progress.step == 7 and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
 

@@ -49,7 +49,12 @@ def weights(recipe: Recipe) -> dict[str, torch.Tensor]:
     return load_file(run.adapter / "adapter_model.safetensors" if is_adapter else run.model / "model.safetensors")
 
 
-@pytest.mark.parametrize("method", METHODS)
+# The others differ in what is trained alone; `make soak` has them.
+USUAL = ("full", "lora", "multilora", "riemoe-lora", "hycam", "hycam-released")
+OF_METHODS = [one if one in USUAL else pytest.param(one, marks=pytest.mark.soak) for one in METHODS]
+
+
+@pytest.mark.parametrize("method", OF_METHODS)
 def test_every_method_trains_through_the_same_recipe(recipe, method: str) -> None:
     chosen = recipe(method, max_steps=12, learning_rate=1e-3 if method == "full" else 1e-2)
     summary = train(chosen)
@@ -111,13 +116,7 @@ def test_the_same_recipe_gives_the_same_adapter(recipe, tmp_path: Path) -> None:
     assert all(torch.equal(weights(one)[key], value) for key, value in weights(two).items())
 
 
-# The others differ in what is trained alone; `make soak` has them.
-USUAL = ("full", "lora", "multilora", "riemoe-lora", "hycam", "hycam-released")
-
-
-@pytest.mark.parametrize(
-    "method", [one if one in USUAL else pytest.param(one, marks=pytest.mark.soak) for one in METHODS]
-)
+@pytest.mark.parametrize("method", OF_METHODS)
 def test_an_interrupted_run_continues_from_its_last_whole_checkpoint_to_the_same_weights(
     recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

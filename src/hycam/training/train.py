@@ -65,6 +65,9 @@ class _Job:
     tokenizer: PreTrainedTokenizerBase
     data: Prepared
     checkpoints: Checkpoints
+    reporter: Reports  # silent on all processes but the main one
+    stop: Stop
+    trial: Trial | None
 
 
 def train(
@@ -98,56 +101,25 @@ def train(
             nothing that was there is lost.
         Interrupted: the process was asked to end; a checkpoint is saved if it had begun to train.
     """
-    stop = stop or Stop()
     with set_backend(recipe.training.backend), distributed.together(), ExitStack() as undo:
-        job, reporter = _check(recipe, reporter, trial)
+        job = _check(recipe, reporter, stop or Stop(), trial)
         complete, resumed = processes.on_main(partial(_begin, job, undo))
         if complete is not None:
             return complete
         rows, mixture, batches = _batches(job)
         total, model = _load(job, undo)
         _reached(trial, "loaded")
-        trainable = _adapt(job, model, batches.packing, undo)
-        adapted = trainable[1]
+        trainable, adapted = _adapt(job, model, batches.packing, undo)
         _reached(trial, "adapted")
-        settings = recipe.training
-        plan = Plan(
-            rows,
-            batches,
-            job.data.validation,
-            Policy(settings.on_divergence == "skip", settings.divergence_margin, settings.max_skipped_steps),
-            settings.early_stopping_patience,
-            None if also is None else partial(also, cast(PreTrainedModel, adapted), job.tokenizer),
-            trial,
-        )
-        optimizer = recipe.method.settings()
-        loop = Loop(
-            adapted, job.tokenizer, job.arguments, plan, optimizer, job.checkpoints, job.run.metrics, stop, reporter
-        )
-        undo.enter_context(stop.held())
+        loop = _loop(job, adapted, rows, batches, also)
+        undo.enter_context(job.stop.held())
         validation = _run(job, loop, resumed)
-        progress = loop.progress
-        summary = {
-            "steps": progress.step,
-            "tokens": progress.tokens,
-            "seconds": progress.seconds,
-            "peak_memory_bytes": distributed.most(peak_memory_bytes(), job.arguments.device),
-            "trainable_parameters": trainable[0],
-            "total_parameters": total,
-            "learning_rate": recipe.learning_rate(),
-            "data": job.data.fingerprint,
-            "thinks": job.data.thinks,
-            "rows": progress.rows,
-            "shares": progress.shares(),
-            "wanted_shares": mixture.wanted(),
-            "skipped": progress.watch.skipped,
-            "validation": validation,
-        }
-        return _finish(job, adapted, summary)
+        sizes = {"trainable_parameters": trainable, "total_parameters": total}
+        return _finish(job, loop, sizes, mixture.wanted(), validation)
 
 
-def _check(recipe: Recipe, reporter: Reports, trial: Trial | None) -> tuple[_Job, Reports]:
-    """Finds everything that does not work before the backbone is loaded; the reporter is silent but on one process."""
+def _check(recipe: Recipe, reporter: Reports, stop: Stop, trial: Trial | None) -> _Job:
+    """Finds everything that does not work before the backbone is loaded."""
     # A misspelt setting is said before anything is loaded.
     stop_at_errors(check_without_data(recipe, distributed.started()).findings)
     run, settings = Run(Path(recipe.output)), recipe.training
@@ -170,7 +142,7 @@ def _check(recipe: Recipe, reporter: Reports, trial: Trial | None) -> tuple[_Job
     log_all(one for one in of_tables if one.about == "settings")
     goes_back = settings.early_stopping_patience is not None
     checkpoints = Checkpoints(run.checkpoints, beside=[run.metrics], goes_back=goes_back)
-    return _Job(recipe, run, arguments, tokenizer, data, checkpoints), reporter
+    return _Job(recipe, run, arguments, tokenizer, data, checkpoints, reporter, stop, trial)
 
 
 def _begin(job: _Job, undo: ExitStack) -> tuple[dict[str, Any] | None, Path | None]:
@@ -243,6 +215,33 @@ def _adapt(job: _Job, model: PreTrainedModel, packs: bool, undo: ExitStack) -> t
     return trainable, adapted
 
 
+def _loop(
+    job: _Job, adapted: PreTrainedModel | PeftModel, rows: MixedRows, batches: Batches, also: Also | None
+) -> Loop:
+    settings = job.recipe.training
+    plan = Plan(
+        rows,
+        batches,
+        job.data.validation,
+        Policy(settings.on_divergence == "skip", settings.divergence_margin, settings.max_skipped_steps),
+        settings.early_stopping_patience,
+        None if also is None else partial(also, cast(PreTrainedModel, adapted), job.tokenizer),
+        job.trial,
+    )
+    optimizer = job.recipe.method.settings()
+    return Loop(
+        adapted,
+        job.tokenizer,
+        job.arguments,
+        plan,
+        optimizer,
+        job.checkpoints,
+        job.run.metrics,
+        job.stop,
+        job.reporter,
+    )
+
+
 def _run(job: _Job, loop: Loop, resumed: Path | None) -> dict[str, float]:
     """The loop, whose errors say where the same command goes on."""
     try:
@@ -268,11 +267,30 @@ def _continues(checkpoints: Checkpoints) -> str:
     return f"continues from step {last[0]}" if last else "begins anew"
 
 
-def _finish(job: _Job, adapted: PreTrainedModel | PeftModel, summary: dict[str, Any]) -> dict[str, Any]:
-    state = distributed.whole_state(adapted) if processes.world_size() > 1 else None
+def _finish(
+    job: _Job, loop: Loop, sizes: dict[str, int], wanted: dict[str, float], validation: dict[str, float]
+) -> dict[str, Any]:
+    """Saves what was trained, and the summary, which says that the run is complete."""
+    progress = loop.progress
+    summary = {
+        "steps": progress.step,
+        "tokens": progress.tokens,
+        "seconds": progress.seconds,
+        "peak_memory_bytes": distributed.most(peak_memory_bytes(), job.arguments.device),
+        **sizes,
+        "learning_rate": job.recipe.learning_rate(),
+        "data": job.data.fingerprint,
+        "thinks": job.data.thinks,
+        "rows": progress.rows,
+        "shares": progress.shares(),
+        "wanted_shares": wanted,
+        "skipped": progress.watch.skipped,
+        "validation": validation,
+    }
+    state = distributed.whole_state(loop.model) if processes.world_size() > 1 else None
 
     def finish() -> dict[str, Any]:
-        job.run.finish(adapted, job.tokenizer, summary, state)
+        job.run.finish(loop.model, job.tokenizer, summary, state)
         return summary
 
     return processes.on_main(finish)
