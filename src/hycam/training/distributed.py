@@ -174,6 +174,8 @@ def accelerator(arguments: TrainingArguments) -> Accelerator:
     found = Accelerator(
         mixed_precision="bf16" if arguments.bf16 else "no",
         deepspeed_plugin=arguments.deepspeed_plugin,
+        # Elsewhere accelerate would divide the loss by it, and the loss has its share of the step already.
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps if arguments.deepspeed else 1,
         fsdp_plugin=None if fsdp is None else FullyShardedDataParallelPlugin(**fsdp),
         kwargs_handlers=[ddp],
         log_with=arguments.report_to or None,
@@ -193,7 +195,6 @@ def synchronized(accelerator: Accelerator, wrapped: nn.Module) -> AbstractContex
 
 def backward(accelerator: Accelerator, loss: Tensor) -> None:
     """The backward pass; under DeepSpeed the step's last one takes the step too."""
-    # The loss has its share of the step already.
     scale = {"scale_wrt_gas": False} if accelerator.distributed_type == DistributedType.DEEPSPEED else {}
     accelerator.backward(loss, **scale)
 

@@ -44,6 +44,7 @@ from hycam.training import distributed
 from hycam.training.checkpoints import PROGRESS
 from hycam.training.divergence import StepWatch
 from hycam.training.metrics import Sums
+from hycam.training.saving import save_weights
 
 _OPTIMIZER, _SCHEDULE, _OF_TRAINER = "optimizer.pt", "scheduler.pt", "trainer_state.json"
 # Libraries would take these where those in safetensors are missing; none of ours has them.
@@ -138,7 +139,7 @@ def save(trained: Trained, progress: Progress, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     whole = distributed.whole_state(model) if processes.world_size() > 1 else None
     if processes.is_main():
-        model.save_pretrained(str(folder), state_dict=whole)
+        save_weights(model, folder, whole)
         torch.save(trained.schedule.state_dict(), folder / _SCHEDULE)
     if trained.is_deepspeed:
         trained.wrapped.save_checkpoint(str(folder), exclude_frozen_parameters=is_adapter)
