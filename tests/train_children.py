@@ -20,11 +20,10 @@ import yaml
 from safetensors.torch import load_file
 
 from hycam.cli.main import main
-from hycam.training.callbacks import ProgressCallback
+from hycam.training.loop import Loop
 from hycam.training.recipe import Recipe
 from hycam.training.run import Run
 from hycam.training.stopping import Stop
-from hycam.training.trainer import MultiTaskTrainer
 
 _FILE_EVENTS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "os.truncate")
 _TIMES = ("elapsed", "seconds", "peak_memory_bytes", "train_runtime")
@@ -114,7 +113,7 @@ class Moments:
             sync(descriptor)
 
         os.fsync = fsync
-        for owner, name in ((MultiTaskTrainer, "compute_loss"), (torch.optim.AdamW, "step")):
+        for owner, name in ((Loop, "loss_of"), (torch.optim.AdamW, "step")):
             setattr(owner, name, self._before(getattr(owner, name), name))
         Stop.check = self._before(Stop.check, "validation")
 
@@ -183,15 +182,15 @@ def full_from(step: int, size: int) -> None:
 
 def after_step(do: Callable[[], object], step: int | None = None) -> None:
     """In a child: does something at the end of a step, or of the first one that this process does."""
-    step_end = ProgressCallback.on_step_end
+    step_ended = Loop.step_ended
     done = []
 
-    def then(self: ProgressCallback, args: Any, state: Any, control: Any, **named: Any) -> None:
-        step_end(self, args, state, control, **named)
-        if not done and step in (None, state.global_step):
+    def then(self: Loop) -> None:
+        step_ended(self)
+        if not done and step in (None, self.progress.step):
             done.append(do())
 
-    ProgressCallback.on_step_end = then  # type: ignore[method-assign]
+    Loop.step_ended = then  # type: ignore[method-assign]
 
 
 def elsewhere(recipe: Recipe, name: str) -> Recipe:
@@ -237,7 +236,7 @@ def _state(checkpoint: Path) -> dict[str, Any]:
         found["weights"] |= {name: value.tolist() for name, value in load_file(path).items()}
     for name in ("optimizer.pt", "scheduler.pt"):
         found[name] = _plain(torch.load(checkpoint / name, weights_only=True))
-    found["random"] = (checkpoint / "rng_state.pth").read_bytes()
+    found["random"] = (checkpoint / "rng_state_0.pth").read_bytes()
     return found
 
 

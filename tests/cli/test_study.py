@@ -22,7 +22,7 @@ from hycam.lock import alone
 from hycam.machine import describe
 from hycam.study.recipe import ExecutorRecipe, StudyMethod
 from hycam.study.status import running
-from hycam.training import callbacks
+from hycam.training.loop import Loop
 from hycam.training.recipe import TrainingRecipe
 from hycam.training.run import Run
 from study.tiny import BASE, LORA, TRAINING, Inline, study_on
@@ -178,9 +178,9 @@ def test_a_disk_that_fills_in_the_middle_of_a_cell_loses_nothing(
     trained: list[int] = []
     filler = small_disk / "filler"
 
-    def step(self, args, state, control, **_):
-        trained.append(state.global_step)
-        if state.global_step == 3 and not filler.exists():
+    def step(self):
+        trained.append(self.progress.step)
+        if self.progress.step == 3 and not filler.exists():
             with filler.open("wb") as handle:  # somebody else's, up to the last block
                 try:
                     while handle.write(b"\0" * 4096):
@@ -188,7 +188,7 @@ def test_a_disk_that_fills_in_the_middle_of_a_cell_loses_nothing(
                 except OSError:
                     pass
 
-    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", step)
+    monkeypatch.setattr(Loop, "step_ended", step)
     assert main(["study", path, "--cells", "1"]) == 1
     (reason,) = [cell["reason"] for cell in listed(path, capsys)["cells"] if cell["state"] == "failed"]
     assert "cannot be written" in reason and "and training stopped at step 3. Make room" in reason

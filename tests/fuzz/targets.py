@@ -9,17 +9,16 @@ import gzip
 import io
 import json
 import struct
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pyarrow
 import pyarrow.parquet
 import pytest
 import torch
 import yaml
 from hypothesis import strategies as st
-from transformers import TrainerState
 
 from fuzz.mutations import ODD_TEXTS, changed_bytes, changed_tree
 from hycam import backbones
@@ -39,11 +38,12 @@ from hycam.study.status import listing
 from hycam.study.tables import TABLES, csv, latex, markdown
 from hycam.study.tables.table import NotRun
 from hycam.study.text_tests import text_tests
-from hycam.training import train as training
+from hycam.training.arguments import training_arguments
+from hycam.training.checkpoints import PROGRESS
 from hycam.training.parse import parse_recipe
 from hycam.training.recipe import Recipe
 from hycam.training.run import Run
-from hycam.training.state_files import check_state
+from hycam.training.state import Progress, check_state
 from study.factory import _Planner, plan_of, result_of, retention_of, routing_of, steady, study_of
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -111,7 +111,7 @@ class Recipes:
             _Planner(found).cells()
             return
         found.method.settings()
-        training.training_arguments(found, Run(Path(found.output)), found.learning_rate(), "cpu", autocast=False)
+        training_arguments(found, Run(Path(found.output)), found.learning_rate(), "cpu", autocast=False)
 
 
 class Datasets:
@@ -228,9 +228,9 @@ class Adapters:
             self.checkpoint / "optimizer.pt",
         )
         torch.save({"last_epoch": 2, "_last_lr": [0.1]}, self.checkpoint / "scheduler.pt")
-        (self.checkpoint / "trainer_state.json").write_text(json.dumps(asdict(TrainerState(global_step=2))))
+        (self.checkpoint / PROGRESS).write_bytes(msgspec.json.encode(Progress(step=2)))
         self.states = {name: (self.checkpoint / name).read_bytes() for name in ("optimizer.pt", "scheduler.pt")}
-        state = json.loads((self.checkpoint / "trainer_state.json").read_text())
+        state = json.loads((self.checkpoint / PROGRESS).read_text())
         kinds = st.sampled_from(sorted(self.adapters))
         self.inputs = st.one_of(
             kinds.flatmap(
@@ -241,7 +241,7 @@ class Adapters:
             st.sampled_from(sorted(self.states)).flatmap(
                 lambda name: st.tuples(st.just("state"), st.just(name), changed_bytes([self.states[name]]))
             ),
-            st.tuples(st.just("state"), st.just("trainer_state.json"), changed_tree([state]).map(_json)),
+            st.tuples(st.just("state"), st.just(PROGRESS), changed_tree([state]).map(_json)),
         )
 
     def run(self, given: tuple[str, str, Any]) -> None:

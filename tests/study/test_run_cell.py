@@ -19,9 +19,8 @@ from hycam.study.cells import Cell
 from hycam.study.grid import Planner
 from hycam.study.recipe import StudyMethod
 from hycam.study.run_cell import run_cell
-from hycam.training import callbacks
+from hycam.training.loop import Loop
 from hycam.training.run import Run
-from hycam.training.trainer import MultiTaskTrainer
 from study.tiny import BASE, LORA, TRAINING, Silent
 
 PARTS = {"environment", "training", "curve", "evaluation", "retention", "routing", "seconds"}
@@ -76,15 +75,15 @@ def test_the_backbone_as_it_is_is_evaluated_and_not_trained(cells) -> None:
 
 def test_a_loss_that_is_no_number_is_a_result_with_its_step(cells, monkeypatch: pytest.MonkeyPatch) -> None:
     (cell,) = cells(methods=LORA, training=replace(TRAINING, max_steps=6))
-    compute_loss = MultiTaskTrainer.compute_loss
+    loss_of = Loop.loss_of
 
-    def poisoned(self, model, inputs, *args, **kwargs):
-        if self.state.global_step == 2:
+    def poisoned(self, *args):
+        if self.progress.step == 2:
             with torch.no_grad():
-                next(p for p in model.parameters() if p.requires_grad).fill_(float("nan"))
-        return compute_loss(self, model, inputs, *args, **kwargs)
+                next(p for p in self.model.parameters() if p.requires_grad).fill_(float("nan"))
+        return loss_of(self, *args)
 
-    monkeypatch.setattr(MultiTaskTrainer, "compute_loss", poisoned)
+    monkeypatch.setattr(Loop, "loss_of", poisoned)
     state, content = run(cell)
     assert state == "diverged"
     assert content["failure"]["step"] == 3
@@ -108,7 +107,7 @@ def test_an_error_is_a_result_with_its_reason(cells, monkeypatch, error: Excepti
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(MultiTaskTrainer, "compute_loss", fail)
+    monkeypatch.setattr(Loop, "loss_of", fail)
     state, content = run(cell)
     assert (state, content["failure"]["step"]) == ("failed", None)
     assert re.search(said, content["failure"]["reason"])
@@ -131,12 +130,12 @@ def test_an_interrupted_cell_goes_on_from_its_checkpoint_to_the_same_result(cell
     _, once = run(whole)
     trained: list[int] = []
 
-    def step(self, args, state, control, **_):
-        trained.append(state.global_step)
+    def step(self):
+        trained.append(self.progress.step)
         if trained == [1, 2, 3, 4, 5]:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", step)
+    monkeypatch.setattr(Loop, "step_ended", step)
     with pytest.raises(KeyboardInterrupt):
         run(cell)
     with folder(cell).metrics.open("a") as metrics:
@@ -160,9 +159,7 @@ def test_an_interrupted_cell_goes_on_from_its_checkpoint_to_the_same_result(cell
 
 def test_cells_that_share_a_training_train_once(cells, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = []
-    monkeypatch.setattr(
-        callbacks.ProgressCallback, "on_step_end", lambda self, args, state, *_, **__: steps.append(state.global_step)
-    )
+    monkeypatch.setattr(Loop, "step_ended", lambda self: steps.append(self.progress.step))
     first, second = cells(methods={"HyCAM": StudyMethod("hycam", {"r": 4, "num_specialized": 3})},
                           vary={"evaluation.config": [{"routing": "soft"}, {"routing": "hard"}]},
                           training=replace(TRAINING, max_steps=6))  # fmt: skip

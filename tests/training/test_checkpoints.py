@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hycam.errors import HycamError
-from hycam.training.checkpoints import MANIFEST, Checkpoints, damage, seal
+from hycam.training.checkpoints import MANIFEST, PROGRESS, Checkpoints, damage, seal
 
 CONTENT = {"adapter_model.safetensors": bytes(range(256)) * 3, "optimizer.pt": b"\0" * 500, "deep/rank_0.pt": b"shard"}
 
@@ -25,7 +25,7 @@ def save(kept: Checkpoints, step: int, best: int | None = None) -> Path:
     for name, content in CONTENT.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(content)
-    (folder / "trainer_state.json").write_text(json.dumps({"global_step": step, "best_global_step": best}))
+    (folder / PROGRESS).write_text(json.dumps({"step": step, "best_step": best}))
     kept.seal(step)
     return folder
 
@@ -56,7 +56,7 @@ DAMAGES = [remove, cut, empty, flip, lengthen]
 
 
 @pytest.mark.parametrize("do", DAMAGES)
-@pytest.mark.parametrize("name", [*CONTENT, "trainer_state.json"])
+@pytest.mark.parametrize("name", [*CONTENT, PROGRESS])
 def test_a_file_that_is_not_as_it_was_written_is_named(tmp_path: Path, do: Callable[[Path], None], name: str) -> None:
     folder = save(Checkpoints(tmp_path), 2)
     assert damage(folder) is None
@@ -187,7 +187,7 @@ def test_all_is_on_the_disk_before_a_checkpoint_counts(tmp_path: Path, monkeypat
 
     def counts(source: Path, target: Path) -> Path:
         folder = kept.at(2)
-        assert {str(folder / name) for name in (*CONTENT, "trainer_state.json")} <= synced
+        assert {str(folder / name) for name in (*CONTENT, PROGRESS)} <= synced
         assert {str(folder), str(folder / "deep"), str(source), str(beside)} <= synced
         synced.clear()
         return replace(source, target)

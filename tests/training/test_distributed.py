@@ -15,7 +15,6 @@ import pytest
 import torch
 from datasets import Dataset
 from safetensors.torch import load_file
-from transformers import Trainer
 
 from architectures import tiny
 from byte_tokenizer import byte_tokenizer
@@ -26,7 +25,8 @@ from hycam.data.prepare import prepare
 from hycam.data.recipe import MixtureRecipe
 from hycam.errors import Diverged, HycamError
 from hycam.evaluation.perplexity import response_nll
-from hycam.training import callbacks, distributed
+from hycam.training import distributed
+from hycam.training.loop import Loop
 from hycam.training.recipe import DistributedRecipe, MethodRecipe, OptimizerRecipe, Recipe
 from hycam.training.rows import MixedRows
 from hycam.training.run import Run
@@ -157,13 +157,13 @@ def test_no_process_waits_for_another_where_only_one_has_rows_of_a_task(shared) 
 def test_a_loss_that_is_no_number_on_one_process_ends_all_of_them_at_that_step(
     shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compute_loss = Trainer.compute_loss
+    loss_of = Loop.loss_of
 
-    def broken(self: Trainer, *arguments: Any, **named: Any) -> Any:
-        loss, outputs = compute_loss(self, *arguments, **named)
-        return (loss * float("nan") if os.environ["RANK"] == "1" and self.state.global_step == 1 else loss), outputs
+    def broken(self: Loop, *arguments: Any, **named: Any) -> Any:
+        loss = loss_of(self, *arguments, **named)
+        return loss * float("nan") if os.environ["RANK"] == "1" and self.progress.step == 1 else loss
 
-    monkeypatch.setattr(Trainer, "compute_loss", broken)
+    monkeypatch.setattr(Loop, "loss_of", broken)
 
     def work(rank: int) -> int:
         try:
@@ -175,17 +175,20 @@ def test_a_loss_that_is_no_number_on_one_process_ends_all_of_them_at_that_step(
     assert processes(2, work) == [2, 2]
 
 
+@pytest.mark.parametrize("kind", ["loss", pytest.param("gradient", marks=soak)])
 def test_a_step_that_is_left_out_for_one_process_is_left_out_by_all_and_its_rows_are_not_counted(
-    shared, monkeypatch: pytest.MonkeyPatch
+    shared, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
-    compute_loss = Trainer.compute_loss
+    # The second is finite, and its derivative is not.
+    broken_by = {"loss": lambda loss: loss * float("nan"), "gradient": lambda loss: loss + (loss * 0).sqrt()}
+    loss_of = Loop.loss_of
 
-    def broken(self: Trainer, *arguments: Any, **named: Any) -> Any:
-        loss, outputs = compute_loss(self, *arguments, **named)
+    def broken(self: Loop, *arguments: Any, **named: Any) -> Any:
+        loss = loss_of(self, *arguments, **named)
         is_last = os.environ.get("RANK", "1") == "1"
-        return (loss * float("nan") if is_last and self.state.global_step == 1 else loss), outputs
+        return broken_by[kind](loss) if is_last and self.progress.step == 1 else loss
 
-    monkeypatch.setattr(Trainer, "compute_loss", broken)
+    monkeypatch.setattr(Loop, "loss_of", broken)
     options = {"method": "lora", "max_steps": 4, "on_divergence": "skip", "gradient_accumulation": 1}
     one, two = alone(shared(1, **options)), together(2, shared(2, **options))
     check_equal(one, two)
@@ -389,12 +392,12 @@ def test_a_run_that_lost_a_process_continues_to_the_same_bits(
     whole = together(2, shared(2, strategy, data=data, **options))
     chosen = replace(whole, output=f"{whole.output}-killed")
 
-    def kill(self: Any, args: Any, state: Any, control: Any, **_: Any) -> None:
-        if state.global_step == 7 and os.environ["RANK"] == "1":
+    def kill(self: Loop) -> None:
+        if self.progress.step == 7 and os.environ["RANK"] == "1":
             os.kill(os.getpid(), signal.SIGKILL)
 
     with monkeypatch.context() as patch:
-        patch.setattr(callbacks.ProgressCallback, "on_step_end", kill)
+        patch.setattr(Loop, "step_ended", kill)
         ended = statuses(2, lambda rank: train(chosen, Silence()))
     assert ended[1] == signal.SIGKILL
     assert run_of(chosen).summary() is None

@@ -21,12 +21,11 @@ from hycam.cli.main import main
 from hycam.console import Reporter
 from hycam.data.recipe import SplitRecipe
 from hycam.errors import Diverged, HycamError
-from hycam.training import callbacks
 from hycam.training import train as training
 from hycam.training.divergence import IN_A_ROW, StepWatch
+from hycam.training.loop import Loop
 from hycam.training.recipe import MethodRecipe, Recipe, TrainingRecipe
 from hycam.training.run import Run
-from hycam.training.trainer import MultiTaskTrainer
 
 ADALORA = {"peft_type": "ADALORA", "total_step": 6, "tinit": 1, "tfinal": 1, "init_r": 4, "target_r": 1}
 
@@ -62,17 +61,17 @@ class _BreakGradient(torch.autograd.Function):
 def harm(monkeypatch: pytest.MonkeyPatch):
     """Breaks the last micro-batch of some steps: its loss, its loss's gradient, or by a factor."""
     broken: dict[int, Any] = {}
-    compute_loss, micro = MultiTaskTrainer.compute_loss, [0]
+    loss_of, micro = Loop.loss_of, [0]
 
-    def compute(self: MultiTaskTrainer, *arguments: Any, **keywords: Any) -> Any:
-        loss = compute_loss(self, *arguments, **keywords)
-        micro[0] = (micro[0] + 1) % self.args.gradient_accumulation_steps
-        kind = broken.get(self.state.global_step + 1)
+    def compute(self: Loop, *arguments: Any, **keywords: Any) -> Any:
+        loss = loss_of(self, *arguments, **keywords)
+        micro[0] = (micro[0] + 1) % self.accumulation
+        kind = broken.get(self.progress.step + 1)
         if kind is None or micro[0]:
             return loss
         return _BreakGradient.apply(loss) if kind == "gradient" else loss * kind
 
-    monkeypatch.setattr(MultiTaskTrainer, "compute_loss", compute)
+    monkeypatch.setattr(Loop, "loss_of", compute)
     return broken
 
 
@@ -168,17 +167,15 @@ def test_a_step_that_is_left_out_is_as_if_it_had_not_been(
     harm.clear()
     kept: list[Any] = []
 
-    def keep(self, args, state, control, model=None, optimizer=None, lr_scheduler=None, **_):
-        if state.global_step == 2:
-            kept[:] = map(copy.deepcopy, (model.state_dict(), optimizer.state_dict(), lr_scheduler.state_dict()))
-
-    def put_back(self, args, state, control, model=None, optimizer=None, lr_scheduler=None, **_):
-        if state.global_step == 3:
-            for part, of_before in zip((model, optimizer, lr_scheduler), kept, strict=True):
+    def put_back(self):
+        parts = (self.model, self.optimizer, self.schedule)
+        if self.progress.step == 2:
+            kept[:] = [copy.deepcopy(part.state_dict()) for part in parts]
+        if self.progress.step == 3:
+            for part, of_before in zip(parts, kept, strict=True):
                 part.load_state_dict(of_before)
 
-    monkeypatch.setattr(callbacks.ProgressCallback, "on_pre_optimizer_step", keep, raising=False)
-    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", put_back)
+    monkeypatch.setattr(Loop, "step_ended", put_back)
     other = replace(chosen, output=str(tmp_path / "put-back"))
     assert train(other)["skipped"] == []
     assert same(chosen, other)
@@ -228,11 +225,11 @@ def test_the_count_survives_an_interruption_and_the_weights_are_the_same(
     assert [entry["step"] for entry in summary["skipped"]] == [2, 6]
     stop_at = 5
 
-    def step(self, args, state, control, **_):
-        if state.global_step == stop_at:
+    def step(self):
+        if self.progress.step == stop_at:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", step)
+    monkeypatch.setattr(Loop, "step_ended", step)
     chosen = recipe(**settings)
     with pytest.raises(KeyboardInterrupt):
         train(chosen)
@@ -295,11 +292,11 @@ def test_a_learning_rate_that_is_far_too_high_is_found_out(recipe) -> None:
 
 
 def test_weights_that_are_no_numbers_are_never_saved(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoil(self, args, state, control, model=None, **_):
-        if state.global_step == 4:
-            next(weight for weight in model.parameters() if weight.requires_grad).data[0, 0] = math.inf
+    def spoil(self):
+        if self.progress.step == 4:
+            next(weight for weight in self.model.parameters() if weight.requires_grad).data[0, 0] = math.inf
 
-    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", spoil)
+    monkeypatch.setattr(Loop, "step_ended", spoil)
     chosen = recipe("lora", save_every=2)
     with pytest.raises(Diverged, match="weights that are no finite numbers after step 4") as raised:
         train(chosen)
@@ -367,5 +364,4 @@ def test_losses_of_ordinary_training_set_off_nothing() -> None:
 def test_what_is_known_survives_as_json() -> None:
     watch = watched([3.0, 2.0] * 20)
     watch.leave_out(41, "no reason", math.nan, 1.0, ["a b:1"])
-    again = StepWatch.from_state(json.loads(json.dumps(watch.state(), allow_nan=False)))
-    assert vars(again) == vars(watch)
+    assert StepWatch(**json.loads(json.dumps(vars(watch), allow_nan=False))) == watch

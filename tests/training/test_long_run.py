@@ -11,9 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hycam.training.callbacks import ProgressCallback
+from hycam.training.loop import Loop
 from hycam.training.recipe import Recipe
-from hycam.training.resumable import ResumableTrainer
 from hycam.training.run import Run
 from train_children import trained
 
@@ -23,27 +22,27 @@ PAGE = os.sysconf("SC_PAGE_SIZE")
 
 def watch(notes: Path) -> None:
     """In a child: after every 50th step, what this process holds, and what its last checkpoint took."""
-    step_end, save = ProgressCallback.on_step_end, ResumableTrainer._save_checkpoint
+    step_ended, save = Loop.step_ended, Loop.save
     saved: dict[str, float] = {}
 
-    def measured_save(self, *values) -> None:
+    def measured_save(self) -> None:
         begun = time.thread_time()  # of the processor: the disk is shared with others
-        save(self, *values)
+        save(self)
         saved["seconds"] = time.thread_time() - begun
-        folder = self.checkpoints.at(self.state.global_step)
+        folder = self.checkpoints.at(self.progress.step)
         saved["bytes"] = sum(path.stat().st_size for path in folder.rglob("*"))
 
-    def measured_step(self, args, state, control, **named) -> None:
-        step_end(self, args, state, control, **named)
-        if state.global_step % EVERY == 0:
+    def measured_step(self) -> None:
+        step_ended(self)
+        if self.progress.step % EVERY == 0:
             pages = int(Path("/proc/self/statm").read_text().split()[1])
             process = Path("/proc/self")
-            line = {"step": state.global_step, "memory": pages * PAGE, **saved}
+            line = {"step": self.progress.step, "memory": pages * PAGE, **saved}
             line |= {"files": len([*(process / "fd").iterdir()]), "threads": len([*(process / "task").iterdir()])}
             with notes.open("a") as file:
                 file.write(json.dumps(line) + "\n")
 
-    ResumableTrainer._save_checkpoint, ProgressCallback.on_step_end = measured_save, measured_step
+    Loop.save, Loop.step_ended = measured_save, measured_step
 
 
 def growth(steps: np.ndarray, values: np.ndarray) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from hycam.data.prepare import prepare
 from hycam.errors import HycamError
 from hycam.evaluation.perplexity import response_nll
 from hycam.methods import METHODS
-from hycam.training import callbacks
+from hycam.training.loop import Loop
 from hycam.training.recipe import MethodRecipe, Recipe
 from hycam.training.run import Run
 from hycam.training.train import train
@@ -74,11 +74,11 @@ def test_an_interrupted_run_continues_to_the_same_weights_and_answers(
     train(whole, Reporter())
     stop_at = 5
 
-    def step(self, args, state, control, **_):
-        if state.global_step == stop_at:
+    def step(self):
+        if self.progress.step == stop_at:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", step)
+    monkeypatch.setattr(Loop, "step_ended", step)
     chosen = quantized(**settings)
     with pytest.raises(KeyboardInterrupt):
         train(chosen, Reporter())

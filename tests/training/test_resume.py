@@ -18,6 +18,7 @@ import pytest
 from hycam.data.recipe import MixtureRecipe
 from hycam.errors import HycamError
 from hycam.methods import METHODS
+from hycam.training.checkpoints import PROGRESS
 from hycam.training.recipe import Recipe
 from hycam.training.run import Run
 from train_children import after_step, cut_at, elsewhere, killed_at, moments_of, result, trained
@@ -94,7 +95,7 @@ def test_killed_before_its_recipe_is_written_a_run_begins_in_the_same_folder(who
 def test_killed_at_every_moment_before_its_first_step_a_run_ends_with_the_same_bits(whole) -> None:
     recipe, moments, expected = whole
     killed = elsewhere(recipe, "start")
-    for moment in range(1, moments.index("compute_loss") + 1):
+    for moment in range(1, moments.index("loss_of") + 1):
         child = trained(killed, killed_at(moment))
         assert child.wait() == -signal.SIGKILL, child.said()
     finish(killed)
@@ -120,7 +121,7 @@ def test_killed_at_every_moment_after_its_second_checkpoint_a_run_ends_with_the_
     """In a step, in validation, in a checkpoint, while old ones are deleted, while the adapter is written, after it."""
     recipe, moments, expected = whole
     begun = elsewhere(recipe, "begun")
-    fifth_step = [at for at, moment in enumerate(moments, 1) if moment == "compute_loss"][8]
+    fifth_step = [at for at, moment in enumerate(moments, 1) if moment == "loss_of"][8]
     assert trained(begun, killed_at(fifth_step)).wait() == -signal.SIGKILL
     assert Run(Path(begun.output)).last_checkpoint().endswith("checkpoint-4")
     kills = []
@@ -134,7 +135,7 @@ def test_killed_at_every_moment_after_its_second_checkpoint_a_run_ends_with_the_
         finish(again)
         assert result(again) == expected, kills[-1]
         shutil.rmtree(again.output)
-    wanted = ("compute_loss", "step", "validation", "open optimizer.pt", "open adapter_model.safetensors",
+    wanted = ("loss_of", "step", "validation", "open optimizer.pt", "open adapter_model.safetensors",
               "os.rename .manifest.json.unfinished", "os.rename made",
               "os.rename .training.json.unfinished")  # fmt: skip
     assert set(wanted) <= set(kills)
@@ -211,7 +212,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_message_and_nothing_is_lost(
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("file", ["adapter_model.safetensors", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
+@pytest.mark.parametrize("file", ["adapter_model.safetensors", "scheduler.pt", "rng_state_0.pth", "progress_0.json"])
 def test_where_no_checkpoint_is_whole_training_begins_anew_and_says_so(whole, file: str) -> None:
     recipe, _, expected = whole
     steps = [int(path.name[11:]) for path in Run(Path(recipe.output)).checkpoints.glob("checkpoint-*")]
@@ -226,7 +227,7 @@ def test_a_best_checkpoint_that_is_damaged_when_it_is_wanted_is_trained_again(du
     recipe = durable(tmp_path / "run", learning_rate=5.0, scheduler="constant", warmup_ratio=0.0, max_steps=20)
     finish(recipe)
     last = Path(Run(Path(recipe.output)).last_checkpoint())
-    step = json.loads((last / "trainer_state.json").read_text())["best_global_step"]
+    step = json.loads((last / PROGRESS).read_text())["best_step"]
     assert not last.name.endswith(f"-{step}"), "a rate this large makes things worse sooner or later"
     again = elsewhere(recipe, "again")
     best = Run(Path(again.output)).checkpoints / f"checkpoint-{step}" / "adapter_model.safetensors"

@@ -17,7 +17,8 @@ from hycam.console import Reporter
 from hycam.errors import HycamError
 from hycam.ops import BACKENDS, current_backend
 from hycam.optim import OptimizerSettings
-from hycam.training import callbacks, savings
+from hycam.training import savings
+from hycam.training.loop import Loop
 from hycam.training.recipe import MethodRecipe, Recipe, TrainingRecipe
 from hycam.training.run import Run
 from hycam.training.savings import check
@@ -113,11 +114,7 @@ def states_of(monkeypatch: pytest.MonkeyPatch):
     """Trains a recipe and gives its loss, and AdamW's state of each parameter that has one."""
     pytest.importorskip("bitsandbytes")
     seen = []
-    monkeypatch.setattr(
-        callbacks.ProgressCallback,
-        "on_step_end",
-        lambda self, args, state, control, optimizer=None, **_: seen.append(getattr(optimizer, "optimizer", optimizer)),
-    )
+    monkeypatch.setattr(Loop, "step_ended", lambda self: seen.append(self.optimizer.optimizer))
 
     def run(recipe: Recipe) -> tuple[float, dict[nn.Parameter, dict[str, Tensor]]]:
         loss = train(recipe)
@@ -162,12 +159,12 @@ def test_a_run_with_8_bit_states_continues_to_the_same_weights(
     train(whole)
     chosen = of_rank_64(recipe(**settings))
 
-    def stop(self, args, state, control, **_):
-        if state.global_step == 5:
+    def stop(self):
+        if self.progress.step == 5:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(callbacks.ProgressCallback, "on_step_end", stop)
+        patch.setattr(Loop, "step_ended", stop)
         train(chosen)
     train(chosen)
     again, once = weights(chosen), weights(whole)

@@ -17,15 +17,14 @@ import torch
 from hycam.console import Reporter
 from hycam.data.recipe import DataRecipe
 from hycam.errors import HycamError
-from hycam.training.checkpoints import seal
+from hycam.training.checkpoints import PROGRESS, seal
 from hycam.training.recipe import EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
-from hycam.training.resumable import PROGRESS
 from hycam.training.run import Run
-from hycam.training.state_files import check_state
+from hycam.training.state import check_state
 from hycam.training.train import train
 from pickles import plant, plant_plain
 
-STATES = ("optimizer.pt", "scheduler.pt", "rng_state.pth", "scaler.pt")
+STATES = ("optimizer.pt", "scheduler.pt", "rng_state_0.pth")
 SHARDED = ("rng_state_1.pth", "optimizer.bin", "pytorch_model_fsdp.bin", "global_step2/zero_optim_states.pt")
 
 
@@ -65,7 +64,7 @@ def checkpoint(recipe: Recipe) -> Path:
 
 def test_a_checkpoint_holds_no_pickle_that_only_unsafe_loading_reads(checkpoint: Path) -> None:
     kinds = {path.name for path in checkpoint.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".pkl")}
-    assert kinds == {"optimizer.pt", "scheduler.pt", "rng_state.pth"}
+    assert kinds == {"optimizer.pt", "scheduler.pt", "rng_state_0.pth"}
     check_state(checkpoint)
 
 
@@ -139,18 +138,21 @@ def test_pickled_weights_in_a_checkpoint_are_refused_and_not_run(
     assert not (tmp_path / "mark").exists()
 
 
-@pytest.mark.parametrize(
-    "written", ["", "{", "[]", "null", '{"what": 1}', '{"global_step": "two"}',
-                "[" * 100_000, "\xff"],
-)  # fmt: skip
-def test_a_trainers_state_that_is_none_is_refused_by_its_name(checkpoint: Path, written: str) -> None:
-    (checkpoint / "trainer_state.json").write_bytes(written.encode("latin-1"))
-    with pytest.raises(HycamError, match=r"trainer_state\.json is damaged"):
+@pytest.mark.parametrize("written", ["", "{", "[]", "null", '{"what": 1}', '{"step": "two"}', "[" * 100_000, "\xff"])
+def test_an_account_of_the_progress_that_is_none_is_refused_by_its_name(checkpoint: Path, written: str) -> None:
+    (checkpoint / PROGRESS).write_bytes(written.encode("latin-1"))
+    with pytest.raises(HycamError, match=rf"{PROGRESS} is damaged"):
+        check_state(checkpoint)
+
+
+def test_a_checkpoint_of_transformers_trainer_is_refused_as_one_of_an_earlier_version(checkpoint: Path) -> None:
+    (checkpoint / "trainer_state.json").write_text("{}")
+    with pytest.raises(HycamError, match=r"written by an earlier version.*Finish the run with that version, or delete"):
         check_state(checkpoint)
 
 
 def test_a_state_that_is_cut_off_is_refused_by_its_name(checkpoint: Path) -> None:
-    for name in STATES[:3]:
+    for name in STATES:
         whole = (checkpoint / name).read_bytes()
         (checkpoint / name).write_bytes(whole[: len(whole) // 2])
         with pytest.raises(HycamError, match=rf"{name} is damaged"):
@@ -163,12 +165,12 @@ def test_a_state_that_is_cut_off_is_refused_by_its_name(checkpoint: Path) -> Non
     [
         lambda kept: [],
         lambda kept: {},
-        lambda kept: kept | {"elapsed": "long"},
+        lambda kept: kept | {"seconds": "long"},
         lambda kept: kept | {"logged": math.inf},
-        lambda kept: kept | {"last_validation": [1.0]},
-        lambda kept: kept | {"since_log": kept["since_log"] | {"loss": None}},
-        lambda kept: kept | {"since_log": kept["since_log"] | {"tasks": [[1.0], [2.0]]}},
-        lambda kept: kept | {"since_log": kept["since_log"] | {"steps": {}}},
+        lambda kept: kept | {"validation": [1.0]},
+        lambda kept: kept | {"sums": kept["sums"] | {"loss": None}},
+        lambda kept: kept | {"sums": kept["sums"] | {"tasks": [[1.0], [2.0]]}},
+        lambda kept: kept | {"sums": {}},
     ],
 )
 def test_a_forged_account_of_the_progress_is_refused_by_its_name(recipe: Recipe, checkpoint: Path, forge) -> None:

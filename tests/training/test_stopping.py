@@ -55,7 +55,7 @@ def continued(recipe: Recipe) -> dict:
 def test_a_signal_is_answered_with_a_checkpoint_after_the_step_and_nothing_is_lost(watched) -> None:
     whole, moments, expected = watched
     for number, at, step in (
-        (signal.SIGTERM, nth(moments, "compute_loss", 3), 2),  # in the middle of the second step
+        (signal.SIGTERM, nth(moments, "loss_of", 3), 2),  # in the middle of the second step
         (signal.SIGINT, nth(moments, "step", 3), 3),
     ):
         recipe, status, said = stopped(whole, f"in-a-step-{number}", {at: number})
@@ -79,7 +79,7 @@ def test_validation_is_left_in_the_middle_and_made_up_for(watched) -> None:
 
 def test_a_second_signal_leaves_at_once_and_damages_nothing(watched) -> None:
     whole, moments, expected = watched
-    at = nth(moments, "compute_loss", 3)
+    at = nth(moments, "loss_of", 3)
     recipe, status, said = stopped(whole, "twice", {at: signal.SIGINT, at + 1: signal.SIGTERM})
     assert status == 143 and said.rstrip().endswith(f"SIGTERM before {moments[at]}")
     assert Run(Path(recipe.output)).last_checkpoint() is None

@@ -26,13 +26,12 @@ from hycam.data.recipe import MixtureRecipe
 from hycam.errors import HycamError
 from hycam.evaluation.perplexity import response_nll
 from hycam.methods import METHODS
-from hycam.training import callbacks
 from hycam.training.evaluate import evaluate_run
+from hycam.training.loop import Loop
 from hycam.training.recipe import MethodRecipe, Recipe
 from hycam.training.rows import MixedRows
 from hycam.training.run import Run
 from hycam.training.train import train as train_with
-from hycam.training.trainer import MultiTaskTrainer
 
 
 def train(recipe: Recipe) -> dict:
@@ -50,7 +49,12 @@ def weights(recipe: Recipe) -> dict[str, torch.Tensor]:
     return load_file(run.adapter / "adapter_model.safetensors" if is_adapter else run.model / "model.safetensors")
 
 
-@pytest.mark.parametrize("method", METHODS)
+# The others differ in what is trained alone; `make soak` has them.
+USUAL = ("full", "lora", "multilora", "riemoe-lora", "hycam", "hycam-released")
+OF_METHODS = [one if one in USUAL else pytest.param(one, marks=pytest.mark.soak) for one in METHODS]
+
+
+@pytest.mark.parametrize("method", OF_METHODS)
 def test_every_method_trains_through_the_same_recipe(recipe, method: str) -> None:
     chosen = recipe(method, max_steps=12, learning_rate=1e-3 if method == "full" else 1e-2)
     summary = train(chosen)
@@ -112,13 +116,7 @@ def test_the_same_recipe_gives_the_same_adapter(recipe, tmp_path: Path) -> None:
     assert all(torch.equal(weights(one)[key], value) for key, value in weights(two).items())
 
 
-# The others differ in what is trained alone; `make soak` has them.
-USUAL = ("full", "lora", "multilora", "riemoe-lora", "hycam", "hycam-released")
-
-
-@pytest.mark.parametrize(
-    "method", [one if one in USUAL else pytest.param(one, marks=pytest.mark.soak) for one in METHODS]
-)
+@pytest.mark.parametrize("method", OF_METHODS)
 def test_an_interrupted_run_continues_from_its_last_whole_checkpoint_to_the_same_weights(
     recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
@@ -128,12 +126,12 @@ def test_an_interrupted_run_continues_from_its_last_whole_checkpoint_to_the_same
     trained: list[int] = []
     stop_at = 5
 
-    def step(self, args, state, control, **_):
-        trained.append(state.global_step)
-        if state.global_step == stop_at:
+    def step(self):
+        trained.append(self.progress.step)
+        if self.progress.step == stop_at:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", step)
+    monkeypatch.setattr(Loop, "step_ended", step)
     with pytest.raises(KeyboardInterrupt):
         train(chosen)
     run = Run(Path(chosen.output))
@@ -174,12 +172,12 @@ def test_the_time_of_an_interrupted_training_is_that_of_the_steps_that_count(rec
     chosen = recipe("lora", save_every=2, max_steps=6, log_every=1)
     clock = [0.0]
 
-    def step(self, args, state, control, **_):
+    def step(self):
         clock[0] += 10.0
         if clock[0] == 50.0:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", step)
+    monkeypatch.setattr(Loop, "step_ended", step)
     monkeypatch.setattr("time.monotonic", lambda: clock[0])
     with pytest.raises(KeyboardInterrupt):
         train(chosen)
@@ -212,13 +210,13 @@ ORDERS = {
 def batches_seen(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     """The token ids of every micro-batch, as training comes to it."""
     seen: list[list[int]] = []
-    compute_loss = MultiTaskTrainer.compute_loss
+    loss_of = Loop.loss_of
 
-    def watched(self, model, inputs, *args, **kwargs):
-        seen.append(inputs["input_ids"].flatten().tolist())
-        return compute_loss(self, model, inputs, *args, **kwargs)
+    def watched(self, batch, *args):
+        seen.append(batch["input_ids"].flatten().tolist())
+        return loss_of(self, batch, *args)
 
-    monkeypatch.setattr(MultiTaskTrainer, "compute_loss", watched)
+    monkeypatch.setattr(Loop, "loss_of", watched)
     return seen
 
 
@@ -259,12 +257,12 @@ def test_a_run_is_not_continued_on_data_that_changed(recipe, tmp_path: Path, mon
     shutil.copy(chosen.data.tasks[0], changing)
     chosen.data = replace(chosen.data, tasks=[str(changing)])
 
-    def stop(self, args, state, control, **_):
-        if state.global_step == 3:
+    def stop(self):
+        if self.progress.step == 3:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(callbacks.ProgressCallback, "on_step_end", stop)
+        patch.setattr(Loop, "step_ended", stop)
         train(chosen)
     before = changing.read_text()
     changing.write_text(before.replace("Go on", "Go back"))
@@ -329,11 +327,11 @@ def test_early_stopping_goes_on_counting_after_an_interruption(recipe, monkeypat
     settings = {"max_steps": 40, "learning_rate": 5.0, "evaluate_every": 2, "scheduler": "constant"}
     chosen = recipe(**settings, early_stopping_patience=3)
 
-    def step(self, args, state, control, **_):
-        if state.global_step == stop_at:
+    def step(self):
+        if self.progress.step == stop_at:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", step)
+    monkeypatch.setattr(Loop, "step_ended", step)
     stop_at = 0
     uninterrupted = train(replace(chosen, output=f"{chosen.output}-whole"))["steps"]
     stop_at = uninterrupted - 1
@@ -415,7 +413,8 @@ def test_extra_settings_reach_the_trainer(recipe) -> None:
     chosen = recipe(extra={"adam_beta2": 0.95})
     train(chosen)
     wrong = (
-        ({"weigth_decay": 1}, r'"weigth_decay".*"weight_decay"'),
+        ({"adam_betta1": 1}, r'unknown setting "adam_betta1".*"adam_beta1"'),
+        ({"save_only_model": True}, "cannot set save_only_model: training does not use it"),
         ({"weight_decay": 1}, "cannot set weight_decay"),
         ({"label_smoothing_factor": 0.1}, "balance loss could not act"),
     )

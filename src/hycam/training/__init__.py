@@ -1,1 +1,1 @@
-"""Recipes, run folders and training, on ``transformers.Trainer``."""
+"""Recipes, run folders and training: :mod:`hycam.training.loop` is the loop, on accelerate."""

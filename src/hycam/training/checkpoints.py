@@ -2,7 +2,7 @@
 
 ::
 
-    checkpoints/checkpoint-N/               what the trainer saves after step N, and what this package adds
+    checkpoints/checkpoint-N/               what training goes on from after step N
     checkpoints/checkpoint-N/manifest.json  the size and SHA-256 of each of its files
     checkpoints/unusable-checkpoint-N/      one that was found damaged; nothing reads it
 
@@ -21,12 +21,12 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-
 from hycam.files import sync, sync_tree, write_whole
 
+_PREFIX = "checkpoint"
 MANIFEST = "manifest.json"
+PROGRESS = "progress_0.json"
+"""How far the main process had come; see :mod:`hycam.training.state`."""
 _KEPT = 2
 _log = logging.getLogger(__name__)
 
@@ -93,7 +93,7 @@ class Checkpoints:
 
     def at(self, step: int) -> Path:
         """Where the checkpoint after this step is, or would be."""
-        return self.folder / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+        return self.folder / f"{_PREFIX}-{step}"
 
     def steps(self) -> list[int]:
         """The steps after which a checkpoint was finished, in order. Nothing is read but names."""
@@ -153,7 +153,7 @@ class Checkpoints:
 
     def _folders(self) -> dict[int, Path]:
         found = {}
-        for folder in self.folder.glob(f"{PREFIX_CHECKPOINT_DIR}-*"):
+        for folder in self.folder.glob(f"{_PREFIX}-*"):
             step = folder.name.rpartition("-")[2]
             if step.isdecimal() and folder.is_dir():
                 found[int(step)] = folder
@@ -163,7 +163,8 @@ class Checkpoints:
         """The step of the checkpoint that the one after this step may go back to."""
         if not self._goes_back:
             return None
-        return json.loads((self.at(step) / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["best_global_step"]
+        path = self.at(step) / PROGRESS
+        return json.loads(path.read_text(encoding="utf-8"))["best_step"] if path.exists() else None
 
 
 def _entry(path: Path) -> dict[str, int | str]:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from accelerate import Accelerator, PartialState
+from accelerate.utils import DistributedDataParallelKwargs, DistributedType, FullyShardedDataParallelPlugin
 from peft import PeftModel
 from peft.utils import PeftType
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations import is_deepspeed_available
 
 from hycam import processes
@@ -165,14 +165,45 @@ def partitioned_as(dtype: torch.dtype, arguments: TrainingArguments) -> Iterator
         zero.config["bf16"]["enabled"] = False
 
 
-def shard_on_a_cpu(trainer: Trainer) -> None:
-    """Lets accelerate shard with FSDP2 on a CPU too, which it leaves to GPUs; everything under it works there."""
-    state, arguments = trainer.accelerator.state, trainer.args
-    if arguments.fsdp_plugin_args is None or state.distributed_type != DistributedType.MULTI_CPU:
-        return
-    state.fsdp_plugin = FullyShardedDataParallelPlugin(**arguments.fsdp_plugin_args)
-    state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
-    trainer.is_fsdp_enabled = True
+def accelerator(arguments: TrainingArguments) -> Accelerator:
+    """What shares the work out, as the arguments say."""
+    names = ("bucket_cap_mb", "broadcast_buffers", "static_graph", "find_unused_parameters")
+    chosen = {name: getattr(arguments, f"ddp_{name}") for name in names}
+    ddp = DistributedDataParallelKwargs(**{name: value for name, value in chosen.items() if value is not None})
+    fsdp = arguments.fsdp_plugin_args
+    found = Accelerator(
+        mixed_precision="bf16" if arguments.bf16 else "no",
+        deepspeed_plugin=arguments.deepspeed_plugin,
+        # Elsewhere accelerate would divide the loss by it, and the loss has its share of the step already.
+        gradient_accumulation_steps=arguments.gradient_accumulation_steps if arguments.deepspeed else 1,
+        fsdp_plugin=None if fsdp is None else FullyShardedDataParallelPlugin(**fsdp),
+        kwargs_handlers=[ddp],
+        log_with=arguments.report_to or None,
+        project_dir=arguments.output_dir,
+    )
+    if fsdp is not None and found.distributed_type == DistributedType.MULTI_CPU:
+        # accelerate leaves FSDP2 to GPUs, and everything under it works on a CPU too.
+        found.state.fsdp_plugin = FullyShardedDataParallelPlugin(**fsdp)
+        found.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
+    return found
+
+
+def synchronized(accelerator: Accelerator, wrapped: nn.Module) -> AbstractContextManager[Any]:
+    """Within, gradients are averaged over the processes if this micro-batch is the step's last, and kept if not."""
+    return nullcontext() if accelerator.sync_gradients else accelerator.no_sync(wrapped)
+
+
+def backward(accelerator: Accelerator, loss: Tensor) -> None:
+    """The backward pass; under DeepSpeed the step's last one takes the step too."""
+    scale = {"scale_wrt_gas": False} if accelerator.distributed_type == DistributedType.DEEPSPEED else {}
+    accelerator.backward(loss, **scale)
+
+
+def clip(accelerator: Accelerator, wrapped: nn.Module, limit: float) -> Tensor:
+    """Clips the gradient of all processes to a norm; its norm before that."""
+    norm = accelerator.clip_grad_norm_(wrapped.parameters(), limit)
+    norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    return torch.as_tensor(0.0 if norm is None else norm, dtype=None if isinstance(norm, Tensor) else torch.float64)
 
 
 def loads_onto(recipe: Recipe, device: torch.device) -> torch.device:
@@ -181,10 +212,13 @@ def loads_onto(recipe: Recipe, device: torch.device) -> torch.device:
     return torch.device("cpu") if is_sharded_later else device
 
 
-def parameters(model: PreTrainedModel) -> int:
+def parameters(model: PreTrainedModel, exclude_embeddings: bool = False) -> int:
     """How many a backbone has, also where ZeRO-3 has loaded only a part of each."""
-    sizes = [parameter.ds_numel for parameter in model.parameters() if hasattr(parameter, "ds_numel")]
-    return sum(sizes) if sizes else model.num_parameters()
+    left_out = {id(one.weight) for one in model.modules() if exclude_embeddings and isinstance(one, nn.Embedding)}
+    parts = [one for one in model.parameters() if hasattr(one, "ds_numel")]
+    if not parts:
+        return model.num_parameters(exclude_embeddings=exclude_embeddings)
+    return sum(one.ds_numel for one in parts if id(one) not in left_out)
 
 
 def most(value: int, device: torch.device) -> int:

@@ -13,14 +13,16 @@ One such step may just be a hard batch, and five in a row (:data:`IN_A_ROW`) are
 
 from __future__ import annotations
 
+import logging
 import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from transformers import TrainerCallback
-from transformers.trainer_callback import ExportableState
+from hycam.errors import Diverged
+
+_log = logging.getLogger(__name__)
 
 IN_A_ROW = 5
 _WINDOW = 50  # steps
@@ -42,24 +44,65 @@ class Policy:
     most: int = 100
 
 
-class StepWatch(TrainerCallback, ExportableState):
+@dataclass
+class StepWatch:
     """What is known of the steps so far; it is kept in every checkpoint, and a resumed run goes on from it.
 
     Attributes:
         losses: of the last sound steps.
         lowest: the lowest median of them so far, once there were enough.
-        exploded: ``step`` and ``rows`` of each step of the present row of exploded ones that were taken all the same.
+        exploded: ``step``, ``what`` and ``rows`` of each step of the present row of exploded ones that were taken all
+            the same.
         in_a_row: how many steps were left out just now, one after the other.
-        skipped: all steps that were left out: ``step``, ``reason``, ``loss`` and ``gradient_norm`` (null where no
-            finite number) and ``rows``.
+        skipped: all steps that were left out: ``step``, ``reason``, ``loss`` and ``gradient_norm`` (null where not
+            finite) and ``rows``.
     """
 
-    def __init__(self) -> None:
-        self.losses: list[float] = []
-        self.lowest: float | None = None
-        self.exploded: list[dict[str, Any]] = []
-        self.in_a_row = 0
-        self.skipped: list[dict[str, Any]] = []
+    losses: list[float] = field(default_factory=list)
+    lowest: float | None = None
+    exploded: list[dict[str, Any]] = field(default_factory=list)
+    in_a_row: int = 0
+    skipped: list[dict[str, Any]] = field(default_factory=list)
+
+    def takes(self, step: int, loss: float, norm: float, policy: Policy, rows: Callable[[], list[str]]) -> bool:
+        """Whether a step is to be taken; it is noted either way.
+
+        Args:
+            step: its number.
+            loss: the mean over its labelled tokens.
+            norm: of its gradient.
+            policy: what to do where it would do harm.
+            rows: gives the identities of its rows.
+
+        Raises:
+            Diverged: training is to end here.
+        """
+        fault = self.fault(step, loss, norm, policy.margin)
+        if fault is None:
+            self.accept(loss)
+            return True
+        names = rows()
+        if policy.skips:
+            self.leave_out(step, fault, loss, norm, names)
+            self._end_if_too_many(step, fault, policy.most, names)
+            _log.warning("Step %d is left out: %s (rows %s).", step, fault, ", ".join(names))
+            return False
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            raise Diverged(step, fault, names)
+        self.exploded.append({"step": step, "what": fault, "rows": names})
+        if len(self.exploded) == IN_A_ROW:
+            first = self.exploded[0]
+            raise Diverged(first["step"], f"{first['what']}, and so it went on for {IN_A_ROW} steps", first["rows"])
+        return True
+
+    def _end_if_too_many(self, step: int, fault: str, most: int, rows: list[str]) -> None:
+        if self.in_a_row == IN_A_ROW:
+            first = self.skipped[-IN_A_ROW]
+            more = f"{first['reason']}, and of the {IN_A_ROW} steps from there on none could be taken"
+            raise Diverged(first["step"], more, first["rows"])
+        if len(self.skipped) > most:
+            more = f"{fault}, and {most:,} steps were left out already (training.max_skipped_steps)"
+            raise Diverged(step, more, rows)
 
     @property
     def usual(self) -> float | None:
@@ -92,9 +135,6 @@ class StepWatch(TrainerCallback, ExportableState):
         self.in_a_row += 1
         entry = {"step": step, "reason": reason, "loss": _finite(loss), "gradient_norm": _finite(norm)}
         self.skipped.append({**entry, "rows": list(rows)})
-
-    def state(self) -> dict[str, Any]:
-        return {"args": {}, "attributes": dict(vars(self))}
 
 
 def _finite(value: float) -> float | None:

@@ -21,11 +21,11 @@ _SECONDS_TO_LEAVE = 120  # after a signal, for a last checkpoint
 
 
 class Failed(HycamError):
-    """A process has ended with an error that it has said itself, or was ended by somebody.
+    """A process failed, and has reported why, or was killed.
 
     Args:
-        message: what there is to say beside that; may be empty.
-        status: for the launcher to exit with.
+        message: what the process could not report itself; may be empty.
+        status: the exit status of the launcher.
     """
 
     def __init__(self, message: str, status: int) -> None:

@@ -83,9 +83,7 @@ def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
     except HycamError:
         raise
     except OverflowError as error:
-        raise HycamError(
-            f"{' or '.join(paths) or 'An option'} has a number that is too large to reckon with ({error})."
-        ) from error
+        raise HycamError(f"{' or '.join(paths) or 'An option'} has a number that is too large ({error}).") from error
     except ValueError as error:
         raise _refused(str(error)) from error
     return kind(**{entry.name: filled[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]
@@ -141,7 +139,7 @@ def _check_fields(content: dict[Any, Any], prefix: str, pattern: str, known: set
 
 
 def _fields_of(group: str, known: Iterable[str]) -> list[str]:
-    """The fields right inside a group; none of what is no group, or a list or a dictionary of them."""
+    """The names of a group's own fields; empty for a field that is not a group, and for lists and dictionaries."""
     inside = (name.removeprefix(f"{group}.") for name in known if name.startswith(f"{group}."))
     return sorted(name for name in inside if "." not in name and name not in ("*", "[]"))
 
@@ -153,7 +151,7 @@ def _is_group(name: str, fields: Sequence[str]) -> str:
 
 
 def _check_values(kind: type, parsed: Any, prefix: str) -> None:
-    """Refuses a null where a field has none, and a name that is no text; jsonargparse lets both through in places."""
+    """Refuses null where it is not allowed, and names that are not text; jsonargparse lets some of both through."""
     for name, annotation in get_type_hints(kind).items():
         value, kinds = parsed[name], (annotation, *get_args(annotation))
         if value is None and NoneType not in kinds and annotation is not Any:

@@ -102,8 +102,9 @@ class TrainingRecipe:
         log_every: Steps between two lines of metrics.
         distributed: How several processes share the work (``hycam train RECIPE --launch 2``).
         seed: Seeds the adapter, the order of the rows and the noise.
-        report_to: Trackers that transformers knows, such as tensorboard.
-        extra: Anything else that transformers.TrainingArguments takes.
+        report_to: Trackers that accelerate knows, such as tensorboard, trackio and wandb.
+        extra: Settings of transformers.TrainingArguments that no field above covers, such as ``{adam_beta2: 0.95}``;
+            an unknown one, or one that training does not use, is refused by name.
     """
 
     learning_rate: float | None = None

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 import datasets
 import numpy as np
 import torch
-from torch.utils.data import Dataset
-from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, TrainingArguments
 
+from hycam import processes
 from hycam.labelled import IGNORED
 
 _ROWS_AT_ONCE = 10_000
@@ -22,7 +28,7 @@ class PaddedCollator(DataCollatorForSeq2Seq):
     """Pads the rows of a micro-batch; ``task`` has the task of each and ``row`` its number.
 
     A process that gets no rows, because an epoch's last batch is smaller than the number of processes, still has to
-    take part in the step: it gets one row of nothing but padding, with empty ``task`` and ``row``.
+    take part in the step: it gets one row without a label, with empty ``task`` and ``row``.
     """
 
     def __call__(self, features: list[dict[str, Any]], return_tensors: str | None = None) -> dict[str, Any]:
@@ -31,7 +37,7 @@ class PaddedCollator(DataCollatorForSeq2Seq):
         nothing = torch.zeros(1, 2, dtype=torch.int64)
         return {
             "input_ids": nothing,
-            "attention_mask": nothing.clone(),
+            "attention_mask": torch.ones_like(nothing),
             "labels": torch.full_like(nothing, IGNORED),
             "task": torch.zeros(0, dtype=torch.int64),
             "row": torch.zeros(0, dtype=torch.int64),
@@ -104,3 +110,65 @@ class MixedRows(Dataset[dict[str, Any]]):
             for batch in part.select_columns(["input_ids"]).with_format("arrow").iter(batch_size=_ROWS_AT_ONCE)
         ]
         return np.concatenate(counted).astype(np.int64)
+
+
+def load_batches(
+    rows: MixedRows, batches: Iterable[list[int]], collate: Callable[..., Any], arguments: TrainingArguments
+) -> DataLoader[Any]:
+    """The micro-batches of the rows with these numbers, made by as many workers as the arguments say."""
+    return DataLoader(
+        rows,
+        batch_sampler=batches,
+        collate_fn=collate,
+        num_workers=arguments.dataloader_num_workers,
+        pin_memory=arguments.dataloader_pin_memory and arguments.device.type == "cuda",
+        prefetch_factor=arguments.dataloader_prefetch_factor,
+    )
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Of one step, over all processes.
+
+    Attributes:
+        labelled: tokens that are scored.
+        tokens: without padding.
+        size: tokens with padding.
+        rows: of each task.
+    """
+
+    labelled: int
+    tokens: int
+    size: int
+    rows: dict[str, int]
+
+    @classmethod
+    def of(
+        cls, micro_batches: Sequence[dict[str, Any]], numbers: Sequence[Tensor], rows: MixedRows, device: torch.device
+    ) -> Counts:
+        """Counts this process's micro-batches, with the numbers of their rows, and adds those of the others."""
+        own = [0, 0, 0]
+        for batch in micro_batches:
+            own[0] += int((batch["labels"][..., 1:] != IGNORED).sum())
+            own[2] += batch["input_ids"].numel()
+            if batch["task"].numel():  # else it is a batch without rows
+                # A packed row has no padding, and no mask that says so.
+                own[1] += (
+                    int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
+                )
+        names = [rows.task(row) for row in torch.cat(list(numbers)).tolist()]
+        all_of_them = torch.tensor([*own, *map(names.count, rows.tasks)])
+        labelled, tokens, size, *of_tasks = processes.all_reduce(all_of_them, device).tolist()
+        return cls(labelled, tokens, size, dict(zip(rows.tasks, of_tasks, strict=True)))
+
+
+def identities(rows: MixedRows, numbers: Sequence[Tensor], losses: Sequence[Tensor]) -> list[str]:
+    """The rows of a step on all processes; of its micro-batches whose loss is not finite, if it has any."""
+    batches = [
+        (math.isfinite(loss), [rows.identity(row) for row in of_batch.tolist()])
+        for loss, of_batch in zip(torch.stack(list(losses)).tolist(), numbers, strict=True)
+    ]
+    if processes.world_size() > 1:
+        batches = gather_object(batches)
+    broken = [names for is_finite, names in batches if not is_finite]
+    return list(dict.fromkeys(chain.from_iterable(broken or [names for _, names in batches])))

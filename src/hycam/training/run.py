@@ -37,6 +37,7 @@ from hycam.training.checkpoints import MANIFEST, Checkpoints, damage, seal
 from hycam.training.device import torch_device, torch_dtype
 from hycam.training.parse import parse_recipe
 from hycam.training.recipe import Recipe
+from hycam.training.saving import save_weights
 
 BASE = "base"
 """As a method's name in a recipe: the backbone as it is. It cannot be trained, but evaluated and asked."""
@@ -175,11 +176,11 @@ class Run:
         """
         if isinstance(model, PeftModel):
             with whole_folder(self.adapter) as folder:
-                model.save_pretrained(str(folder), state_dict=state)
+                save_weights(model, folder, state)
                 seal(folder)
         else:
             with whole_folder(self.model) as folder:
-                model.save_pretrained(str(folder), state_dict=state)
+                save_weights(model, folder, state)
                 tokenizer.save_pretrained(str(folder))
                 seal(folder)
         write_whole(self.folder / "training.json", json.dumps(summary, indent=2) + "\n")

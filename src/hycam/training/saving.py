@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
+from pathlib import Path
 
+from peft import PeftModel
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -33,6 +35,20 @@ def _is_valid(settings: dict[str, object]) -> bool:
     except ValueError:
         return False
     return True
+
+
+def save_weights(model: PreTrainedModel | PeftModel, folder: Path, state: dict[str, Tensor] | None = None) -> None:
+    """``save_pretrained`` of what was trained.
+
+    Args:
+        model: an adapter, or a whole model.
+        folder: where.
+        state: the weights, where the model does not hold them whole itself.
+    """
+    is_partitioned = any(hasattr(weight, "ds_id") for weight in model.parameters())
+    # transformers would rename the weights of a model that ZeRO-3 has loaded, by patterns for other models.
+    further = {"save_original_format": False} if is_partitioned and not isinstance(model, PeftModel) else {}
+    model.save_pretrained(str(folder), state_dict=state, **further)
 
 
 def check_saves(name: str, one: PreTrainedModel | PreTrainedTokenizerBase) -> bool:

@@ -25,9 +25,6 @@ from hycam.quantization import check_quantization, quantized_before
 from hycam.training.recipe import Recipe
 from hycam.tuners.base import Tuner
 
-OPTIMIZERS = {"32bit": "adamw_torch", "8bit": "adamw_bnb_8bit"}
-"""AdamW as the trainer calls it, by what ``training.optimizer_states`` says."""
-
 _FIRST_ON_A_CPU = "0.50"  # of bitsandbytes
 # A backbone may have blocks of two kinds, and a batch of one row is a case of its own: twice four graphs and more. Past
 # the limit, which is eight if nothing is said, the compiler stops compiling.
@@ -206,15 +203,3 @@ def compile_blocks(model: nn.Module, undo: ExitStack) -> None:
     undo.enter_context(torch._dynamo.config.patch(settings))
     for block in blocks:
         block.compile(dynamic=True)
-
-
-def keep_embeddings_in_32_bits(model: nn.Module) -> None:
-    """Leaves the optimizer states of trained embeddings out of ``8bit``, as transformers' own trainer does.
-
-    Most rows have no gradient in most steps, and the few large ones of a block would drown the others.
-    """
-    from bitsandbytes.optim import GlobalOptimManager
-
-    embeddings = (module.weight for module in model.modules() if isinstance(module, nn.Embedding))
-    trained = [weight for weight in embeddings if weight.requires_grad]
-    GlobalOptimManager.get_instance().override_config(trained, "optim_bits", 32)

@@ -55,9 +55,9 @@ class Stop:
             self._is_held = False
 
     def agree(self, device: torch.device | str = "cpu") -> None:
-        """All processes that train together take a signal to one of them for theirs, from the same step on.
+        """Shares a signal with all processes that train together, so that they stop after the same step.
 
-        All have to call this. What came to this one alone is not acted upon before.
+        Every process has to call this. A signal to this one alone has no effect until then.
         """
         if processes.world_size() > 1:
             asked = processes.all_reduce(torch.tensor(-(self._own or 0)), device, minimum=True)

@@ -14,6 +14,7 @@ from hycam.data.chosen import chosen_tasks
 from hycam.data.partition import partition
 from hycam.data.prepare import Prepared
 from hycam.methods import method
+from hycam.training.arguments import training_arguments
 from hycam.training.device import torch_device, torch_dtype
 from hycam.training.preflight.backbone import Weights
 from hycam.training.preflight.data import check_duplicates, check_lengths, check_responses, prepared
@@ -29,7 +30,6 @@ from hycam.training.recipe import Recipe
 from hycam.training.rows import MixedRows
 from hycam.training.run import Run
 from hycam.training.saving import check_saves
-from hycam.training.train import training_arguments
 
 _DEVIATION = 0.15  # an estimate may be so far from what is measured (docs/preflight.md)
 

@@ -1,4 +1,4 @@
-"""The optimizer that a recipe gets, in training as it really runs."""
+"""The loop: the optimizer that a recipe gets, losses that are not finite, and whoever follows its phases."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hycam import backbones
 from hycam.console import Reporter
+from hycam.data.prepare import Prepared
 from hycam.errors import Diverged, HycamError
 from hycam.optim import RiemannianAdamW
-from hycam.training import callbacks
+from hycam.training.loop import Loop
 from hycam.training.recipe import MethodRecipe, OptimizerRecipe, Recipe
 from hycam.training.run import Run
+from hycam.training.setup import add_noise
 from hycam.training.train import train
-from hycam.training.trainer import MultiTaskTrainer
 
 
 @pytest.fixture
@@ -27,11 +28,11 @@ def optimizer_of(monkeypatch: pytest.MonkeyPatch):
     """Trains a recipe and gives back the optimizer that stepped it."""
     seen: list[torch.optim.Optimizer] = []
 
-    def step(self, args, state, control, optimizer=None, **_):
-        seen.append(getattr(optimizer, "optimizer", optimizer))
+    def step(self):
+        seen.append(self.optimizer.optimizer)
 
     def run(recipe: Recipe) -> torch.optim.Optimizer:
-        monkeypatch.setattr(callbacks.ProgressCallback, "on_step_end", step)
+        monkeypatch.setattr(Loop, "step_ended", step)
         train(recipe, Reporter())
         return seen[-1]
 
@@ -161,20 +162,19 @@ def test_adalora_moves_its_ranks_as_it_trains(recipe) -> None:
     assert min(kept) < 4
 
 
-@pytest.mark.parametrize("method", ["full", "lora", "hycam"])
-@pytest.mark.parametrize("log_every", [1, 3, 100])
+@pytest.mark.parametrize(("method", "log_every"), [("full", 1), ("lora", 3), ("hycam", 100)])
 def test_a_loss_that_is_no_number_ends_training_with_that_step(
     recipe, method: str, log_every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     losses: dict[int, list[float]] = {}
-    compute_loss = MultiTaskTrainer.compute_loss
+    loss_of = Loop.loss_of
 
     def watched(self, *args, **kwargs):
-        loss = compute_loss(self, *args, **kwargs)
-        losses.setdefault(self.state.global_step + 1, []).append(float(loss.detach()))
+        loss = loss_of(self, *args, **kwargs)
+        losses.setdefault(self.progress.step + 1, []).append(float(loss.detach()))
         return loss
 
-    monkeypatch.setattr(MultiTaskTrainer, "compute_loss", watched)
+    monkeypatch.setattr(Loop, "loss_of", watched)
     chosen = recipe(method, max_steps=7, learning_rate=1e9, gradient_accumulation=2, log_every=log_every)
     with pytest.raises(Diverged, match=r"(loss|gradient) of step \d is no finite number.*learning_rate") as raised:
         train(chosen, Reporter())
@@ -186,6 +186,55 @@ def test_a_loss_that_is_no_number_ends_training_with_that_step(
 
 
 def test_a_large_loss_is_a_loss(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    compute_loss = MultiTaskTrainer.compute_loss
-    monkeypatch.setattr(MultiTaskTrainer, "compute_loss", lambda *args, **kw: compute_loss(*args, **kw) * 1e10)
+    loss_of = Loop.loss_of
+    monkeypatch.setattr(Loop, "loss_of", lambda *args, **kw: loss_of(*args, **kw) * 1e10)
     assert train(recipe("lora", max_steps=2), Reporter())["steps"] == 2
+
+
+class Watching:
+    """A trial of the longest rows, which notes the phases."""
+
+    def __init__(self) -> None:
+        self.phases: list[str] = []
+
+    def select(self, data: Prepared) -> Prepared:
+        return replace(data, train={name: rows.select(range(4)) for name, rows in data.train.items()})
+
+    def at(self, phase: str) -> None:
+        self.phases.append(phase)
+
+
+def test_a_trial_chooses_the_rows_and_is_told_every_phase_once(recipe) -> None:
+    trial = Watching()
+    chosen = recipe(max_steps=None, epochs=1.0, batch_size=2, gradient_accumulation=2)
+    assert train(chosen, Reporter(), trial=trial)["steps"] == 2  # of eight rows
+    assert trial.phases == ["loaded", "adapted", "forward", "backward", "step", "validation"]
+
+
+def test_noise_on_the_embeddings_is_of_training_alone() -> None:
+    embeddings = torch.nn.Embedding(5, 16)
+    add_noise(embeddings, alpha=4.0)
+    ids = torch.tensor([[1, 2, 3, 4]])
+    noise = (embeddings(ids) - embeddings.weight[ids]).abs()
+    assert 0 < noise.max() <= 4.0 / 64**0.5
+    assert torch.equal(embeddings.eval()(ids), embeddings.weight[ids])
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [{"neftune_noise_alpha": 5.0}, {"dataloader_num_workers": 1, "dataloader_prefetch_factor": 3},
+     {"lr_scheduler_kwargs": {"num_cycles": 2}}, {"logging_first_step": True, "eval_delay": 2}],
+    ids=lambda extra: next(iter(extra)),
+)  # fmt: skip
+def test_what_a_recipe_has_no_field_for_has_its_effect(recipe, extra: dict, tmp_path: Path) -> None:
+    settings = {"max_steps": 3, "evaluate_every": 1, "log_every": 3}
+    found = []
+    for name, chosen in (("with", extra), ("without", {})):
+        run = replace(recipe("lora", extra=chosen, **settings), output=str(tmp_path / name))
+        train(run, Reporter())
+        lines = [json.loads(line) for line in Run(Path(run.output)).metrics.read_text().splitlines()]
+        found.append([{key: line[key] for key in ("step", "loss", "eval_loss") if key in line} for line in lines])
+    if "dataloader_num_workers" in extra:
+        assert found[0] == found[1]
+    else:
+        assert found[0] != found[1]
