@@ -32,6 +32,18 @@ class ProgressCallback(TrainerCallback):
         self.reporter.update("training", state.global_step, state.max_steps, self.note)
 
 
+class StepCallback(TrainerCallback):
+    """Tells when the optimizer has taken its step."""
+
+    def __init__(self, at: Callable[[str], None]) -> None:
+        self.at = at
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self.at("step")
+
+
 class JsonLinesCallback(TrainerCallback):
     """Appends everything that is logged to a file, one JSON object a line, with step and seconds of training so far.
 

@@ -41,11 +41,11 @@ from hycam.training.device import torch_device, torch_dtype
 from hycam.training.divergence import Policy
 from hycam.training.packing import check_packing
 from hycam.training.preflight import log_all, stop_at_errors
-from hycam.training.preflight.data import check_lengths
+from hycam.training.preflight.batches import steps_of
+from hycam.training.preflight.data import check_lengths, check_tables
 from hycam.training.preflight.output import room_needed, trained_kind
 from hycam.training.preflight.settings import check_schedule
-from hycam.training.preflight.shapes import steps_of
-from hycam.training.preflight.tables import check_tables
+from hycam.training.preflight.trial import Trial
 from hycam.training.preflight.without_data import check_without_data
 from hycam.training.recipe import Recipe
 from hycam.training.rows import MixedRows
@@ -64,6 +64,7 @@ def train(
     reporter: Reports,
     also: Callable[[PreTrainedModel, PreTrainedTokenizerBase], Mapping[str, float]] | None = None,
     stop: Stop | None = None,
+    trial: Trial | None = None,
 ) -> dict[str, Any]:
     """Trains an adapter as the recipe says; continues from the last whole checkpoint where there is one.
 
@@ -77,6 +78,7 @@ def train(
         also: gives further figures at every validation, of the model and its tokenizer, which are logged beside the
             losses; there is one validation more then, before the first step.
         stop: whether the process was asked to end.
+        trial: chooses the rows, is told when each phase has ended, and has nothing saved.
 
     Returns:
         the summary that ``training.json`` holds: ``steps``, ``tokens`` (without padding), ``seconds`` (of training,
@@ -93,7 +95,7 @@ def train(
         Interrupted: the process was asked to end; a checkpoint is saved if it had begun to train.
     """
     with set_backend(recipe.training.backend), distributed.together(), ExitStack() as undo:
-        return _train(recipe, reporter, also, stop or Stop(), undo)
+        return _train(recipe, reporter, also, stop or Stop(), undo, trial)
 
 
 def _train(
@@ -102,7 +104,9 @@ def _train(
     also: Callable[[PreTrainedModel, PreTrainedTokenizerBase], Mapping[str, float]] | None,
     stop: Stop,
     undo: ExitStack,
+    trial: Trial | None,
 ) -> dict[str, Any]:
+    at = trial.at if trial is not None else lambda phase: None
     # A misspelt setting is said before anything is loaded.
     stop_at_errors(check_without_data(recipe, distributed.started()).findings)
     run = Run(Path(recipe.output))
@@ -121,6 +125,8 @@ def _train(
     tokenizer.padding_side = "right"
     check_saves(recipe.backbone, tokenizer)
     data = prepare(recipe.data, tokenizer, reporter.update)
+    if trial is not None:
+        data = trial.select(data)
     empty = empty_backbone(backbones.config(recipe.backbone, recipe.trust_remote_code), recipe.trust_remote_code)
     of_tables = check_tables(recipe, data, tokenizer, empty)
     stop_at_errors(one for one in of_tables if one.about != "settings")
@@ -167,6 +173,7 @@ def _train(
     place = distributed.loads_onto(recipe, device)
     with distributed.partitioned_as(weights, arguments):
         model = backbones.load(recipe.backbone, weights, place, recipe.trust_remote_code, recipe.quantization)
+    at("loaded")
     total = distributed.parameters(model)
     if entry.trains_backbone:
         model.generation_config, _ = mended(model.generation_config)
@@ -176,7 +183,9 @@ def _train(
     if settings.torch_compile:
         compile_blocks(adapted, undo)
     trainable = trainable_parameters(adapted)
-    needs_room(run.folder, room_needed(recipe, trainable), f"{trained_kind(recipe)} and its checkpoints")
+    at("adapted")
+    if trial is None:
+        needs_room(run.folder, room_needed(recipe, trainable), f"{trained_kind(recipe)} and its checkpoints")
     if batches.packing:
         with distributed.weights_at_hand(adapted):
             check_packing(cast(PreTrainedModel, adapted))
@@ -193,6 +202,7 @@ def _train(
         Policy(settings.on_divergence == "skip", settings.divergence_margin, settings.max_skipped_steps),
         progress=lambda done, rows: reporter.update("validation", done, rows),
         also=None if also is None else partial(also, cast(PreTrainedModel, adapted), tokenizer),
+        at=at,
     )
     if processes.index():  # noise and dropout are of each process's own
         set_seed(settings.seed + processes.index())
@@ -211,6 +221,7 @@ def _train(
         seconds = trainer.elapsed()
         trainer.check_weights()
         validation = _last_validation(trainer, goes_back)
+        at("validation")
     except Interrupted as error:
         last = checkpoints.steps()[-1:]
         where = f"continues from step {last[0]}" if last else "begins anew"
@@ -246,6 +257,8 @@ def _train(
         "skipped": trainer.watch.skipped,
         "validation": validation,
     }
+    if trial is not None:
+        return summary
     state = distributed.whole_state(adapted) if processes.number() > 1 else None
 
     def finish() -> dict[str, Any]:

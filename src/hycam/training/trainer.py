@@ -28,7 +28,7 @@ from hycam.errors import Diverged
 from hycam.evaluation.perplexity import across_tasks, response_nll
 from hycam.labelled import head_at, labelled_positions
 from hycam.optim import OptimizerSettings, RiemannianAdamW, factor_pairs, parameter_groups
-from hycam.training.callbacks import RowCounter
+from hycam.training.callbacks import RowCounter, StepCallback
 from hycam.training.checkpoints import Checkpoints
 from hycam.training.distributed import shard_on_a_cpu
 from hycam.training.divergence import Policy
@@ -67,6 +67,7 @@ class MultiTaskTrainer(WatchedTrainer):
         policy: what to do about a step that would do harm.
         progress: called during validation with rows done and rows in all.
         also: gives further figures of each validation, which are logged beside its losses.
+        at: called with ``forward``, ``backward`` and ``step`` when one has ended.
     """
 
     def __init__(
@@ -83,12 +84,14 @@ class MultiTaskTrainer(WatchedTrainer):
         policy: Policy = Policy(),  # noqa: B008  # it is frozen
         progress: Callable[[int, int], None] | None = None,
         also: Callable[[], Mapping[str, float]] | None = None,
+        at: Callable[[str], None] = lambda phase: None,
     ) -> None:
         self.tasks = train.tasks
         self.batches = batches
         self.optimizer_settings = optimizer
         self.tell = progress
         self.also = also
+        self.at = at
         self._sums = torch.zeros(2, len(self.tasks), dtype=torch.float64)  # NLL and tokens of each task
         self._routing = torch.zeros(0, dtype=torch.float64)  # the balance loss and each module's share, summed
         self._routed = 0  # so many micro-batches
@@ -104,7 +107,7 @@ class MultiTaskTrainer(WatchedTrainer):
             eval_dataset=validation,
             data_collator=PackedCollator() if batches.packing else PaddedCollator(tokenizer),
             processing_class=tokenizer,
-            callbacks=[RowCounter()],
+            callbacks=[RowCounter(), StepCallback(at)],
         )
         self.tuner = next((module for module in model.modules() if isinstance(module, HyCAMModel)), None)
 
@@ -175,7 +178,15 @@ class MultiTaskTrainer(WatchedTrainer):
             loss, outputs = super().compute_loss(model, {**inputs, "shift_labels": targets}, True, num_items_in_batch)
         if len(targets):
             self._note(outputs.logits[0], targets, task[row, position])
+        self.at("forward")
         return (loss, outputs) if return_outputs else loss
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: Tensor | int | None = None
+    ) -> Tensor:
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self.at("backward")
+        return loss
 
     def _count(self, rows: list[int], sign: int = 1) -> None:
         """Counts rows of this process, given their numbers, with those of the others."""

@@ -1,0 +1,129 @@
+"""One training on nothing but the largest batch of the data, which measures each phase as it goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import psutil
+import torch
+
+from hycam import backbones, processes
+from hycam.data.mixture import Mixture
+from hycam.data.prepare import Prepared
+from hycam.data.recipe import MixtureRecipe
+from hycam.machine import peak_memory_bytes
+from hycam.training.device import torch_device
+from hycam.training.preflight.batches import batches_of, largest_batch, largest_validation_batch, steps_of
+from hycam.training.recipe import Recipe
+from hycam.training.rows import MixedRows
+
+PHASES = {
+    "data": "interpreter, libraries, data",
+    "loaded": "loading the backbone",
+    "adapted": "adapting it",
+    "forward": "the forward pass",
+    "backward": "the backward pass",
+    "step": "the optimizer's step",
+    "validation": "validation",
+}
+"""The phases of a trial in their order, and what happens up to the end of each."""
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+class Trial:
+    """What :func:`hycam.training.train.train` asks and tells when it trains :attr:`recipe`, which saves nothing.
+
+    The trial takes two steps, since the optimizer's states are there only from the second on, of at most two
+    micro-batches, since the gradients are there only from the second on. All of them are the largest batch.
+
+    Args:
+        recipe: what is to be trained.
+        folder: for the run and the record. Each process writes its own ``RANK.jsonl`` there, a line after each phase,
+            so that the record of a process that is killed is there as well: ``phase``, ``seconds``, and in bytes
+            ``peak`` (the most since the phase before), ``held`` (at its end) and on a GPU ``reserved``.
+
+    Attributes:
+        recipe: what the trial trains.
+    """
+
+    def __init__(self, recipe: Recipe, folder: Path) -> None:
+        settings = recipe.training
+        self._whole, self._folder, self._since = recipe, folder, time.perf_counter()
+        self._device = torch_device(settings.device)
+        steps, accumulated = min(2, settings.max_steps or 2), min(2, settings.gradient_accumulation)
+        self.recipe = replace(
+            recipe,
+            output=str(folder / "run"),
+            data=replace(recipe.data, mixture=MixtureRecipe(), group_by_length=False),
+            training=replace(
+                settings, max_steps=steps, gradient_accumulation=accumulated, evaluate_every=None, save_every=None,
+                early_stopping_patience=None, log_every=1, report_to=[],
+            ),
+        )  # fmt: skip
+
+    def select(self, data: Prepared) -> Prepared:
+        """The data with the rows of the largest batch alone, in training as often as the trial has micro-batches."""
+        recipe, world = self._whole, processes.number()
+        config = backbones.config(recipe.backbone, recipe.trust_remote_code)
+        batch = largest_batch(recipe, data.train, config, world)
+        trial = self.recipe.training
+        is_full = len(batch) == trial.batch_size * world and not recipe.data.packing
+        # Fewer rows, and the packs of a packed batch, would mix with their copies. Each is then an epoch of its own.
+        copies = trial.max_steps * trial.gradient_accumulation if is_full and trial.max_steps else 1
+        rows = np.empty(copies * len(batch), dtype=np.int64)
+        rows[Mixture(MixtureRecipe(), {"": len(rows)}, trial.seed).epoch(0)] = batch * copies
+        chosen = replace(
+            data,
+            train={"largest batch": datasets.concatenate_datasets(list(data.train.values())).select(rows)},
+            validation=largest_validation_batch(data.validation, config, recipe.evaluation.batch_size),
+        )
+        longest = int(MixedRows(chosen.train).lengths.max())
+        steps = steps_of(recipe, batches_of(recipe, MixedRows(data.train), world))
+        self.note(free=available(self._device), steps=steps, batch={"rows": len(batch), "longest": longest})
+        self.at("data")
+        return chosen
+
+    def at(self, phase: str) -> None:
+        """Notes what was held up to the end of this phase; starts the next one."""
+        if self._device.type == "cuda":
+            torch.cuda.synchronize()
+            memory = {"peak": torch.cuda.max_memory_allocated(), "held": torch.cuda.memory_allocated(),
+                      "reserved": torch.cuda.max_memory_reserved()}  # fmt: skip
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            memory = {"peak": peak_memory_bytes(), "held": psutil.Process().memory_info().rss}
+            with suppress(OSError):  # where the system has no such file, the peak is that of all phases so far
+                Path("/proc/self/clear_refs").write_text("5")
+        now = time.perf_counter()
+        self.note(phase=phase, seconds=now - self._since, **memory)
+        self._since = time.perf_counter()
+
+    def note(self, **line: Any) -> None:
+        """Adds a line to the record of this process."""
+        with (self._folder / f"{os.environ.get('RANK', '0')}.jsonl").open("a") as record:
+            record.write(json.dumps(line) + "\n")
+
+
+def available(device: torch.device, cgroup: Path = _CGROUP) -> int:
+    """Bytes that a process may still take on a device: of the GPU, or of the machine and its container."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    limits = [psutil.virtual_memory().available]
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        with suppress(OSError, ValueError):  # no such control group, or one without a limit ("max")
+            statistics = (cgroup / used).with_name("memory.stat").read_text().splitlines()
+            given_back = int(dict(line.split() for line in statistics).get(cache, 0))
+            limits.append(int((cgroup / limit).read_text()) - int((cgroup / used).read_text()) + given_back)
+    return max(0, min(limits))
