@@ -25,7 +25,6 @@ from transformers.trainer_callback import ProgressCallback as TqdmCallback
 from hycam import backbones, processes
 from hycam.adapt import adapt, empty_backbone, trainable_parameters
 from hycam.console import Reports, Silence
-from hycam.data.batches import Batches
 from hycam.data.mixture import Mixture
 from hycam.data.prepare import prepare
 from hycam.errors import Diverged, HycamError, Interrupted, nearest
@@ -41,7 +40,7 @@ from hycam.training.device import torch_device, torch_dtype
 from hycam.training.divergence import Policy
 from hycam.training.packing import check_packing
 from hycam.training.preflight import log_all, stop_at_errors
-from hycam.training.preflight.batches import steps_of
+from hycam.training.preflight.batches import batches_of, steps_of
 from hycam.training.preflight.data import check_lengths, check_tables
 from hycam.training.preflight.output import room_needed, trained_kind
 from hycam.training.preflight.settings import check_schedule
@@ -155,16 +154,7 @@ def _train(
     arguments.eval_on_start = also is not None and resumed is None
     rows = MixedRows(data.train)
     mixture = Mixture(recipe.data.mixture, rows.sizes, settings.seed)
-    batches = Batches(
-        mixture,
-        rows.lengths,
-        settings.batch_size,
-        recipe.data.max_length,
-        packing=recipe.data.packing,
-        group_by_length=recipe.data.group_by_length,
-        processes=processes.number(),
-        process=processes.index(),
-    )
+    batches = batches_of(recipe, rows, processes.number(), processes.index())
     log_all(check_lengths(recipe.data, data) + check_schedule(recipe, steps_of(recipe, batches), len(rows)))
 
     set_seed(settings.seed)

@@ -60,7 +60,7 @@ def preflight(recipe: Recipe, reporter: Reports, processes: int = 1) -> Findings
             found.attempt(partition, chosen, recipe.data, about="data")
     if known.trained:
         what = f"{trained_kind(recipe)} and its checkpoints"
-        found += check_room([(Path(recipe.output), room_needed(recipe, known.trained), what)])
+        found += check_room(Path(recipe.output), room_needed(recipe, known.trained), what)
     return found
 
 
@@ -78,7 +78,8 @@ def _tokenizer(recipe: Recipe, known: WithoutData, found: Findings) -> PreTraine
     if weights is None or known.config is None:
         return None
     if weights.fetched_into is not None:
-        room = check_room([(weights.fetched_into, weights.to_fetch, f"the backbone {recipe.backbone}")])
+        what = f"the backbone {recipe.backbone} (HYCAM_CACHE and HF_HOME name other folders)"
+        room = check_room(weights.fetched_into, weights.to_fetch, what)
         found += room
         if room.errors:
             return None

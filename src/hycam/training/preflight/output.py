@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 from hycam.errors import HycamError
+from hycam.files import needs_room
 from hycam.lock import LOCK_FILE, alone
 from hycam.methods import method
 from hycam.training.checkpoints import Checkpoints
@@ -52,38 +51,18 @@ def room_needed(recipe: Recipe, trained: int) -> int:
     return trained * (4 + (4 + moments) * most)
 
 
-def check_room(wanted: Iterable[tuple[Path, int, str]]) -> Findings:
-    """Whether all that will be written fits.
-
-    Args:
-        wanted: a folder, the bytes that will be written there, and what they are; folders on one disk share its room.
-    """
+def check_room(folder: Path, size: int, what: str) -> Findings:
+    """Whether so many bytes of ``what`` can be written into a folder."""
     found = Findings("disk")
-    disks: dict[int, list[tuple[Path, int, str]]] = {}
-    for folder, size, what in wanted:
-        disks.setdefault(_parent_of(folder).stat().st_dev, []).append((folder, size, what))
-    for entries in disks.values():
-        free = shutil.disk_usage(_parent_of(entries[0][0])).free
-        needed = sum(size for _, size, _ in entries)
-        parts = ", ".join(f"{size / 1e6:,.0f} MB for {what} ({folder})" for folder, size, what in entries)
-        if free < needed:
-            found.error(
-                f"There is no room: {free / 1e6:,.0f} MB are free and {needed / 1e6:,.0f} MB are needed: {parts}. Make "
-                "room, or name folders on another disk (--output, HYCAM_CACHE, HF_HOME)."
-            )
-        else:
-            found.ok(f"{free / 1e6:,.0f} MB are free, and at most {parts} are needed.")
+    found.attempt(needs_room, folder, size, what)
+    if not found:
+        found.ok(f"There is room in {folder} for {what}, at most {size / 1e6:,.0f} MB.")
     return found
 
 
 def trained_kind(recipe: Recipe) -> str:
     """What a run saves, in words."""
     return "the model" if method(recipe.method.name).trains_backbone else "the adapter"
-
-
-def _parent_of(folder: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
-    return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
 
 
 def _check_free(folder: Path) -> None:
@@ -93,7 +72,7 @@ def _check_free(folder: Path) -> None:
 
 
 def _check_writable(folder: Path) -> None:
-    there = _parent_of(folder)
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     try:
         if not there.is_dir():
             raise NotADirectoryError(f"{there} is a file")

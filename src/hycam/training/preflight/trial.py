@@ -19,6 +19,7 @@ from hycam import backbones, processes
 from hycam.data.mixture import Mixture
 from hycam.data.prepare import Prepared
 from hycam.data.recipe import MixtureRecipe
+from hycam.files import write_whole
 from hycam.machine import peak_memory_bytes
 from hycam.training.device import torch_device
 from hycam.training.preflight.batches import batches_of, largest_batch, largest_validation_batch, steps_of
@@ -40,35 +41,34 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 class Trial:
-    """What :func:`hycam.training.train.train` asks and tells when it trains :attr:`recipe`, which saves nothing.
+    """What :func:`hycam.training.train.train` asks and tells when it trains :attr:`recipe`, of which nothing is saved.
 
-    The trial takes two steps, since the optimizer's states are there only from the second on, of at most two
-    micro-batches, since the gradients are there only from the second on. All of them are the largest batch.
+    The optimizer's states are there only from the second step on, and of accumulated gradients from the second
+    micro-batch on. So there are two steps of at most two micro-batches, each of which is the largest batch.
 
     Args:
         recipe: what is to be trained.
-        folder: for the run and the record. Each process writes its own ``RANK.jsonl`` there, a line after each phase,
-            so that the record of a process that is killed is there as well: ``phase``, ``seconds``, and in bytes
-            ``peak`` (the most since the phase before), ``held`` (at its end) and on a GPU ``reserved``.
+        folder: for the run and for :attr:`record`, which each process writes into its own ``RANK.json`` after every
+            phase, so that it is there also of a process that was killed.
 
     Attributes:
         recipe: what the trial trains.
+        record: ``phases`` has, for each phase, its ``seconds`` the last time and in bytes the ``peak`` (the most within
+            it), ``held`` (at its end) and on a GPU ``reserved``; ``last`` names the phase that ended last. From
+            :meth:`select` on there are ``free`` (bytes), ``steps`` (of the whole run) and ``batch``.
     """
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         settings = recipe.training
+        self.record: dict[str, Any] = {"phases": {}, "last": None}
         self._whole, self._folder, self._since = recipe, folder, time.perf_counter()
         self._device = torch_device(settings.device)
-        steps, accumulated = min(2, settings.max_steps or 2), min(2, settings.gradient_accumulation)
-        self.recipe = replace(
-            recipe,
-            output=str(folder / "run"),
-            data=replace(recipe.data, mixture=MixtureRecipe(), group_by_length=False),
-            training=replace(
-                settings, max_steps=steps, gradient_accumulation=accumulated, evaluate_every=None, save_every=None,
-                early_stopping_patience=None, log_every=1, report_to=[],
-            ),
+        trial = replace(
+            settings, max_steps=min(2, settings.max_steps or 2), evaluate_every=None, save_every=None, log_every=1,
+            gradient_accumulation=min(2, settings.gradient_accumulation), early_stopping_patience=None, report_to=[],
         )  # fmt: skip
+        data = replace(recipe.data, mixture=MixtureRecipe(), group_by_length=False)
+        self.recipe = replace(recipe, output=str(folder / "run"), data=data, training=trial)
 
     def select(self, data: Prepared) -> Prepared:
         """The data with the rows of the largest batch alone, in training as often as the trial has micro-batches."""
@@ -93,7 +93,7 @@ class Trial:
         return chosen
 
     def at(self, phase: str) -> None:
-        """Notes what was held up to the end of this phase; starts the next one."""
+        """Notes what was held up to the end of this phase; the next one begins."""
         if self._device.type == "cuda":
             torch.cuda.synchronize()
             memory = {"peak": torch.cuda.max_memory_allocated(), "held": torch.cuda.memory_allocated(),
@@ -103,14 +103,16 @@ class Trial:
             memory = {"peak": peak_memory_bytes(), "held": psutil.Process().memory_info().rss}
             with suppress(OSError):  # where the system has no such file, the peak is that of all phases so far
                 Path("/proc/self/clear_refs").write_text("5")
-        now = time.perf_counter()
-        self.note(phase=phase, seconds=now - self._since, **memory)
+        before = self.record["phases"].get(phase, {})
+        memory = {name: max(size, before.get(name, 0)) for name, size in memory.items()}
+        self.record["phases"][phase] = {**memory, "seconds": time.perf_counter() - self._since}
+        self.note(last=phase)
         self._since = time.perf_counter()
 
-    def note(self, **line: Any) -> None:
-        """Adds a line to the record of this process."""
-        with (self._folder / f"{os.environ.get('RANK', '0')}.jsonl").open("a") as record:
-            record.write(json.dumps(line) + "\n")
+    def note(self, **entries: Any) -> None:
+        """Adds to the record, and writes it."""
+        self.record |= entries
+        write_whole(self._folder / f"{os.environ.get('RANK', '0')}.json", json.dumps(self.record))
 
 
 def available(device: torch.device, cgroup: Path = _CGROUP) -> int:

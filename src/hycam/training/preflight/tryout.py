@@ -34,7 +34,6 @@ CHILD = "--trial"
 """``hycam check --trial FOLDER`` is one of the processes that :func:`try_out` starts."""
 
 _RECOMPUTING = "lean"  # the backend of HyCAM's modulation that keeps the least
-_CLOSE = 0.05  # of what is needed: with less to spare, another program may be enough to end the run
 _TOO_LITTLE = re.compile(r"out of memory|(can't|cannot) allocate memory|not enough memory|bad_alloc", re.IGNORECASE)
 _WHEN = {
     None: "before the data were there",
@@ -63,10 +62,19 @@ def try_out(recipe: Recipe, world: int = 1) -> Findings:
         folder = Path(name)
         (folder / "recipe.yaml").write_text(yaml.safe_dump(asdict(recipe), sort_keys=False))
         ended = _launched(folder, world) if world > 1 else _in_a_process(folder)
-        records = [_record(folder / f"{rank}.jsonl") for rank in range(world)]
-    if all("done" in record for record in records):
-        return _what_it_takes(recipe, records)
-    return _why_it_ended(recipe, records, ended)
+        paths = [folder / f"{rank}.json" for rank in range(world)]
+        records = [json.loads(path.read_text()) if path.exists() else {"phases": {}, "last": None} for path in paths]
+    fullest = max(records, key=_peak)
+    details = {
+        "device": str(torch_device(recipe.training.device)),
+        "peak_bytes": _peak(fullest),
+        "free_bytes": min((one["free"] for one in records if "free" in one), default=None),
+        "batch": fullest.get("batch"),
+        "processes": [one["phases"] for one in records],
+    }
+    if all("done" in one for one in records):
+        return _what_it_takes(recipe, fullest, details)
+    return _why_it_ended(recipe, records, ended, details)
 
 
 def run_child(folder: Path) -> int:
@@ -125,69 +133,29 @@ def _is_out_of_memory(error: BaseException | None) -> bool:
     return False
 
 
-def _record(path: Path) -> dict[str, Any]:
-    """What a process has written: its ``phases``, each with the most of all its times, the ``last``, and the rest."""
-    found: dict[str, Any] = {"phases": {}, "last": None, "peak": 0, "moment": "data"}
-    with suppress(OSError, ValueError):  # the last line is half of one where the process was killed
-        for line in map(json.loads, path.read_text().splitlines()):
-            if "phase" not in line:
-                found |= line
-                continue
-            name = found["last"] = line.pop("phase")
-            before = found["phases"].get(name, {})
-            found["phases"][name] = {
-                **{key: max(line[key], before.get(key, 0)) for key in line},
-                "seconds": line["seconds"],
-            }
-            if line["peak"] > found["peak"]:
-                found["peak"], found["moment"] = line["peak"], name
-    return found
+def _peak(record: dict[str, Any]) -> int:
+    return max((phase["peak"] for phase in record["phases"].values()), default=0)
 
 
-def _details(recipe: Recipe, records: list[dict[str, Any]]) -> dict[str, Any]:
-    """The figures. The processes on a CPU share its memory, so what they need beside their data adds up."""
-    needed = [
-        max(
-            one["phases"][name].get("reserved", one["phases"][name]["peak"] - one["phases"]["data"]["held"])
-            for name in one["phases"]
-        )
-        for one in records
-        if one["phases"]
-    ]
-    fullest = max(records, key=lambda one: one["peak"])
-    device = torch_device(recipe.training.device)
-    return {
-        "device": str(device),
-        "peak_bytes": fullest["peak"],
-        "moment": fullest["moment"],
-        "needed_bytes": (max if device.type == "cuda" else sum)(needed or [0]),
-        "free_bytes": min((one["free"] for one in records if "free" in one), default=0),
-        "batch": fullest.get("batch"),
-        "processes": [one["phases"] for one in records],
-    }
-
-
-def _what_it_takes(recipe: Recipe, records: list[dict[str, Any]]) -> Findings:
-    details = _details(recipe, records)
-    phases, steps, accumulated = details["processes"][0], records[0]["steps"], recipe.training.gradient_accumulation
-    seconds = accumulated * (phases["forward"]["seconds"] + phases["backward"]["seconds"]) + phases["step"]["seconds"]
-    each = f"each of {len(records)} processes holds" if len(records) > 1 else "the process holds"
-    text = (
-        f"It fits: {each} at most {_megabytes(details['peak_bytes'])}, in {PHASES[details['moment']]}. "
-        f"{_megabytes(details['needed_bytes'])} were taken of {_megabytes(details['free_bytes'])} that were free on "
-        f"{details['device']}. {_batch(details)} A step of such batches takes {seconds:.1f} s; the run has {steps:,}."
+def _what_it_takes(recipe: Recipe, record: dict[str, Any], details: dict[str, Any]) -> Findings:
+    phases, found = record["phases"], Findings("memory")
+    moment = max(phases, key=lambda name: phases[name]["peak"])
+    micro_batch = phases["forward"]["seconds"] + phases["backward"]["seconds"]
+    seconds = recipe.training.gradient_accumulation * micro_batch + phases["step"]["seconds"]
+    number = len(details["processes"])
+    found.ok(
+        f"It fits: at most {details['peak_bytes'] / 1e6:,.0f} MB{f' in each of {number} processes' * (number > 1)}, in "
+        f"{PHASES[moment]}. {_there(details)} A step of such batches takes {seconds:.1f} s; the run has "
+        f"{record['steps']:,}.",
+        **details,
+        moment=moment,
+        step_seconds=seconds,
     )
-    found = Findings("memory")
-    details["step_seconds"] = seconds
-    if details["needed_bytes"] * (1 + _CLOSE) > details["free_bytes"]:
-        found.warn(f"{text} That is close. {_advice(recipe, records[0])}", **details)
-    else:
-        found.ok(text, **details)
     return found
 
 
-def _why_it_ended(recipe: Recipe, records: list[dict[str, Any]], ended: str) -> Findings:
-    details, found = _details(recipe, records), Findings("memory")
+def _why_it_ended(recipe: Recipe, records: list[dict[str, Any]], ended: str, details: dict[str, Any]) -> Findings:
+    found = Findings("memory")
     # Who has run out of memory explains the others, and so does who was ended without a word.
     first = min(records, key=lambda one: (not one.get("out_of_memory"), "error" in one or "done" in one))
     when = _WHEN[first["last"]]
@@ -200,13 +168,17 @@ def _why_it_ended(recipe: Recipe, records: list[dict[str, Any]], ended: str) -> 
         system = ", as the system does when memory runs out" if "SIGKILL" in ended else ""
         why = f"The trial was ended{ended}{system}, {when}."
     if details["batch"]:
-        peak, free = _megabytes(details["peak_bytes"]), _megabytes(details["free_bytes"])
-        why += (
-            f" It had held {peak} by then; {free} were free on {details['device']} before the backbone was loaded. "
-            f"{_batch(details)}"
-        )
+        why += f" It had held {details['peak_bytes'] / 1e6:,.0f} MB by then. {_there(details)}"
     found.error(f"It does not fit. {why} {_advice(recipe, first)}", **details)
     return found
+
+
+def _there(details: dict[str, Any]) -> str:
+    batch = details["batch"]
+    return (
+        f"With the data there, {details['free_bytes'] / 1e6:,.0f} MB were free on {details['device']}. The largest "
+        f"batch has {batch['rows']} rows, the longest of {batch['longest']:,} tokens."
+    )
 
 
 def _advice(recipe: Recipe, record: dict[str, Any]) -> str:
@@ -215,29 +187,19 @@ def _advice(recipe: Recipe, record: dict[str, Any]) -> str:
     found = []
     if record["last"] not in (None, "data", "loaded"):  # before that there is the backbone alone
         if settings.batch_size > 1:
-            found.append(
-                f"--training.batch_size {settings.batch_size // 2} --training.gradient_accumulation "
-                f"{settings.gradient_accumulation * 2}: half the activations, and as many rows in a step"
-            )
+            half, twice = settings.batch_size // 2, settings.gradient_accumulation * 2
+            options = f"--training.batch_size {half} --training.gradient_accumulation {twice}"
+            found.append(f"{options}: half the activations, and as many rows in a step")
         if entry.config_class is HyCAMConfig and settings.backend != _RECOMPUTING and not settings.torch_compile:
             found.append(f"--training.backend {_RECOMPUTING}: the modulation is computed anew in the backward pass")
         if settings.optimizer_states == "32bit" and not recipe.method.settings().preconditioned:
             found.append("--training.optimizer_states 8bit: a quarter of the optimizer's states")
         if not settings.gradient_checkpointing:
             found.append("--training.gradient_checkpointing true: every block is computed twice, and keeps little")
-        if "batch" in record:
-            longest = record["batch"]["longest"]
-            found.append(f"--data.max_length {max(1, longest // 2)}: longer rows are shortened or dropped")
+        half = max(1, record["batch"]["longest"] // 2)
+        found.append(f"--data.max_length {half}: longer rows are shortened or dropped")
     if torch_dtype(settings.precision, torch_device(settings.device)) == torch.float32:
         found.append("--training.precision bfloat16: half the backbone")
     if recipe.quantization != "4bit" and not entry.trains_backbone:
         found.append("--quantization 4bit: an eighth of what the backbone's linear layers take in float32")
-    return "What takes less memory:\n  " + "\n  ".join(found) if found else "Nothing in the recipe is left to save."
-
-
-def _batch(details: dict[str, Any]) -> str:
-    return "The largest batch has {rows} rows, the longest of {longest:,} tokens.".format(**details["batch"])
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:,.0f} MB"
+    return "\n  ".join(["What takes less memory:", *found]) if found else "Nothing in the recipe is left to save."

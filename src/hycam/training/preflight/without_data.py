@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
@@ -20,15 +20,9 @@ from hycam.training.saving import check_saves, check_shared, mended
 from hycam.training.savings import blocks_to_compile
 
 
-@dataclass(frozen=True)
-class WithoutData:
-    """The findings, and what was found out on the way; None where it could not be.
-
-    Attributes:
-        findings: in order.
-        weights: the backbone's.
-        config: the backbone's.
-        trained: how many parameters are trained.
+class WithoutData(NamedTuple):
+    """The findings in order, and what was found out on the way (``trained``: the parameters that are trained); None
+    where it could not be.
     """
 
     findings: Findings
