@@ -102,7 +102,7 @@ def test_a_trial_runs_and_shows_its_phases(recipe: str, tmp_path: Path, capsys) 
     assert main(["check", recipe, "--try"]) == 0
     shown = capsys.readouterr().out
     assert "It fits: the process holds at most" in " ".join(shown.split())
-    for phase in ("interpreter, libraries, data", "loading the backbone", "the backward pass", "validation"):
+    for phase in ("reading the data", "loading the backbone", "the backward pass", "validation"):
         assert phase in shown
     assert not (tmp_path / "run").exists()
 

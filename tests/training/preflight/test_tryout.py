@@ -63,7 +63,7 @@ def test_a_process_that_was_killed_is_told_of_with_what_takes_less(tried, recipe
     assert found.severity == "error"
     assert found.text.startswith(
         "It does not fit. The trial was ended by SIGKILL, as the system does when memory runs out, in the backward "
-        "pass. It had held 900 MB by then. With the data there, 1,000 MB were free on cpu."
+        "pass. At the end of the forward pass it had held 900 MB. With the data there, 1,000 MB were free on cpu."
     )
     advice = [line.split(": ")[0].strip() for line in found.text.splitlines()[1:]]
     assert advice[0] == "--training.batch_size 2 --training.gradient_accumulation 4"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import time
 from contextlib import suppress
 from dataclasses import replace
@@ -27,9 +28,9 @@ from hycam.training.recipe import Recipe
 from hycam.training.rows import MixedRows
 
 PHASES = {
-    "data": "interpreter, libraries, data",
+    "data": "reading the data",
     "loaded": "loading the backbone",
-    "adapted": "adapting it",
+    "adapted": "adapting the backbone",
     "forward": "the forward pass",
     "backward": "the backward pass",
     "step": "the optimizer's step",
@@ -116,10 +117,12 @@ class Trial:
 
 
 def available(device: torch.device, cgroup: Path = _CGROUP) -> int:
-    """Bytes that a process may still take on a device: of the GPU, or of the machine and its container."""
+    """Bytes that a process may still take on a device: of the GPU, or of the machine, its container and its limits."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info()[0]
     limits = [psutil.virtual_memory().available]
+    if (most := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:  # ulimit -v
+        limits.append(most - psutil.Process().memory_info().vms)
     for limit, used, cache in (
         ("memory.max", "memory.current", "inactive_file"),
         ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),

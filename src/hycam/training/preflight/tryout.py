@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import signal
 import subprocess
@@ -80,6 +81,7 @@ def try_out(recipe: Recipe, world: int = 1) -> Findings:
 def run_child(folder: Path) -> int:
     """Trains as one of the processes of a trial, and writes into the folder how far it came; gives the exit status."""
     end_with_launcher()
+    logging.getLogger("hycam").setLevel(logging.ERROR)  # warnings are among the findings of the other checks
     with suppress(OSError):  # where memory runs out, this is what has to end, and not the user's other programs
         Path("/proc/self/oom_score_adj").write_text("500")
     trial = Trial(parse_recipe(Recipe, [str(folder / "recipe.yaml")]), folder)
@@ -168,7 +170,7 @@ def _why_it_ended(recipe: Recipe, records: list[dict[str, Any]], ended: str, det
         system = ", as the system does when memory runs out" if "SIGKILL" in ended else ""
         why = f"The trial was ended{ended}{system}, {when}."
     if details["batch"]:
-        why += f" It had held {details['peak_bytes'] / 1e6:,.0f} MB by then. {_there(details)}"
+        why += f" At the end of {PHASES[first['last']]} it had held {_peak(first) / 1e6:,.0f} MB. {_there(details)}"
     found.error(f"It does not fit. {why} {_advice(recipe, first)}", **details)
     return found
 
