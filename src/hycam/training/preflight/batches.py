@@ -61,7 +61,8 @@ def largest_batch(recipe: Recipe, data: dict[str, datasets.Dataset], config: Pre
     shares = [batches_of(recipe, rows, world, process) for process in range(world)]
     whole_epochs, steps = divmod(steps_of(recipe, shares[0]), _steps_in_epoch(recipe, shares[0]))
     left = whole_epochs * len(shares[0]) + steps * recipe.training.gradient_accumulation
-    most, largest, epoch = -1.0, [], 0
+    largest: tuple[list[int], ...] = ()
+    most, epoch = -1.0, 0
     while left > 0:
         for share in shares:
             share.set_epoch(epoch)
