@@ -87,7 +87,6 @@ class Loop:
         self._tuner = next((module for module in model.modules() if isinstance(module, HyCAMModel)), None)
         self._scales_with_items = accepts_items(model)
         self._began = time.monotonic()
-        self._phases: set[str] = set()
 
     def run(self, resumed: Path | None = None) -> dict[str, float]:
         """Trains to the end, from a checkpoint if one is given.
@@ -394,6 +393,5 @@ class Loop:
         self.metrics.begin(self.progress.step, self.progress.logged)
 
     def _reached(self, phase: str) -> None:
-        if self.plan.trial is not None and phase not in self._phases:
-            self._phases.add(phase)
+        if self.plan.trial is not None:
             self.plan.trial.at(phase)

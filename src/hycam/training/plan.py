@@ -20,7 +20,7 @@ class Trial(Protocol):
         """The part of the prepared data to train on."""
 
     def at(self, phase: str) -> None:
-        """Called the first time that each is over: loaded, adapted, forward, backward, step, a batch of validation."""
+        """Called whenever one has ended: loaded, adapted, forward, backward, step, validation (after each batch)."""
 
 
 @dataclass(frozen=True)
