@@ -176,7 +176,7 @@ def test_a_loss_that_is_no_number_ends_training_with_that_step(
 
     monkeypatch.setattr(Loop, "loss_of", watched)
     chosen = recipe(method, max_steps=7, learning_rate=1e9, gradient_accumulation=2, log_every=log_every)
-    with pytest.raises(Diverged, match=r"(loss|gradient) of step \d is no finite number.*learning_rate") as raised:
+    with pytest.raises(Diverged, match=r"(loss|gradient) of step \d is not finite.*learning_rate") as raised:
         train(chosen, Reporter())
     bad = [step for step, of_step in losses.items() if not all(map(math.isfinite, of_step))]
     # The gradient may go first, and then that step is not taken.

@@ -228,17 +228,9 @@ def _loop(
         None if also is None else partial(also, cast(PreTrainedModel, adapted), job.tokenizer),
         job.trial,
     )
-    optimizer = job.recipe.method.settings()
+    optimizer, metrics = job.recipe.method.settings(), job.run.metrics
     return Loop(
-        adapted,
-        job.tokenizer,
-        job.arguments,
-        plan,
-        optimizer,
-        job.checkpoints,
-        job.run.metrics,
-        job.stop,
-        job.reporter,
+        adapted, job.tokenizer, job.arguments, plan, optimizer, job.checkpoints, metrics, job.stop, job.reporter
     )
 
 
