@@ -1,14 +1,17 @@
-"""``hycam check``: what it prints, its status, and that it writes and loads nothing."""
+"""``hycam check``: what it prints, its status, and that it writes and loads nothing; with ``--try``, a real trial."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from hycam import backbones
 from hycam.cli.main import main
+from hycam.training.preflight.trial import PHASES
 
 
 @pytest.fixture
@@ -34,18 +37,14 @@ def test_a_recipe_in_order_is_said_to_be_and_nothing_is_loaded_or_written(
     assert main(["check", recipe]) == 0
     shown = capsys.readouterr().out
     assert "No error, 0 warnings." in shown
-    for part in ("interpreter, libraries, data", "backbone", "adapter", "activations", "at most"):
-        assert part in shown
     assert not (tmp_path / "run").exists()
 
 
-def test_as_json_each_finding_has_its_figures_and_the_parts_add_up(recipe: str, capsys) -> None:
+def test_as_json_each_finding_has_its_figures(recipe: str, capsys) -> None:
     status, found = checked(capsys, recipe)
     assert status == 0
     assert {one["severity"] for one in found} == {"ok"}
-    assert {one["about"] for one in found} == {"settings", "backbone", "method", "data", "output", "disk", "memory"}
-    (memory,) = [one["details"] for one in found if one["about"] == "memory"]
-    assert sum(memory["parts"].values()) == memory["peak_bytes"]
+    assert {one["about"] for one in found} == {"settings", "backbone", "method", "data", "output", "disk"}
     (method,) = [one["details"] for one in found if one["about"] == "method"]
     assert method["trained"] == 2 * (5 * (2 * 4 * 32 + 16) + 32 * 32 + 5 * 32)
 
@@ -87,57 +86,63 @@ def test_a_recipe_that_does_not_parse_is_a_finding_and_a_wrong_option_wrong_usag
     assert "training.max_steps" in capsys.readouterr().err
 
 
-def test_what_the_trainer_does_not_know_is_found(recipe: str, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hycam.training.preflight.check.estimate", lambda *_: pytest.fail("it is not estimated"))
-    status, found = checked(capsys, recipe, "--training.extra", '{"label_smoothing_factor": 0.1}')
+def test_what_the_trainer_does_not_know_is_found_and_nothing_is_tried(
+    recipe: str, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hycam.cli.check.try_out", lambda *_: pytest.fail("it is tried"))
+    status, found = checked(capsys, recipe, "--try", "--training.extra", '{"label_smoothing_factor": 0.1}')
+    assert found[-1]["text"] == "Nothing was tried, because of the errors."
     assert status == 1
     assert "the balance loss could not act" in found[0]["text"]
     status, found = checked(capsys, recipe, "--training.extra", '{"adam_beta": 0.1}')
     assert '"adam_beta1"' in found[0]["text"] or '"adam_beta2"' in found[0]["text"]
 
 
-def test_what_does_not_fit_is_said_with_what_would_fit(recipe: str, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    free = 500_000
-    monkeypatch.setattr("hycam.training.preflight.memory.available", lambda device: free)
-    status, found = checked(capsys, recipe)
+def test_a_trial_runs_and_shows_its_phases(recipe: str, tmp_path: Path, capsys) -> None:
+    assert main(["check", recipe, "--try"]) == 0
+    shown = capsys.readouterr().out
+    assert "It fits: at most" in " ".join(shown.split())
+    for phase in ("reading the data", "loading the backbone", "the backward pass", "validation"):
+        assert phase in shown
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.soak
+def test_a_trial_in_two_processes_has_the_phases_of_both(recipe: str, capsys) -> None:
+    status, found = checked(capsys, recipe, "--try", "--launch", "2")
+    assert (status, found[-1]["about"]) == (0, "memory")
+    assert [phases.keys() for phases in found[-1]["details"]["processes"]] == 2 * [PHASES.keys()]
+
+
+def test_a_trial_is_not_started_inside_of_a_launcher(recipe: str, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["check", recipe, "--try"]) == 2
+    assert "--launch N" in capsys.readouterr().err
+
+
+@pytest.fixture
+def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where to write a script that takes the place of the trial's process."""
+    script = tmp_path / "python"
+    script.touch(0o755)
+    monkeypatch.setattr("hycam.training.preflight.tryout.sys.executable", str(script))
+    return script
+
+
+def test_a_trial_that_the_system_kills_ends_in_a_message(recipe: str, child: Path, capsys) -> None:
+    child.write_text("#!/bin/sh\nkill -9 $$\n")
+    status, found = checked(capsys, recipe, "--try")
     assert status == 1
-    (memory,) = [one for one in found if one["about"] == "memory"]
-    assert memory["text"].startswith("It does not fit.")
-    libraries = memory["details"]["parts"]["interpreter, libraries, data"]
-    assert memory["details"]["peak_bytes"] - libraries > free
-    options = {one["what"]: one for one in memory["details"]["alternatives"]}
-    assert options["half the batch, twice the accumulation"]["options"] == (
-        "--training.batch_size 1 --training.gradient_accumulation 4"
+    assert found[-1]["text"].startswith(
+        "It does not fit. The trial was ended by SIGKILL, as the system does when memory runs out, before"
     )
-    chosen = options["gradient checkpointing"]
-    assert chosen["options"] == "--training.gradient_checkpointing true"
-    assert chosen["peak_bytes"] < memory["details"]["peak_bytes"]
-    for one in options.values():
-        assert one["fits"] == (one["peak_bytes"] - libraries <= free)
-    # What is advised is what the estimate of that very recipe gives.
-    free = 10**12
-    _, found = checked(capsys, recipe, *chosen["options"].split())
-    (with_it,) = [one["details"] for one in found if one["about"] == "memory"]
-    own = with_it["peak_bytes"] - with_it["parts"]["interpreter, libraries, data"]
-    assert own == pytest.approx(chosen["peak_bytes"] - libraries, rel=0.02)
 
 
-def test_what_fits_only_just_is_a_warning(recipe: str, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, found = checked(capsys, recipe)
-    (memory,) = [one["details"] for one in found if one["about"] == "memory"]
-    own = memory["peak_bytes"] - memory["parts"]["interpreter, libraries, data"]
-    monkeypatch.setattr("hycam.training.preflight.memory.available", lambda device: int(own * 1.1))
-    monkeypatch.setattr("hycam.training.preflight.check.alternatives", lambda *_: [])
-    status, found = checked(capsys, recipe)
-    assert status == 0
-    assert "That is close" in next(one["text"] for one in found if one["about"] == "memory")
-
-
-def test_a_model_that_cannot_be_counted_is_told_of(recipe: str, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
-    def needs_values(*_: object) -> None:
-        raise RuntimeError("aten.item")
-
-    monkeypatch.setattr("hycam.training.preflight.check.estimate", needs_values)
-    status, found = checked(capsys, recipe)
-    assert status == 0
-    assert "cannot be estimated" in next(one["text"] for one in found if one["severity"] == "warning")
+def test_a_trial_that_is_interrupted_takes_its_process_with_it(
+    recipe: str, child: Path, tmp_path: Path, capsys
+) -> None:
+    child.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nsleep 0.5\nkill -TERM {os.getpid()}\nexec sleep 60\n")
+    assert main(["check", recipe, "--try"]) == 128 + signal.SIGTERM
+    assert "hycam check: stopped." in capsys.readouterr().err
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)

@@ -1,10 +1,11 @@
-"""``hycam check RECIPE``: does it fit, is it consistent, before anything expensive."""
+"""``hycam check RECIPE``: is it consistent, and with ``--try`` does it fit, before anything expensive."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -17,31 +18,53 @@ from hycam.training import distributed
 from hycam.training.parse import parse_recipe
 from hycam.training.preflight import Finding, Findings
 from hycam.training.preflight.check import preflight
+from hycam.training.preflight.trial import PHASES
+from hycam.training.preflight.tryout import CHILD, run_child, try_out
 from hycam.training.recipe import Recipe
+from hycam.training.stopping import Stop
 
 _STYLES = {"error": "bold red", "warning": "yellow", "ok": "green"}
-_DESCRIPTION = """Says before a run whether its settings, data, backbone, disk and memory are in order. Takes what
-hycam train takes, --launch N too; --json prints a list of findings. The status is 1 where there is an error."""
+_DESCRIPTION = """Says before a run whether its settings, data, backbone and disk are in order. Takes what hycam train
+takes, --launch N too. --try trains on the largest batch of the data besides, in processes of its own, and says what
+memory that takes. --json prints a list of findings. The status is 1 where there is an error."""
 
 
 def main(arguments: Sequence[str]) -> int:
     """Prints what is found; gives the exit status."""
-    words, processes = without_launch([word for word in arguments if word != "--json"])
+    if arguments and arguments[0] == CHILD:
+        quiet_libraries(informative=False)
+        return run_child(Path(arguments[1]))
+    words, processes = without_launch([word for word in arguments if word not in ("--json", "--try")])
     quiet_libraries(informative=False)
+    started = distributed.started()
+    if "--try" in arguments and started > 1:
+        raise UsageError("--try starts its processes itself: say how many with --launch N, outside of any launcher.")
     try:
         recipe = parse_recipe(Recipe, words, prog="hycam check", description=_DESCRIPTION)
     except UsageError:
         raise
     except HycamError as error:
-        found = Findings([Finding("error", "recipe", str(error))])
+        found = Findings()
+        found.error(str(error), "recipe")
     else:
         with Reporter() as reporter:
-            found = preflight(recipe, reporter, processes=processes or distributed.started())
+            found = preflight(recipe, reporter, processes=processes or started)
+        if "--try" in arguments:
+            found += _tried(recipe, processes or 1, found)
     if "--json" in arguments:
         print(json.dumps([asdict(one) for one in found], indent=2))
     else:
         _show(found, Console())
     return 1 if found.errors else 0
+
+
+def _tried(recipe: Recipe, processes: int, found: Findings) -> Findings:
+    if found.errors:
+        skipped = Findings("trial")
+        skipped.warn("Nothing was tried, because of the errors.")
+        return skipped
+    with Stop().listening():
+        return try_out(recipe, processes)
 
 
 def _show(found: Findings, console: Console) -> None:
@@ -52,21 +75,24 @@ def _show(found: Findings, console: Console) -> None:
         table.add_row(Text(one.severity, style=style), one.about, Text(one.text))
     console.print(table)
     for one in found:
-        if "parts" in one.details:
-            _show_parts(one, console)
+        if any(one.details.get("processes", [])):
+            _show_phases(one, console)
     errors, warnings = (sum(one.severity == kind for one in found) for kind in ("error", "warning"))
     if errors:
-        console.print(f"{_number(errors, 'error')} and {_number(warnings, 'warning')}: `hycam train` would not do.")
+        console.print(f"{_number(errors, 'error')} and {_number(warnings, 'warning')}: it cannot be trained like this.")
     else:
         console.print(f"No error, {_number(warnings, 'warning')}.")
 
 
-def _show_parts(one: Finding, console: Console) -> None:
-    table = Table("memory", "MB", box=None, padding=(0, 2, 0, 0))
-    table.columns[1].justify = "right"
-    for name, size in one.details["parts"].items():
-        table.add_row(name, f"{size / 1e6:,.0f}")
-    table.add_row("at most", f"{one.details['peak_bytes'] / 1e6:,.0f}")
+def _show_phases(one: Finding, console: Console) -> None:
+    """The phases of the process that held the most."""
+    phases = max(one.details["processes"], key=lambda phases: max((of["peak"] for of in phases.values()), default=0))
+    columns = [name for name in ("peak", "held", "reserved") if name in next(iter(phases.values()))]
+    table = Table("phase", *(f"{name}, MB" for name in columns), "s", box=None, padding=(0, 2, 0, 0))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, of in phases.items():
+        table.add_row(PHASES[name], *(f"{of[key] / 1e6:,.0f}" for key in columns), f"{of['seconds']:.1f}")
     console.print(table)
 
 

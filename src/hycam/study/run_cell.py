@@ -25,7 +25,7 @@ from hycam.machine import describe, peak_memory_bytes
 from hycam.study.cells import Cell
 from hycam.training.evaluate import evaluate_rows
 from hycam.training.preflight import stop_at_errors
-from hycam.training.preflight.tables import check_tables
+from hycam.training.preflight.data import check_tables
 from hycam.training.retention import measure_retention, retention_while_training
 from hycam.training.run import BASE, Run
 from hycam.training.train import train

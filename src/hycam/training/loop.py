@@ -87,7 +87,7 @@ class Loop:
         self._tuner = next((module for module in model.modules() if isinstance(module, HyCAMModel)), None)
         self._scales_with_items = accepts_items(model)
         self._began = time.monotonic()
-        self._phases: set[str] = set()
+        self._ended = plan.trial.at if plan.trial is not None else lambda phase: None
 
     def run(self, resumed: Path | None = None) -> dict[str, float]:
         """Trains to the end, from a checkpoint if one is given.
@@ -134,9 +134,9 @@ class Loop:
             with distributed.synchronized(accelerator, self.wrapped):
                 self.wrapped.train()
                 loss = self.loss_of(send_to_device(batch, self.device), items, len(micro_batches))
-                self._reached("forward")
+                self._ended("forward")
                 distributed.backward(accelerator, loss)  # under DeepSpeed the last one takes the step as well
-                self._reached("backward")
+                self._ended("backward")
             losses.append(loss.detach())
 
         norm = distributed.clip(accelerator, self.wrapped, self.arguments.max_grad_norm or math.inf)
@@ -154,7 +154,7 @@ class Loop:
         self.progress.step += 1
         self.progress.tokens += counts.tokens
         self.progress.flops += 6.0 * counts.size * self._weights
-        self._reached("step")
+        self._ended("step")
         return norm, rate
 
     def loss_of(self, batch: dict[str, Any], items: Tensor | None, micro_batches: int) -> Tensor:
@@ -288,7 +288,6 @@ class Loop:
         """
 
         def told(done: int, total: int) -> None:
-            self._reached("validation")
             self.reporter.update("validation", done, total)
             leave_if_asked()
 
@@ -307,6 +306,7 @@ class Loop:
             further = dict(self.plan.also()) if self.plan.also else {}
         progress.validation, progress.validated_at = found, progress.step
         self.log(found | further)
+        self._ended("validation")
         return found
 
     def _last_validation(self) -> dict[str, float]:
@@ -392,8 +392,3 @@ class Loop:
         self._started = time.monotonic()
         self._began, self._first_step = self._started - self.progress.seconds, self.progress.step
         self.metrics.begin(self.progress.step, self.progress.logged)
-
-    def _reached(self, phase: str) -> None:
-        if self.plan.trial is not None and phase not in self._phases:
-            self._phases.add(phase)
-            self.plan.trial.at(phase)

@@ -36,11 +36,10 @@ from hycam.training.loop import Loop
 from hycam.training.packing import check_packing
 from hycam.training.plan import Plan, Trial
 from hycam.training.preflight import log_all, stop_at_errors
-from hycam.training.preflight.data import check_lengths
+from hycam.training.preflight.batches import batches_of, steps_of
+from hycam.training.preflight.data import check_lengths, check_tables
 from hycam.training.preflight.output import room_needed, trained_kind
 from hycam.training.preflight.settings import check_schedule
-from hycam.training.preflight.shapes import steps_of
-from hycam.training.preflight.tables import check_tables
 from hycam.training.preflight.without_data import check_without_data
 from hycam.training.recipe import Recipe
 from hycam.training.rows import MixedRows
@@ -85,7 +84,7 @@ def train(
         also: gives further figures at every validation, of the model and its tokenizer, which are logged beside the
             losses; there is one validation more then, before the first step.
         stop: whether the process was asked to end.
-        trial: chooses among the prepared data, and is told of the phases.
+        trial: chooses the rows, is told when each phase has ended, and has nothing saved.
 
     Returns:
         the summary that ``training.json`` holds: ``steps``, ``tokens`` (without padding), ``seconds`` (of training,
@@ -167,16 +166,7 @@ def _batches(job: _Job) -> tuple[MixedRows, Mixture, Batches]:
     recipe, data = job.recipe, job.data
     rows = MixedRows(data.train)
     mixture = Mixture(recipe.data.mixture, rows.sizes, recipe.training.seed)
-    batches = Batches(
-        mixture,
-        rows.lengths,
-        recipe.training.batch_size,
-        recipe.data.max_length,
-        packing=recipe.data.packing,
-        group_by_length=recipe.data.group_by_length,
-        processes=processes.world_size(),
-        process=processes.rank(),
-    )
+    batches = batches_of(recipe, rows, processes.world_size(), processes.rank())
     log_all(check_lengths(recipe.data, data) + check_schedule(recipe, steps_of(recipe, batches), len(rows)))
     return rows, mixture, batches
 
@@ -206,7 +196,8 @@ def _adapt(job: _Job, model: PreTrainedModel, packs: bool, undo: ExitStack) -> t
     if settings.torch_compile:
         compile_blocks(adapted, undo)
     trainable = trainable_parameters(adapted)
-    needs_room(job.run.folder, room_needed(recipe, trainable), f"{trained_kind(recipe)} and its checkpoints")
+    if job.trial is None:
+        needs_room(job.run.folder, room_needed(recipe, trainable), f"{trained_kind(recipe)} and its checkpoints")
     if packs:
         with distributed.weights_at_hand(adapted):
             check_packing(cast(PreTrainedModel, adapted))
@@ -279,6 +270,8 @@ def _finish(
         "skipped": progress.watch.skipped,
         "validation": validation,
     }
+    if job.trial is not None:
+        return summary
     state = distributed.whole_state(loop.model) if processes.world_size() > 1 else None
 
     def finish() -> dict[str, Any]:

