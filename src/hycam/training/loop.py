@@ -236,7 +236,7 @@ class Loop:
         self.log(values)
 
     def log(self, values: dict[str, float]) -> None:
-        """Writes a line of metrics; what is no finite number says nothing, and JSON has no word for it."""
+        """Writes a line of metrics; non-finite values are dropped, since JSON cannot hold them."""
         progress = self.progress
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         if progress.step:
@@ -321,12 +321,12 @@ class Loop:
             raise
 
     def check_weights(self) -> None:
-        """Raises Diverged where a trained weight is no finite number, on any process."""
+        """Raises Diverged where a trained weight is not finite, on any process."""
         trained = [distributed.own_part(weight) for weight in self.model.parameters() if weight.requires_grad]
         finite = torch.stack([torch.isfinite(weight).all().to(self.device) for weight in trained]).all()
         if self.accelerator.reduce(finite.float(), "mean").item() < 1:
             step = self.progress.step
-            raise Diverged(step, f"there are weights that are no finite numbers after step {step}")
+            raise Diverged(step, f"there are non-finite weights after step {step}")
 
     def save(self) -> None:
         """Saves a checkpoint, unless there is one, or the loss has been exploding since before it was noticed."""
