@@ -77,14 +77,7 @@ PRIVATE = {
     "register_peft_method takes members of it alone",
     ("hycam.tuners.registration", "peft.utils.PeftType._member_names_"): "the same",
     ("hycam.tuners.registration", "peft.utils.PeftType._value2member_map_"): "the same",
-    ("hycam.training.savings", "torch._inductor"): "tells before training whether a C++ compiler is there",
-    ("hycam.training.savings", "torch._dynamo"): "torch.compile's limits have no public name",
-    ("hycam.training.savings", "torch.utils._triton"): "tells whether the compiler will find Triton",
-    (
-        "hycam.training.preflight.settings",
-        "torch.cpu._is_amx_tile_supported",
-    ): "no public name tells whether a CPU is fast in bfloat16",
-    ("hycam.training.preflight.settings", "torch.cpu._is_avx512_bf16_supported"): "the same",
+    ("hycam.training.savings", "torch._dynamo"): "of the two settings needed, torch.compiler.config has only the limit",
 }
 
 

@@ -125,7 +125,7 @@ def child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where to write a script that takes the place of the trial's process."""
     script = tmp_path / "python"
     script.touch(0o755)
-    monkeypatch.setattr("hycam.training.preflight.tryout.sys.executable", str(script))
+    monkeypatch.setattr("hycam.training.preflight.trial.sys.executable", str(script))
     return script
 
 

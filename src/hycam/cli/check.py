@@ -18,8 +18,7 @@ from hycam.training import distributed
 from hycam.training.parse import parse_recipe
 from hycam.training.preflight import Finding, Findings
 from hycam.training.preflight.check import preflight
-from hycam.training.preflight.trial import PHASES
-from hycam.training.preflight.tryout import CHILD, run_child, try_out
+from hycam.training.preflight.trial import CHILD, PHASES, run_child, try_out
 from hycam.training.recipe import Recipe
 from hycam.training.stopping import Stop
 

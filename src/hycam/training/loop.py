@@ -326,7 +326,7 @@ class Loop:
         finite = torch.stack([torch.isfinite(weight).all().to(self.device) for weight in trained]).all()
         if self.accelerator.reduce(finite.float(), "mean").item() < 1:
             step = self.progress.step
-            raise Diverged(step, f"there are non-finite weights after step {step}")
+            raise Diverged(step, f"there are weights that are not finite after step {step}")
 
     def save(self) -> None:
         """Saves a checkpoint, unless there is one, or the loss has been exploding since before it was noticed."""

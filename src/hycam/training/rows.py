@@ -1,4 +1,4 @@
-"""The training rows of several tasks under one numbering, and what makes micro-batches of them."""
+"""The training rows of several tasks under one numbering, their micro-batches, and how many steps those make."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from torch.utils.data import DataLoader, Dataset
 from transformers import DataCollatorForSeq2Seq, DataCollatorWithFlattening, TrainingArguments
 
 from hycam import processes
+from hycam.data.batches import Batches
+from hycam.data.mixture import Mixture
 from hycam.labelled import IGNORED
+from hycam.training.recipe import Recipe
 
 _ROWS_AT_ONCE = 10_000
 
@@ -172,3 +175,31 @@ def identities(rows: MixedRows, numbers: Sequence[Tensor], losses: Sequence[Tens
         batches = gather_object(batches)
     broken = [names for is_finite, names in batches if not is_finite]
     return list(dict.fromkeys(chain.from_iterable(broken or [names for _, names in batches])))
+
+
+def batches_of(recipe: Recipe, rows: MixedRows, world_size: int = 1, rank: int = 0) -> Batches:
+    """The micro-batches of one process of a run, in their order."""
+    data = recipe.data
+    return Batches(
+        Mixture(data.mixture, rows.sizes, recipe.training.seed),
+        rows.lengths,
+        recipe.training.batch_size,
+        data.max_length,
+        packing=data.packing,
+        group_by_length=data.group_by_length,
+        processes=world_size,
+        process=rank,
+    )
+
+
+def steps_of(recipe: Recipe, batches: Batches) -> int:
+    """Optimizer steps of the whole run."""
+    settings = recipe.training
+    if settings.max_steps is not None:
+        return settings.max_steps
+    return max(1, math.ceil(settings.epochs * steps_in_epoch(recipe, batches)))
+
+
+def steps_in_epoch(recipe: Recipe, batches: Batches) -> int:
+    """Optimizer steps of one pass; the last may have fewer micro-batches."""
+    return max(1, -(-len(batches) // recipe.training.gradient_accumulation))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -29,6 +31,7 @@ _FIRST_ON_A_CPU = "0.50"  # of bitsandbytes
 # A backbone may have blocks of two kinds, and a batch of one row is a case of its own: twice four graphs and more. Past
 # the limit, which is eight if nothing is said, the compiler stops compiling.
 _MOST_GRAPHS = 64
+_CXX = "clang++" if sys.platform == "darwin" else "g++"  # as the compiler has it
 _NO_SIDE_EFFECTS_AGAIN = "skip_fwd_side_effects_in_bwd_under_checkpoint"
 
 
@@ -128,26 +131,18 @@ def _check_compile(backend: str, device: torch.device) -> None:
             "the compiler's choice then. Take training.gradient_checkpointing for less memory, or leave one of the two "
             "off."
         )
-    # Imported here: they bring the whole compiler.
-    from torch._inductor.cpp_builder import get_cpp_compiler
-    from torch._inductor.exc import InvalidCxxCompiler
-    from torch.utils._triton import has_triton
-
     if not hasattr(torch._dynamo.config, _NO_SIDE_EFFECTS_AGAIN):
         raise HycamError(
             f"training.torch_compile needs a later PyTorch than {torch.__version__}: pip install 'torch>=2.10', or "
             "leave it off."
         )
-    if device.type == "cuda" and not has_triton():
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise HycamError("training.torch_compile needs Triton on a GPU: pip install triton, or leave it off.")
-    if device.type == "cpu":
-        try:
-            get_cpp_compiler()
-        except InvalidCxxCompiler as error:
-            raise HycamError(
-                "training.torch_compile needs a C++ compiler on a CPU (g++ or clang, or the one that CXX names), and "
-                "there is none. Install one, or leave it off."
-            ) from error
+    if device.type == "cpu" and shutil.which(os.environ.get("CXX", _CXX)) is None:
+        raise HycamError(
+            f"training.torch_compile needs a C++ compiler on a CPU ({_CXX}, or the one that CXX names), and there is "
+            "none. Install one, or leave it off."
+        )
 
 
 def use_liger(model: PreTrainedModel, undo: ExitStack) -> None:

@@ -36,13 +36,11 @@ from hycam.training.loop import Loop
 from hycam.training.packing import check_packing
 from hycam.training.plan import Plan, Trial
 from hycam.training.preflight import log_all, stop_at_errors
-from hycam.training.preflight.batches import batches_of, steps_of
+from hycam.training.preflight.check import check_without_data
 from hycam.training.preflight.data import check_lengths, check_tables
-from hycam.training.preflight.output import room_needed, trained_kind
-from hycam.training.preflight.settings import check_schedule
-from hycam.training.preflight.without_data import check_without_data
+from hycam.training.preflight.settings import check_schedule, room_needed, trained_kind
 from hycam.training.recipe import Recipe
-from hycam.training.rows import MixedRows
+from hycam.training.rows import MixedRows, batches_of, steps_of
 from hycam.training.run import Run
 from hycam.training.saving import check_saves, mended
 from hycam.training.savings import compile_blocks, use_liger

@@ -1,18 +1,27 @@
-"""A backbone that is not there, cannot be reached, or has weights that are not read here."""
+"""A backbone that is not there, cannot be reached or read, or does not take the adapter."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import pytest
 from huggingface_hub import constants
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, PreTrainedConfig, T5Config
 
-from hycam.training.preflight.backbone import check_backbone
+from architectures import ARCHITECTURES, tiny
+from hycam import backbones
+from hycam.adapt import adapt, trainable_parameters
+from hycam.methods import METHODS
+from hycam.training import savings
+from hycam.training.preflight.backbone import check_adapter, check_backbone
+from hycam.training.recipe import MethodRecipe, OptimizerRecipe, Recipe, TrainingRecipe
 
 
 @pytest.fixture
@@ -99,3 +108,50 @@ def test_a_model_on_the_hub_needs_safetensors_and_room(monkeypatch: pytest.Monke
     assert (weights.to_fetch, weights.fetched_into) == (5_000_000, Path(constants.HF_HUB_CACHE))
     Info.siblings = Info.siblings[2:]
     assert "no weights in safetensors on the hub" in said("owner/model")
+
+
+def config(architecture: str = "llama") -> PreTrainedConfig:
+    return AutoConfig.for_model(architecture, **ARCHITECTURES[architecture])
+
+
+def chosen(name: str = "hycam", settings: dict[str, Any] | None = None, **optimizer: Any) -> Recipe:
+    return Recipe(method=MethodRecipe(name, settings or {}, OptimizerRecipe(**optimizer)))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_that_works_has_the_parameters_that_it_trains(method: str, monkeypatch) -> None:
+    monkeypatch.setattr(backbones, "load", lambda *_: pytest.fail("weights are loaded"))
+    found, trained = check_adapter(chosen(method), config())
+    assert found == []
+    assert trained == trainable_parameters(adapt(tiny("llama"), method))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "recipe", "message"),
+    [
+        ("llama", chosen(settings={"target_modules": ["attention"]}), "matches nothing.*self_attn"),
+        ("llama", chosen("lora", {"target_modules": ["query"]}), "matches nothing.*q_proj"),
+        ("gpt2", chosen("hycam-released"), "residual_stream.*not for gpt2"),
+        ("llama", chosen(settings={"layers_to_transform": [7]}), "layers"),
+        ("llama", chosen(settings={"specialized": "none"}, multipliers={"hycam_A": 2.0}), '"hycam_A"'),
+        ("gpt2", chosen("peft", {"peft_type": "LORA", "target_modules": ["wrong"]}), "c_attn"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_the_backbone_is_said(architecture: str, recipe: Recipe, message: str) -> None:
+    found, _ = check_adapter(recipe, config(architecture))
+    (error,) = found.errors
+    assert re.search(message, error.text)
+
+
+def test_a_configuration_of_no_causal_language_model_is_said() -> None:
+    found, trained = check_adapter(chosen(), T5Config())
+    assert trained is None
+    assert "No causal language model can be made" in found.errors[0].text
+
+
+def test_compiling_without_blocks_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(training=TrainingRecipe(torch_compile=True))
+    assert check_adapter(recipe, config())[0] == []
+    monkeypatch.setattr(savings, "GradientCheckpointingLayer", type("Another", (), {}))
+    (error,) = check_adapter(recipe, config())[0].errors
+    assert "LlamaForCausalLM has no blocks" in error.text

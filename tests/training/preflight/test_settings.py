@@ -1,17 +1,24 @@
-"""Settings that contradict each other, each with what to do."""
+"""Settings that contradict each other, the run folder, and the room on its disk."""
 
 from __future__ import annotations
 
 import re
+import shutil
+from collections import namedtuple
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from hycam.console import Silence
 from hycam.errors import HycamError
-from hycam.training.preflight import Finding, log_all, stop_at_errors
-from hycam.training.preflight.settings import check_schedule, check_switches
+from hycam.lock import alone
+from hycam.training.preflight import Finding, log_all, settings, stop_at_errors
+from hycam.training.preflight.settings import check_output, check_room, check_schedule, check_switches, room_needed
 from hycam.training.preflight.settings import check_settings as settings_alone
 from hycam.training.recipe import DistributedRecipe
+from hycam.training.run import Run
+from hycam.training.train import train
 
 
 def check_settings(recipe) -> list[Finding]:
@@ -78,10 +85,9 @@ def test_what_evaluation_changes_of_the_adapter_is_looked_at_too(recipe) -> None
 
 
 def test_bfloat16_is_refused_on_a_gpu_without_it_and_told_of_on_a_processor_without_it(recipe, monkeypatch) -> None:
-    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
-    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    monkeypatch.setattr(settings, "processor_flags", lambda: {"avx2"})
     assert "slower than float32" in said(check_settings(recipe(precision="bfloat16")), "warning")[0]
-    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True)
+    monkeypatch.setattr(settings, "processor_flags", lambda: {"avx2", "amx_bf16"})
     assert check_settings(recipe(precision="bfloat16")) == []
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation=True: including_emulation)
@@ -125,3 +131,71 @@ def test_what_several_processes_cannot_do_is_an_error_for_so_many_alone(recipe) 
     assert not check_switches(chosen).errors
     (error,) = check_switches(chosen, processes=2).errors
     assert "training.optimizer_states=8bit does not go with training.distributed.strategy=fsdp" in error.text
+
+
+Usage = namedtuple("Usage", "total used free")
+
+
+def test_a_folder_that_is_free_begun_and_complete(recipe) -> None:
+    chosen = recipe(save_every=2, max_steps=4)
+    (free,) = check_output(chosen)
+    assert (free.severity, "is free" in free.text) == ("ok", True)
+    assert not Path(chosen.output).exists()
+    train(chosen, Silence())
+    (complete,) = check_output(chosen)
+    assert (complete.severity, "complete already" in complete.text) == ("warning", True)
+    (Path(chosen.output) / "training.json").unlink()
+    (begun,) = check_output(chosen)
+    assert (begun.severity, "continues from checkpoint-4" in begun.text) == ("ok", True)
+    (other,) = check_output(replace(chosen, training=replace(chosen.training, seed=1)))
+    assert (other.severity, "training.seed is 2333 there and 1 now" in other.text) == ("error", True)
+
+
+def test_a_folder_that_cannot_be_written_is_an_error(recipe, tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "file").write_text("")
+    (under_a_file,) = check_output(replace(recipe(), output=str(tmp_path / "file" / "run")))
+    assert under_a_file.severity == "error"
+    assert "--output" in under_a_file.text
+
+    def read_only(dir: Path) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(settings.tempfile, "TemporaryFile", read_only)
+    (refused,) = check_output(recipe())
+    assert "refuses it (Read-only file system)" in refused.text
+
+
+@pytest.mark.parametrize("states", ["32bit", "8bit"])
+def test_the_room_that_is_asked_for_holds_the_adapter_and_three_checkpoints(recipe, states: str) -> None:
+    if states == "8bit":
+        pytest.importorskip("bitsandbytes")
+    chosen = recipe(save_every=1, max_steps=2, optimizer_states=states)
+    chosen.method.config = {"r": 64}  # large enough that its weights are most of the files
+    summary = train(chosen, Silence())
+    run = Run(Path(chosen.output))
+
+    def size(folder: Path, suffixes: tuple[str, ...]) -> int:
+        return sum(file.stat().st_size for file in folder.rglob("*") if file.suffix in suffixes)
+
+    one = size(run.checkpoints / "checkpoint-2", (".safetensors", ".pt", ".bin"))
+    needed = room_needed(chosen, summary["trainable_parameters"])
+    assert size(run.adapter, (".safetensors",)) + 3 * one == pytest.approx(needed, rel=0.25)
+    assert room_needed(recipe(), 1000) == 4000
+
+
+def test_a_disk_that_is_too_small_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(0, 0, 150_000_000))
+    assert [one.severity for one in check_room(tmp_path / "a" / "b", 140_000_000, "the adapter")] == ["ok"]
+    (short,) = check_room(tmp_path / "a" / "b", 160_000_000, "the adapter")
+    assert short.severity == "error"
+    assert "150 MB free, 160 MB are needed" in short.text
+
+
+def test_a_folder_in_which_another_process_trains_is_an_error(recipe) -> None:
+    chosen = recipe()
+    with alone(Path(chosen.output), "trains in"):
+        (held,) = check_output(chosen)
+    assert held.severity == "error"
+    assert "trains in" in held.text
+    (free,) = check_output(chosen)
+    assert free.severity == "ok"

@@ -1,8 +1,9 @@
-"""All checks of a recipe, in the order in which one needs what another has found out."""
+"""All checks of a recipe, in the order in which one needs the results of another."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -16,27 +17,59 @@ from hycam.data.prepare import Prepared
 from hycam.methods import method
 from hycam.training.arguments import training_arguments
 from hycam.training.device import torch_device, torch_dtype
-from hycam.training.preflight.batches import batches_of, steps_of
+from hycam.training.preflight.backbone import Weights, check_adapter, check_backbone, check_generation
 from hycam.training.preflight.data import check_duplicates, check_lengths, check_responses, check_tables, prepared
 from hycam.training.preflight.findings import Findings
-from hycam.training.preflight.output import check_output, check_room, room_needed, trained_kind
-from hycam.training.preflight.settings import check_schedule
-from hycam.training.preflight.without_data import WithoutData, check_without_data
+from hycam.training.preflight.settings import (
+    check_output,
+    check_room,
+    check_schedule,
+    check_settings,
+    check_switches,
+    room_needed,
+    trained_kind,
+)
 from hycam.training.recipe import Recipe
-from hycam.training.rows import MixedRows
+from hycam.training.rows import MixedRows, batches_of, steps_of
 from hycam.training.run import Run
 from hycam.training.saving import check_saves
 
 
-def preflight(recipe: Recipe, reporter: Reports, processes: int = 1) -> Findings:
-    """Everything that can be found out about a run before it is begun, all of it at once.
+class WithoutData(NamedTuple):
+    """The findings, and what was learnt on the way, None where it was not; ``trained`` counts trained parameters."""
 
-    The tokenizer is fetched and the data are prepared, as training would, and are then in the cache for it. No weights
-    are loaded, and nothing is written into the run folder.
+    findings: Findings
+    weights: Weights | None
+    config: PreTrainedConfig | None
+    trained: int | None
+
+
+def check_without_data(recipe: Recipe, processes: int = 1) -> WithoutData:
+    """All checks that need no data; what ``hycam train`` runs first. Only a missing configuration is fetched."""
+    found = check_settings(recipe)
+    of_backbone, weights = check_backbone(recipe.backbone)
+    found += of_backbone
+    config = trained = None
+    if weights is not None:
+        config = found.attempt(backbones.config, recipe.backbone, recipe.trust_remote_code, about="backbone")
+    if config is not None:
+        found += check_generation(recipe)
+        found += check_switches(recipe, processes)
+        if not any(one.about == "method" for one in found.errors):
+            of_adapter, trained = check_adapter(recipe, config)
+            found += of_adapter
+    return WithoutData(found, weights, config, trained)
+
+
+def preflight(recipe: Recipe, reporter: Reports, processes: int = 1) -> Findings:
+    """Everything that can be found out about a run before it starts, all at once.
+
+    The tokenizer is fetched and the data are prepared into the cache, as training would. No weights are loaded, and
+    nothing is written into the run folder.
 
     Args:
         recipe: what is to be trained.
-        reporter: shows how far the data have come.
+        reporter: shows the progress of the data.
         processes: how many train together.
     """
     known = check_without_data(recipe, processes)

@@ -1,14 +1,15 @@
-"""What became of the data: rows dropped or shortened, responses lost, rows in two parts, tokens beyond the tables."""
+"""The prepared data: rows dropped or truncated, rows in two parts, tokens out of range, and the largest batch."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain, zip_longest
 
 import datasets
 import numpy as np
 import pyarrow.compute
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from hycam.data.chosen import Chosen, chosen_tasks
 from hycam.data.encode import encode
@@ -16,22 +17,27 @@ from hycam.data.partition import partition
 from hycam.data.prepare import Prepared, Progress, form_of, prepare
 from hycam.data.recipe import PARTS, DataRecipe, MixtureRecipe
 from hycam.errors import HycamError
+from hycam.evaluation.batching import batches_by_length
 from hycam.tables import Tables
 from hycam.training.preflight.findings import Findings
 from hycam.training.recipe import Recipe
-from hycam.training.rows import MixedRows
+from hycam.training.rows import MixedRows, batches_of, steps_in_epoch, steps_of
 
-# From half on, what is trained is another data set than the one that was named, and the rows that are left are not a
-# sample of it: they are its short ones. A tenth shows in the results of a task.
+# Past half, what is trained on is no longer the data set that was named, only its short rows. A tenth already shows in
+# a task's results.
 MOST_LOST = 0.5
 MANY_LOST = 0.1
-# A prompt without its middle can still be answered often; when a quarter of them are, it should be known.
+# A prompt without its middle can often still be answered; a quarter of them is worth a warning.
 MANY_SHORTENED = 0.25
 
 _SAMPLE = 500  # rows of a task, to count what is lost of the responses
 _MOST_ROWS = 200_000  # of all parts, up to which rows are compared with one another
 _NO_LIMIT = 1 << 24
 _SHOWN = 3
+
+# Korthikanti et al. (2022, arXiv:2205.05198): a block keeps about 34 bytes a token and hidden unit of 16-bit values.
+_VALUES_KEPT = 17
+_VALIDATION_TOKENS = 2048  # as hycam.evaluation.perplexity.response_nll bounds its batches
 
 
 def prepared(
@@ -52,7 +58,7 @@ def prepared(
 
 
 def check_lengths(recipe: DataRecipe, data: Prepared) -> Findings:
-    """How many rows the maximum length drops or shortens, by the counts that are there."""
+    """How many rows the maximum length drops or truncates."""
     found = Findings("data")
     for part in PARTS:
         for name, counts in data.counts[part].items():
@@ -73,7 +79,7 @@ def check_lengths(recipe: DataRecipe, data: Prepared) -> Findings:
 
 
 def check_responses(recipe: DataRecipe, data: Prepared, tokenizer: PreTrainedTokenizerBase) -> Findings:
-    """How much of the responses the maximum length loses, counted on a sample of each task that loses any."""
+    """How much of the responses the maximum length cuts off, from a sample of each task that loses any."""
     found = Findings("data")
     for name, chosen in chosen_tasks(recipe).items():
         counts = [data.counts[part][name] for part in PARTS]
@@ -87,7 +93,7 @@ def check_responses(recipe: DataRecipe, data: Prepared, tokenizer: PreTrainedTok
 
 
 def _lost(chosen: Chosen, recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase) -> float:
-    """The share of the labelled tokens of a task's training rows that are dropped or cut, in a sample of the rows."""
+    """The share of labelled tokens that are dropped or truncated, in a sample of a task's training rows."""
     rows = partition(chosen, recipe).part("train")
     sample = rows.select(np.unique(np.linspace(0, len(rows) - 1, min(len(rows), _SAMPLE)).astype(int)))
     form = form_of(chosen, recipe)
@@ -98,7 +104,7 @@ def _lost(chosen: Chosen, recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase
 
 
 def check_duplicates(data: Prepared) -> Findings:
-    """Rows that are validated or tested on and have the whole prompt of a training row, of any task."""
+    """Validation and test rows whose whole prompt is that of a training row, of any task."""
     found = Findings("data")
     if sum(len(rows) for part in PARTS for rows in getattr(data, part).values()) > _MOST_ROWS:
         return found
@@ -123,16 +129,9 @@ def _prompts(rows: datasets.Dataset) -> Iterator[str]:
 def check_tables(
     recipe: Recipe, data: Prepared, tokenizer: PreTrainedTokenizerBase, backbone: PreTrainedModel
 ) -> Findings:
-    """Whether the rows keep within the tables in which the backbone looks tokens and positions up.
+    """Whether tokens and positions of the rows are within the backbone's embedding tables.
 
-    Args:
-        recipe: what is trained.
-        data: its rows.
-        tokenizer: the backbone's.
-        backbone: need not have weights.
-
-    Returns:
-        what is wrong with the rows; findings about ``settings`` concern only the answers that evaluation generates.
+    ``backbone`` needs no weights. Findings about ``settings`` concern only the answers that evaluation generates.
     """
     tables = Tables.of(backbone)
     parts = {(part, name): rows for part in PARTS for name, rows in getattr(data, part).items()}
@@ -191,7 +190,7 @@ def _largest(rows: datasets.Dataset) -> tuple[int, str]:
 def _positions(
     recipe: Recipe, tables: Tables, parts: Mapping[tuple[str, str], datasets.Dataset], backbone: PreTrainedModel
 ) -> Findings:
-    """Whether rows, and answers behind their prompts, are longer than what the backbone was made for."""
+    """Whether rows, or prompts with their answers, are longer than the backbone allows."""
     found = Findings("data")
     most = tables.positions or getattr(backbone.config.get_text_config(), "max_position_embeddings", None)
     if not isinstance(most, int):
@@ -215,3 +214,61 @@ def _positions(
             about="settings",
         )
     return found
+
+
+def largest_batch(recipe: Recipe, data: dict[str, datasets.Dataset], config: PreTrainedConfig, world: int) -> list[int]:
+    """The rows of the largest micro-batch of the whole run, of all processes, as :class:`MixedRows` numbers them.
+
+    The largest has the most tokens on one process, padding included. A labelled token weighs more, by the memory of its
+    logits relative to that of a token's activations.
+    """
+    rows = MixedRows(data)
+    labelled = np.concatenate([_labelled(part) for part in data.values()])
+    blocks = 1 if recipe.training.gradient_checkpointing else config.get_text_config().num_hidden_layers
+    weight = _label_weight(config, blocks)
+
+    def size(batch: list[int]) -> float:
+        lengths = rows.lengths[batch]
+        tokens = lengths.sum() if recipe.data.packing else len(batch) * lengths.max(initial=0)
+        return tokens + weight * labelled[batch].sum()
+
+    shares = [batches_of(recipe, rows, world, process) for process in range(world)]
+    whole_epochs, steps = divmod(steps_of(recipe, shares[0]), steps_in_epoch(recipe, shares[0]))
+    left = whole_epochs * len(shares[0]) + steps * recipe.training.gradient_accumulation
+    largest: tuple[list[int], ...] = ()
+    most, epoch = -1.0, 0
+    while left > 0:
+        for share in shares:
+            share.set_epoch(epoch)
+        for parts in zip(*shares, strict=True):
+            if left > 0 and (found := max(map(size, parts))) > most:
+                most, largest = found, parts
+            left -= 1
+        epoch += 1
+    return [row for row in chain(*zip_longest(*largest)) if row is not None]
+
+
+def largest_validation_batch(
+    tasks: dict[str, datasets.Dataset], config: PreTrainedConfig, batch_size: int
+) -> dict[str, datasets.Dataset]:
+    """The rows of the largest validation batch, under their task. Without a backward pass, logits dominate."""
+    weight = _label_weight(config, blocks=1)
+    most, largest = -1.0, {}
+    for name, rows in tasks.items():
+        lengths, labelled = MixedRows({name: rows}).lengths, _labelled(rows)
+        for batch in batches_by_length(lengths.tolist(), batch_size, _VALIDATION_TOKENS):
+            size = len(batch) * lengths[batch].max() + weight * labelled[batch].sum()
+            if size > most:
+                most, largest = size, {name: rows.select(batch)}
+    return largest
+
+
+def _label_weight(config: PreTrainedConfig, blocks: int) -> float:
+    """What the loss holds for a labelled token (logits, probabilities, gradient), relative to a token's activations."""
+    text = config.get_text_config()
+    return 3 * text.vocab_size / (_VALUES_KEPT * blocks * text.hidden_size)
+
+
+def _labelled(rows: datasets.Dataset) -> np.ndarray:
+    """Labelled tokens of each row, ``[rows]``."""
+    return rows.select_columns(["trained"]).with_format("numpy")[:]["trained"]

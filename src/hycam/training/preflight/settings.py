@@ -1,24 +1,30 @@
-"""Settings that contradict each other, or that do not work on this machine. Nothing is loaded or fetched."""
+"""Settings that contradict each other or do not work on this machine; the run folder and its disk. Loads nothing."""
 
 from __future__ import annotations
 
 import importlib.util
+import tempfile
+from pathlib import Path
 
 import torch
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK, get_available_reporting_integrations
 
 from hycam.errors import HycamError, nearest
+from hycam.files import needs_room
+from hycam.lock import LOCK_FILE, alone
 from hycam.methods import method
 from hycam.ops import set_backend
 from hycam.training import distributed, savings
+from hycam.training.checkpoints import Checkpoints
 from hycam.training.device import torch_device
 from hycam.training.preflight.findings import Findings
 from hycam.training.recipe import Recipe
+from hycam.training.run import Run
 from hycam.tuners.hycam import HyCAMConfig
 
 
 def check_settings(recipe: Recipe) -> Findings:
-    """What a recipe's settings say by themselves, on this machine."""
+    """The settings by themselves, on this machine."""
     found = Findings("settings")
     settings = recipe.training
     device = found.attempt(torch_device, settings.device)
@@ -46,7 +52,7 @@ def check_settings(recipe: Recipe) -> Findings:
 
 
 def check_switches(recipe: Recipe, processes: int = 1) -> Findings:
-    """What is switched on, for which the backbone's configuration may be needed, and how processes share the work."""
+    """Optional savings, which may depend on the backbone's configuration, and the strategy for several processes."""
     found = Findings("settings")
     try:
         device, optimizer = torch_device(recipe.training.device), recipe.method.settings()
@@ -59,7 +65,7 @@ def check_switches(recipe: Recipe, processes: int = 1) -> Findings:
 
 
 def check_schedule(recipe: Recipe, steps: int, rows: int) -> Findings:
-    """What the settings say about a run of so many optimizer steps, over so many training rows."""
+    """The settings beside the number of optimizer steps and of training rows."""
     found = Findings("settings")
     settings = recipe.training
     early, every = settings.early_stopping_patience, settings.evaluate_every
@@ -91,14 +97,21 @@ def check_schedule(recipe: Recipe, steps: int, rows: int) -> Findings:
     return found
 
 
+def processor_flags() -> set[str]:
+    """The processor's instruction sets, as Linux names them; empty elsewhere."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
+
+
 def _bfloat16(device: torch.device, found: Findings) -> None:
     if device.type == "cuda" and not torch.cuda.is_bf16_supported(including_emulation=False):
         found.error(
             f"training.precision is bfloat16, which {torch.cuda.get_device_name()} does not have. Set it to float32, "
             "or to auto."
         )
-    # The processor's own instructions; without them each product is widened and narrowed again.
-    if device.type == "cpu" and not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+    # Without instructions of its own the processor converts each product to float32 and back.
+    if device.type == "cpu" and not processor_flags() & {"avx512_bf16", "amx_bf16", "bf16"}:
         found.warn(
             "training.precision is bfloat16, for which this processor has no instructions: it saves memory, and is "
             "slower than float32."
@@ -138,3 +151,69 @@ def _trackers(recipe: Recipe, found: Findings) -> None:
             found.error(f'training.report_to has "{name}", no tracker.{nearest(name, INTEGRATION_TO_CALLBACK)}')
         else:
             found.error(f"training.report_to has {name}, which is not installed: pip install {name}, or leave it out.")
+
+
+def check_output(recipe: Recipe) -> Findings:
+    """Whether the run folder is free or holds this very recipe, and can be written. Leaves nothing behind."""
+    found = Findings("output")
+    run = Run(Path(recipe.output))
+    for check in (lambda: run.check(recipe), lambda: _check_writable(run.folder), lambda: _check_free(run.folder)):
+        found.attempt(check)
+        if found:
+            return found
+    checkpoint = run.last_checkpoint()
+    if run.summary() is not None:
+        found.warn(f"{run.folder} is complete already; nothing would be trained again.")
+    elif checkpoint is not None:
+        found.ok(f"{run.folder} holds this run; it continues from {Path(checkpoint).name}.")
+    else:
+        found.ok(f"{run.folder} is free.")
+    return found
+
+
+def room_needed(recipe: Recipe, trained: int) -> int:
+    """Bytes that the run folder takes at most, for so many trained parameters.
+
+    These are float32; a checkpoint has them too, with AdamW's two moments. While one is written, there is one more
+    than are kept.
+    """
+    settings = recipe.training
+    goes_back = settings.early_stopping_patience is not None
+    keeps = settings.save_every is not None or goes_back
+    most = Checkpoints(Run(Path(recipe.output)).checkpoints, goes_back=goes_back).most + 1 if keeps else 0
+    moments = 8 if settings.optimizer_states == "32bit" else 3  # of 8 bits each, and what is kept beside them
+    return trained * (4 + (4 + moments) * most)
+
+
+def check_room(folder: Path, size: int, what: str) -> Findings:
+    """Whether a folder's disk has room for ``size`` bytes of ``what``."""
+    found = Findings("disk")
+    found.attempt(needs_room, folder, size, what)
+    if not found:
+        found.ok(f"There is room in {folder} for {what}, at most {size / 1e6:,.0f} MB.")
+    return found
+
+
+def trained_kind(recipe: Recipe) -> str:
+    """What a run saves, in words."""
+    return "the model" if method(recipe.method.name).trains_backbone else "the adapter"
+
+
+def _check_free(folder: Path) -> None:
+    if (folder / LOCK_FILE).exists():
+        with alone(folder, "trains in"):
+            pass
+
+
+def _check_writable(folder: Path) -> None:
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    try:
+        if not there.is_dir():
+            raise NotADirectoryError(f"{there} is a file")
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise HycamError(
+            f"The run folder {folder} cannot be written: {there} refuses it ({error.strerror or error}). Name another "
+            "folder with --output, or change its rights."
+        ) from error

@@ -11,8 +11,8 @@ from hycam import backbones
 from hycam.data.prepare import prepare
 from hycam.evaluation import perplexity
 from hycam.training.packing import PackedCollator
-from hycam.training.preflight.batches import batches_of, largest_batch, largest_validation_batch, steps_of
-from hycam.training.rows import MixedRows
+from hycam.training.preflight.data import largest_batch, largest_validation_batch
+from hycam.training.rows import MixedRows, batches_of, steps_of
 
 
 @pytest.mark.parametrize("how", ["plain", "grouped", "packed"])
