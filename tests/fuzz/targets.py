@@ -111,7 +111,7 @@ class Recipes:
             _Planner(found).cells()
             return
         found.method.settings()
-        training_arguments(found, Run(Path(found.output)), found.learning_rate(), "cpu", autocast=False)
+        training_arguments(found)
 
 
 class Datasets:

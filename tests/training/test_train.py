@@ -28,7 +28,7 @@ from hycam.evaluation.perplexity import response_nll
 from hycam.methods import METHODS
 from hycam.training.evaluate import evaluate_run
 from hycam.training.loop import Loop
-from hycam.training.recipe import MethodRecipe, Recipe
+from hycam.training.recipe import MethodRecipe, Recipe, TrainingRecipe
 from hycam.training.rows import MixedRows
 from hycam.training.run import Run
 from hycam.training.train import train as train_with
@@ -508,3 +508,12 @@ def test_an_adapter_of_another_method_or_width_is_refused(recipe, tmp_path: Path
     config.write_text(config.read_text().replace('"r": 5', '"r": 4'))
     with pytest.raises(HycamError, match="does not fit"):
         run.load()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_auto_is_float32_on_the_cpu_and_cuda_an_error() -> None:
+    assert TrainingRecipe().torch_device() == torch.device("cpu")
+    assert TrainingRecipe().torch_dtype() == torch.float32
+    assert TrainingRecipe(precision="bfloat16").torch_dtype() == torch.bfloat16
+    with pytest.raises(HycamError, match="sees no GPU"):
+        TrainingRecipe(device="cuda").torch_device()

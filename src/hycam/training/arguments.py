@@ -1,17 +1,18 @@
-"""What a recipe's training is as ``transformers.TrainingArguments``, whose names ``training.extra`` takes."""
+"""A recipe's training as ``transformers.TrainingArguments``, whose names ``training.extra`` takes."""
 
 from __future__ import annotations
 
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from transformers import TrainingArguments
 
 from hycam.errors import HycamError, nearest
 from hycam.training import distributed
-from hycam.training.optimizers import OPTIMIZERS
 from hycam.training.recipe import Recipe
 from hycam.training.run import Run
+from hycam.training.setup import OPTIMIZERS
 
 EXTRA = {
     "adam_beta1", "adam_beta2", "adam_epsilon", "lr_scheduler_kwargs",
@@ -20,29 +21,20 @@ EXTRA = {
     "ddp_timeout", "eval_delay", "full_determinism", "logging_first_step", "neftune_noise_alpha", "project", "run_name",
     "tf32", "torch_empty_cache_steps",
 }  # fmt: skip
-"""The settings that training reads beside those that the recipe has a field for."""
+"""The settings that training uses and the recipe has no field for."""
 
 
-def training_arguments(
-    recipe: Recipe, run: Run, learning_rate: float, device: str, autocast: bool
-) -> TrainingArguments:
-    """What the recipe's training is for the loop; it brings the processes together, where there are several.
-
-    Args:
-        recipe: the recipe.
-        run: where checkpoints go.
-        learning_rate: the recipe's, or its method's.
-        device: ``cpu`` or ``cuda``.
-        autocast: whether to compute in bfloat16 with weights in float32.
+def training_arguments(recipe: Recipe) -> TrainingArguments:
+    """The recipe's training settings for the loop; where there are several processes, they connect.
 
     Raises:
-        HycamError: ``training.extra`` has what there is not, or what the recipe has a field for; a value does not work.
+        HycamError: ``training.extra`` has an unknown setting, or one that the recipe has a field for; or a value does
+            not work.
     """
-    settings = recipe.training
-    own = _settings(recipe, run, learning_rate, device, autocast)
-    _check_extra(settings.extra, own)
+    own = _settings(recipe)
+    _check_extra(recipe.training.extra, own)
     try:
-        return TrainingArguments(**own, **settings.extra)
+        return TrainingArguments(**own, **recipe.training.extra)
     except (TypeError, ValueError) as error:
         raise HycamError(f"The training settings do not work: {error}") from error
 
@@ -64,13 +56,13 @@ def _check_extra(extra: dict[str, Any], own: dict[str, Any]) -> None:
         raise HycamError(f'training.extra has an unknown setting "{name}".{hint}')
 
 
-def _settings(recipe: Recipe, run: Run, learning_rate: float, device: str, autocast: bool) -> dict[str, Any]:
+def _settings(recipe: Recipe) -> dict[str, Any]:
     settings = recipe.training
     # The best adapter has to be there to go back to, so early stopping keeps one at every validation.
     save_every = settings.save_every if settings.early_stopping_patience is None else settings.evaluate_every
     return {
-        "output_dir": str(run.checkpoints),
-        "learning_rate": learning_rate,
+        "output_dir": str(Run(Path(recipe.output)).checkpoints),
+        "learning_rate": recipe.learning_rate(),
         "num_train_epochs": settings.epochs,
         "max_steps": settings.max_steps or -1,
         "per_device_train_batch_size": settings.batch_size,
@@ -82,15 +74,15 @@ def _settings(recipe: Recipe, run: Run, learning_rate: float, device: str, autoc
         "warmup_steps": settings.warmup_ratio,
         "max_grad_norm": settings.max_grad_norm,
         "gradient_checkpointing": settings.gradient_checkpointing,
-        # A recipe has fields for the first two, and what is compiled or replaced is seen to on the model.
+        # The recipe has fields for the first two, which are applied to the model itself.
         "torch_compile": False,
         "use_liger_kernel": False,
         "torch_compile_backend": None,
         "torch_compile_mode": None,
         "liger_kernel_config": None,
-        "use_cpu": device == "cpu",
+        "use_cpu": settings.torch_device().type == "cpu",
         # A frozen backbone has its type already and the adapter stays in float32, so there is nothing to autocast.
-        "bf16": autocast,
+        "bf16": recipe.uses_autocast(),
         "fp16": False,
         "eval_strategy": "steps" if settings.evaluate_every else "no",
         "eval_steps": settings.evaluate_every,
@@ -99,5 +91,5 @@ def _settings(recipe: Recipe, run: Run, learning_rate: float, device: str, autoc
         "logging_steps": settings.log_every,
         "report_to": settings.report_to or "none",
         "seed": settings.seed,
-        **distributed.settings(recipe, distributed.started(), autocast),
+        **distributed.settings(recipe, distributed.started()),
     }

@@ -22,7 +22,6 @@ from transformers.integrations import is_deepspeed_available
 from hycam import processes
 from hycam.errors import HycamError, LostProcess
 from hycam.methods import method
-from hycam.training.device import torch_device
 from hycam.training.recipe import Recipe
 
 SHARDING = ("fsdp", "zero2", "zero3")
@@ -48,7 +47,7 @@ def check(recipe: Recipe, number: int) -> None:
                 "CPU too."
             )
     here = int(os.environ.get("LOCAL_WORLD_SIZE", number))
-    if torch_device(training.device).type == "cuda" and here > torch.cuda.device_count():
+    if training.torch_device().type == "cuda" and here > torch.cuda.device_count():
         raise HycamError(
             f"{here} processes need a GPU each, and PyTorch sees {torch.cuda.device_count()} here. Start fewer, or set "
             "training.device to cpu."
@@ -117,11 +116,8 @@ def started() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
-def settings(recipe: Recipe, number: int, autocast: bool = False) -> dict[str, Any]:
-    """What ``TrainingArguments`` take for the recipe's strategy on so many processes.
-
-    ``autocast``: whether the weights that are trained are kept in float32 and computed with in bfloat16.
-    """
+def settings(recipe: Recipe, number: int) -> dict[str, Any]:
+    """The fields of ``TrainingArguments`` for the recipe's strategy on so many processes."""
     strategy = recipe.training.distributed.strategy
     # Every rank normalises by the labelled tokens of all of them, so the task loss is that of the one large batch.
     own: dict[str, Any] = {"average_tokens_across_devices": True, "fsdp": None, "fsdp_config": None, "deepspeed": None}
@@ -145,7 +141,7 @@ def settings(recipe: Recipe, number: int, autocast: bool = False) -> dict[str, A
         "gradient_clipping": "auto",
         # Its own bf16 would round the weights that are trained, in the adapter too, and save them so.
         "bf16": {"enabled": False},
-        "torch_autocast": {"enabled": autocast, "dtype": "bfloat16"},
+        "torch_autocast": {"enabled": recipe.uses_autocast(), "dtype": "bfloat16"},
         "zero_allow_untested_optimizer": True,
     }
     return own | {"deepspeed": zero, "bf16": False}

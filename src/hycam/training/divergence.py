@@ -21,27 +21,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hycam.errors import Diverged
+from hycam.training.recipe import TrainingRecipe
 
 _log = logging.getLogger(__name__)
 
 IN_A_ROW = 5
 _WINDOW = 50  # steps
 _LEAST = 20  # steps before a median is believed in for good
-
-
-@dataclass(frozen=True)
-class Policy:
-    """What a recipe wants done about a harmful step.
-
-    Attributes:
-        skips: leave it out; else end training.
-        margin: nats above the usual at which a loss has exploded; None for never.
-        most: steps that are left out in all before training ends anyway.
-    """
-
-    skips: bool = False
-    margin: float | None = None
-    most: int = 100
 
 
 @dataclass
@@ -64,27 +50,29 @@ class StepWatch:
     in_a_row: int = 0
     skipped: list[dict[str, Any]] = field(default_factory=list)
 
-    def takes(self, step: int, loss: float, norm: float, policy: Policy, rows: Callable[[], list[str]]) -> bool:
+    def takes(
+        self, step: int, loss: float, norm: float, settings: TrainingRecipe, rows: Callable[[], list[str]]
+    ) -> bool:
         """Whether a step is to be taken; it is noted either way.
 
         Args:
             step: its number.
             loss: the mean over its labelled tokens.
             norm: of its gradient.
-            policy: what to do where it would do harm.
+            settings: what to do about a harmful step.
             rows: gives the identities of its rows.
 
         Raises:
             Diverged: training is to end here.
         """
-        fault = self.fault(step, loss, norm, policy.margin)
+        fault = self.fault(step, loss, norm, settings.divergence_margin)
         if fault is None:
             self.accept(loss)
             return True
         names = rows()
-        if policy.skips:
+        if settings.on_divergence == "skip":
             self.leave_out(step, fault, loss, norm, names)
-            self._end_if_too_many(step, fault, policy.most, names)
+            self._end_if_too_many(step, fault, settings.max_skipped_steps, names)
             _log.warning("Step %d is left out: %s (rows %s).", step, fault, ", ".join(names))
             return False
         if not (math.isfinite(loss) and math.isfinite(norm)):

@@ -1,7 +1,6 @@
 """The training loop, from top to bottom: forward, backward, judge, clip, step, log, validate, save.
 
-Read :meth:`Loop.run` first, then :meth:`Loop.step`. Devices, processes and sharding are accelerate's; the arithmetic is
-the same under all of them.
+Read :meth:`Loop.run` first, then :meth:`Loop.step`. Devices, processes and sharding are accelerate's.
 """
 
 from __future__ import annotations
@@ -20,72 +19,53 @@ import torch
 from accelerate.utils import send_to_device
 from peft import PeftModel
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel
 
 from hycam import processes
-from hycam.console import Reports
 from hycam.errors import Diverged, HycamError, Interrupted
 from hycam.labelled import head_at, labelled_positions
-from hycam.optim import OptimizerSettings
 from hycam.training import distributed, state
-from hycam.training.checkpoints import PROGRESS, Checkpoints, damage
+from hycam.training.checkpoints import PROGRESS, damage
+from hycam.training.job import Job
 from hycam.training.metrics import Figures, Metrics
-from hycam.training.optimizers import build_optimizer, build_schedule, takes_the_loss
-from hycam.training.plan import Plan
 from hycam.training.rows import Counts, PackedCollator, PaddedCollator, identities, load_batches
-from hycam.training.setup import accepts_items, allocate_ranks, prepare_model
+from hycam.training.setup import (
+    accepts_items,
+    allocate_ranks,
+    build_optimizer,
+    build_schedule,
+    prepare_model,
+    takes_the_loss,
+)
 from hycam.training.state import Progress, Trained, refused
-from hycam.training.stopping import Stop
 from hycam.training.validation import same_randomness, validation_losses
 from hycam.tuners.hycam import HyCAMModel
 
 
 class Loop:
-    """One training, whose objective is what the model's own forward returns.
+    """One training, whose objective is the loss that the model's own forward returns.
 
-    A HyCAM adapter thus brings its balance loss with it. Logits are computed for the labelled positions only (see
-    :mod:`hycam.labelled`), which changes no value. All that is counted and logged is over the rows of all processes.
+    So a HyCAM adapter adds its balance loss itself. Logits are computed for labelled positions only (see
+    :mod:`hycam.labelled`), which changes no value. Counts and logged figures are over the rows of all processes.
 
     Args:
         model: the adapted backbone.
-        tokenizer: pads the batches.
-        arguments: as :func:`hycam.training.arguments.training_arguments` gives them.
-        plan: the rows.
-        optimizer: what the method's optimizer has beyond AdamW.
-        checkpoints: where they are kept.
-        metrics: the file for everything that is logged.
-        stop: whether the process was asked to end.
-        reporter: shows how far it has come.
+        job: what to train on, and how.
     """
 
-    def __init__(
-        self,
-        model: PreTrainedModel | PeftModel,
-        tokenizer: PreTrainedTokenizerBase,
-        arguments: TrainingArguments,
-        plan: Plan,
-        optimizer: OptimizerSettings,
-        checkpoints: Checkpoints,
-        metrics: Path,
-        stop: Stop,
-        reporter: Reports,
-    ) -> None:
-        self.model, self.tokenizer, self.arguments, self.plan = model, tokenizer, arguments, plan
-        self.checkpoints, self.stop, self.reporter = checkpoints, stop, reporter
-        self.accumulation = arguments.gradient_accumulation_steps
-        self.steps_an_epoch = max(1, -(-len(plan.batches) // self.accumulation))
-        self.max_steps = arguments.max_steps
-        if self.max_steps < 0:
-            self.max_steps = math.ceil(arguments.num_train_epochs * self.steps_an_epoch)
-        self.accelerator = distributed.accelerator(arguments)
+    def __init__(self, model: PreTrainedModel | PeftModel, job: Job) -> None:
+        self.model, self.job, self.arguments = model, job, job.arguments
+        self.rows, self.batches, self.settings = job.rows, job.batches, job.recipe.training
+        self.accumulation, self.max_steps = self.settings.gradient_accumulation, job.max_steps
+        self.accelerator = distributed.accelerator(job.arguments)
         self.device = self.accelerator.device
         self.progress = Progress()
-        self.figures = Figures(plan.rows.tasks, self.device)
-        self.metrics = Metrics(metrics, arguments, self.accelerator)
-        self.optimizer_settings = optimizer
-        self._collate = PackedCollator() if plan.batches.packing else PaddedCollator(tokenizer)
+        self.figures = Figures(self.rows.tasks, self.device)
+        self.metrics = Metrics(job.run.metrics, job.arguments, self.accelerator)
+        self._collate = PackedCollator() if self.batches.packing else PaddedCollator(job.tokenizer)
         self._tuner = next((module for module in model.modules() if isinstance(module, HyCAMModel)), None)
         self._scales_with_items = accepts_items(model)
+        self._goes_back = self.settings.early_stopping_patience is not None
         self._began = time.monotonic()
 
     def run(self, resumed: Path | None = None) -> dict[str, float]:
@@ -95,27 +75,27 @@ class Loop:
             the validation of the weights that training ended with.
 
         Raises:
-            Diverged: no good can come of further steps.
+            Diverged: further steps would do harm.
             Interrupted: the process was asked to end; there is a checkpoint.
         """
         self._prepare(resumed)
         progress = self.progress
         try:
-            if self.plan.also is not None and resumed is None:
+            if self.job.also is not None and resumed is None:
                 self.evaluate()
             if progress.validation_due:
                 self._validate()
             while not progress.is_finished:
-                for micro_batches in self._micro_batches(progress.step // self.steps_an_epoch):
+                for micro_batches in self._micro_batches(progress.step // self.job.steps_in_epoch):
                     norm, rate = self.step(micro_batches)
                     self._after_step(norm, rate)
                     if progress.is_finished:
                         break
             self._log_end()
-            if self.plan.patience is not None and progress.best_step is not None:
+            if self._goes_back and progress.best_step is not None:
                 self._go_back(progress.best_step)
-            progress.seconds = self.elapsed()
-            self.check_weights()
+            progress.seconds = self._elapsed()
+            self._check_weights()
             return self._last_validation()
         finally:
             self.metrics.close()
@@ -123,7 +103,7 @@ class Loop:
     def step(self, micro_batches: list[dict[str, Any]]) -> tuple[Tensor, float]:
         """One optimizer step on this process's micro-batches; the norm of its gradient and its learning rate."""
         accelerator, rows = self.accelerator, [batch.pop("row") for batch in micro_batches]  # which rows they have
-        counts = Counts.of(micro_batches, rows, self.plan.rows, self.device)
+        counts = Counts.of(micro_batches, rows, self.rows, self.device)
         items = None
         if self._scales_with_items:  # without a label the loss is 0
             items = torch.tensor(max(counts.labelled, 1), dtype=torch.float32, device=self.device)
@@ -133,9 +113,9 @@ class Loop:
             with distributed.synchronized(accelerator, self.wrapped):
                 self.wrapped.train()
                 loss = self.loss_of(send_to_device(batch, self.device), items, len(micro_batches))
-                self._reached("forward")
+                self.job.reached("forward")
                 distributed.backward(accelerator, loss)  # under DeepSpeed the last one takes the step as well
-                self._reached("backward")
+                self.job.reached("backward")
             losses.append(loss.detach())
 
         norm = distributed.clip(accelerator, self.wrapped, self.arguments.max_grad_norm or math.inf)
@@ -148,20 +128,20 @@ class Loop:
             self.figures.accept(losses)
             self.progress.count_rows(counts.rows)
         else:
-            self.figures.leave_out()
+            self.figures.skip()
         self.optimizer.zero_grad()
         self.progress.step += 1
         self.progress.tokens += counts.tokens
         self.progress.flops += 6.0 * counts.size * self._weights
-        self._reached("step")
+        self.job.reached("step")
         return norm, rate
 
     def loss_of(self, batch: dict[str, Any], items: Tensor | None, micro_batches: int) -> Tensor:
-        """What a micro-batch adds to the loss of its step.
+        """A micro-batch's part of its step's loss.
 
         Args:
             batch: as the collators make it.
-            items: the labelled tokens of the step on all processes; None where the model's loss is a mean.
+            items: the labelled tokens of the step on all processes; None if the model's loss is a mean.
             micro_batches: how many the step has.
         """
         task, labels = batch.pop("task"), batch["labels"]
@@ -181,29 +161,29 @@ class Loop:
         return outputs.loss / micro_batches if items is None else outputs.loss * processes.world_size()
 
     def _is_sound(self, losses: list[Tensor], norm: Tensor, rows: list[Tensor]) -> bool:
-        """Whether the step is to be taken, which is the same on every process.
+        """Whether to take the step: the same on every process.
 
-        Loss and norm are fetched together, the only time in a step that this waits for the device.
+        Loss and norm are fetched together, the only time in a step that the loop waits for the device.
         """
         loss = torch.stack(losses).sum().float()
         both = torch.stack([loss, norm.to(loss)])
         mean_loss, mean_norm = self.accelerator.reduce(both, "mean").tolist()
-        names = partial(identities, self.plan.rows, rows, losses)
-        return self.progress.watch.takes(self.progress.step + 1, mean_loss, mean_norm, self.plan.policy, names)
+        names = partial(identities, self.rows, rows, losses)
+        return self.progress.watch.takes(self.progress.step + 1, mean_loss, mean_norm, self.settings, names)
 
     def _micro_batches(self, epoch: int) -> Iterator[list[dict[str, Any]]]:
-        """The micro-batches of every step of an epoch that was not taken yet."""
-        self.plan.batches.set_epoch(epoch)
-        taken = self.progress.step % self.steps_an_epoch
-        left = islice(self.plan.batches, taken * self.accumulation, None)
-        loader = load_batches(self.plan.rows, left, self._collate, self.arguments)
-        with same_randomness() if taken else nullcontext():  # an iterator draws a number, once in an epoch
+        """The micro-batches of every remaining step of an epoch."""
+        self.batches.set_epoch(epoch)
+        taken = self.progress.step % self.job.steps_in_epoch
+        left = islice(self.batches, taken * self.accumulation, None)
+        loader = load_batches(self.rows, left, self._collate, self.arguments)
+        with same_randomness() if taken else nullcontext():  # an iterator draws a number once an epoch
             iterator = iter(loader)
-        for _ in range(taken, self.steps_an_epoch):
+        for _ in range(taken, self.job.steps_in_epoch):
             yield list(islice(iterator, self.accumulation))
 
     def _after_step(self, norm: Tensor, rate: float) -> None:
-        """Logs, validates, saves and leaves, as it is due after a step."""
+        """Logs, validates, saves and leaves, where that is due."""
         progress, arguments, step = self.progress, self.arguments, self.progress.step
         progress.is_finished = is_last = step >= self.max_steps
         self.step_ended()
@@ -223,7 +203,7 @@ class Loop:
             torch.cuda.empty_cache()
 
     def step_ended(self) -> None:
-        self.reporter.update("training", self.progress.step, self.max_steps, self.metrics.note)
+        self.job.reporter.update("training", self.progress.step, self.max_steps, self.metrics.note)
 
     def _log_steps(self, norm: Tensor, rate: float) -> None:
         progress = self.progress
@@ -240,14 +220,14 @@ class Loop:
         progress = self.progress
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         if progress.step:
-            epoch, step = divmod(progress.step, self.steps_an_epoch)
-            values["epoch"] = epoch + step * self.accumulation / len(self.plan.batches)
+            epoch, step = divmod(progress.step, self.job.steps_in_epoch)
+            values["epoch"] = epoch + step * self.accumulation / len(self.batches)
         values["num_input_tokens_seen"] = progress.tokens
-        self.metrics.write(progress.step, self.elapsed(), values)
+        self.metrics.write(progress.step, self._elapsed(), values)
         progress.logged += 1
 
     def _log_end(self) -> None:
-        """The closing line, with the mean loss of all steps and the speed of those that this process has made."""
+        """The last line: the mean loss of all steps, and the speed of those that this process took."""
         progress, seconds = self.progress, max(time.monotonic() - self._started, 1e-9)
         made = progress.step - self._first_step
         size = self.arguments.per_device_train_batch_size * self.accumulation * processes.world_size()
@@ -259,12 +239,12 @@ class Loop:
         mean = (progress.loss_sum + self.figures.loss.item()) / max(progress.step, 1)
         self.log(speed | {"total_flos": progress.flops, "train_loss": mean})
 
-    def elapsed(self) -> float:
-        """Seconds of training so far; the steps that a later process repeats count once."""
+    def _elapsed(self) -> float:
+        """Seconds of training so far; steps that a resumed run repeats count once."""
         return time.monotonic() - self._began
 
     def _validate(self) -> None:
-        """A validation that decides which weights are the best, and whether to go on."""
+        """Validates, and decides which weights are the best and whether to go on."""
         progress = self.progress
         loss = self.evaluate()["eval_loss"]
         if takes_the_loss(self.schedule):
@@ -274,12 +254,11 @@ class Loop:
             progress.best_loss, progress.best_step, progress.worse = loss, progress.step, 0
         else:
             progress.worse += 1
-        progress.is_finished |= self.plan.patience is not None and progress.worse >= self.plan.patience
+        patience = self.settings.early_stopping_patience
+        progress.is_finished |= patience is not None and progress.worse >= patience
 
     def evaluate(self) -> dict[str, float]:
-        """One pass over the validation rows, logged.
-
-        It changes nothing that training goes by, whether it comes to its end or not.
+        """One pass over the validation rows, logged, which has no effect on training.
 
         Raises:
             Interrupted: the process was asked to end.
@@ -287,40 +266,36 @@ class Loop:
         """
 
         def told(done: int, total: int) -> None:
-            self._reached("validation")
-            self.reporter.update("validation", done, total)
+            job.reached("validation")
+            job.reporter.update("validation", done, total)
             leave_if_asked()
 
         def leave_if_asked() -> None:
-            self.stop.agree(self.device)
-            self.stop.check()
+            job.stop.agree(self.device)
+            job.stop.check()
 
+        job, progress, model = self.job, self.progress, cast(PreTrainedModel, self.model)
         leave_if_asked()
-        model, progress, size = (
-            cast(PreTrainedModel, self.model),
-            self.progress,
-            self.arguments.per_device_eval_batch_size,
-        )
         with same_randomness():
-            found = validation_losses(model, self.tokenizer, self.plan.validation, size, progress.step, told)
-            further = dict(self.plan.also()) if self.plan.also else {}
+            size = job.recipe.evaluation.batch_size
+            found = validation_losses(model, job.tokenizer, job.data.validation, size, progress.step, told)
+            further = dict(job.also(model, job.tokenizer)) if job.also else {}
         progress.validation, progress.validated_at = found, progress.step
         self.log(found | further)
         return found
 
     def _last_validation(self) -> dict[str, float]:
-        """The validation of the weights that training ended with, which early stopping may have exchanged."""
-        goes_back = self.plan.patience is not None
-        if self.progress.validated_at == self.progress.step and not goes_back:
+        """The validation of the final weights, which early stopping may have replaced by the best."""
+        if self.progress.validated_at == self.progress.step and not self._goes_back:
             return self.progress.validation
         try:
             return self.evaluate()
         except Interrupted:
-            if not goes_back:  # else they are not those that belong to this step
+            if not self._goes_back:  # else the weights are not those of this step
                 self._leave()
             raise
 
-    def check_weights(self) -> None:
+    def _check_weights(self) -> None:
         """Raises Diverged where a trained weight is not finite, on any process."""
         trained = [distributed.own_part(weight) for weight in self.model.parameters() if weight.requires_grad]
         finite = torch.stack([torch.isfinite(weight).all().to(self.device) for weight in trained]).all()
@@ -329,54 +304,55 @@ class Loop:
             raise Diverged(step, f"there are weights that are not finite after step {step}")
 
     def save(self) -> None:
-        """Saves a checkpoint, unless there is one, or the loss has been exploding since before it was noticed."""
+        """Saves a checkpoint, unless there is one or the loss has just exploded."""
         if self.progress.watch.exploded:
             return
-        self.check_weights()
+        self._check_weights()
         step, is_main = self.progress.step, processes.is_main()
-        if step in self.checkpoints.steps():  # it continues from there
+        if step in self.job.checkpoints.steps():  # training continued from it
             return
-        self.progress.seconds = self.elapsed()
+        folder = self.job.checkpoints.at(step)
+        self.progress.seconds = self._elapsed()
         try:
             self.progress.sums = self.figures.kept()
-            state.save(self.trained, self.progress, self.checkpoints.at(step))
+            state.save(self.trained, self.progress, folder)
             processes.barrier()  # each process has written its part
             if is_main:
-                self.checkpoints.seal(step)
-            processes.barrier()  # so that all see the same checkpoints, whenever they look
+                self.job.checkpoints.seal(step)
+            processes.barrier()  # so that all see the same checkpoints from here on
         except Exception:
-            if is_main:  # on a full disk, half a checkpoint is in the way
-                shutil.rmtree(self.checkpoints.at(step), ignore_errors=True)
+            if is_main:  # half a checkpoint would only take room on a full disk
+                shutil.rmtree(folder, ignore_errors=True)
             raise
         if is_main:
-            self.checkpoints.rotate()
+            self.job.checkpoints.rotate()
 
     def _leave(self) -> None:
-        """Ends training where it stands, with a checkpoint, if the process was asked to end."""
-        self.stop.agree(self.device)
-        if self.stop.number is not None:
+        """Ends training with a checkpoint if the process was asked to end."""
+        self.job.stop.agree(self.device)
+        if self.job.stop.number is not None:
             self.save()
-            self.stop.check(f"The same command continues from step {self.progress.step}.")
+            self.job.stop.check(f"The same command continues from step {self.progress.step}.")
 
     def _go_back(self, best: int) -> None:
         """Puts the weights of the best checkpoint back."""
-        folder = self.checkpoints.at(best)
+        folder = self.job.checkpoints.at(best)
         if wrong := damage(folder):
             raise HycamError(
-                f"{folder}, the best checkpoint, which the run was to end with, is not whole: {wrong}. The same "
-                "command trains again from the last checkpoint that does not need it."
+                f"{folder}, the best checkpoint, with which the run should end, is damaged: {wrong}. The same command "
+                "trains again from the last checkpoint that does not need it."
             )
         state.load_weights(self.trained, folder)
 
     def _prepare(self, resumed: Path | None) -> None:
-        """Makes the optimizer and the schedule, shares the model out, and restores what a checkpoint holds."""
+        """Builds optimizer and schedule, distributes the model, and restores a checkpoint."""
         model, arguments, accelerator = self.model, self.arguments, self.accelerator
-        prepare_model(model, self.tokenizer, arguments)
+        prepare_model(model, self.job.tokenizer, arguments)
         trained = self.trained = Trained(accelerator, model, model, None, None)
         is_sharded = trained.is_fsdp or trained.is_deepspeed
         if resumed is not None and not is_sharded:
             state.load_weights(trained, resumed)
-        optimizer = build_optimizer(model, self.optimizer_settings, arguments)
+        optimizer = build_optimizer(model, self.job.recipe.method.settings(), arguments)
         self.wrapped, self.optimizer = trained.wrapped, trained.optimizer = accelerator.prepare(model, optimizer)
         self.schedule = trained.schedule = build_schedule(self.optimizer, arguments, self.max_steps)
         self._weights = distributed.parameters(cast(PreTrainedModel, model), exclude_embeddings=True)
@@ -391,7 +367,3 @@ class Loop:
         self._started = time.monotonic()
         self._began, self._first_step = self._started - self.progress.seconds, self.progress.step
         self.metrics.begin(self.progress.step, self.progress.logged)
-
-    def _reached(self, phase: str) -> None:
-        if self.plan.trial is not None:
-            self.plan.trial.at(phase)

@@ -83,8 +83,8 @@ class Figures:
             self._routed += 1
         self._forget_step()
 
-    def leave_out(self) -> None:
-        """Forgets the step, which was not taken."""
+    def skip(self) -> None:
+        """Forgets the step, which was skipped."""
         self._skipped += 1
         self._forget_step()
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+
 from hycam.data.recipe import DataRecipe
 from hycam.errors import HycamError, unknown
 from hycam.methods import method
@@ -152,6 +154,21 @@ class TrainingRecipe:
         if self.early_stopping_patience is not None and self.evaluate_every is None:
             raise HycamError("training.early_stopping_patience needs training.evaluate_every: it counts validations.")
 
+    def torch_device(self) -> torch.device:
+        """Where to train; raises HycamError if that is a GPU and there is none."""
+        is_there = torch.cuda.is_available()
+        if self.device == "cuda" and not is_there:
+            raise HycamError("training.device is cuda, but PyTorch sees no GPU here. Use cpu or auto.")
+        return torch.device(("cuda" if is_there else "cpu") if self.device == "auto" else self.device)
+
+    def torch_dtype(self) -> torch.dtype:
+        """The type of the frozen backbone."""
+        precision = self.precision
+        if precision == "auto":
+            has_it = self.torch_device().type == "cuda" and torch.cuda.is_bf16_supported()
+            precision = "bfloat16" if has_it else "float32"
+        return {"float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
+
 
 @dataclass
 class EvaluationRecipe:
@@ -212,3 +229,7 @@ class Recipe:
                 f"The method {self.method.name} has no learning rate of its own: set training.learning_rate."
             )
         return rate
+
+    def uses_autocast(self) -> bool:
+        """Whether float32 weights are trained in bfloat16; a step is often less than bfloat16 weights could tell."""
+        return method(self.method.name).trains_backbone and self.training.torch_dtype() == torch.bfloat16

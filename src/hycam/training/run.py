@@ -34,7 +34,6 @@ from hycam.lock import OWN_FILES
 from hycam.machine import describe
 from hycam.methods import method
 from hycam.training.checkpoints import MANIFEST, Checkpoints, damage, seal
-from hycam.training.device import torch_device, torch_dtype
 from hycam.training.parse import parse_recipe
 from hycam.training.recipe import Recipe
 from hycam.training.saving import save_weights
@@ -224,8 +223,7 @@ class Run:
             HycamError: the run is not finished, or holds an adapter of another method; or a change does not work.
         """
         recipe = self.recipe()
-        device = torch_device(recipe.training.device)
-        dtype = torch_dtype(recipe.training.precision, device)
+        device, dtype = recipe.training.torch_device(), recipe.training.torch_dtype()
         trusted = recipe.trust_remote_code
         tokenizer = backbones.load_tokenizer(recipe.backbone, trusted)
         if recipe.method.name == BASE:

@@ -46,11 +46,10 @@ def save_weights(model: PreTrainedModel | PeftModel, folder: Path, state: dict[s
         folder: where.
         state: the weights, where the model does not hold them whole itself.
     """
-    is_partitioned = any(hasattr(weight, "ds_id") for weight in model.parameters())
-    # transformers would rename the weights of a model that ZeRO-3 has loaded, by patterns for other models.
-    further: dict[str, Any] = (
-        {"save_original_format": False} if is_partitioned and not isinstance(model, PeftModel) else {}
-    )
+    further: dict[str, Any] = {}
+    if not isinstance(model, PeftModel) and any(hasattr(weight, "ds_id") for weight in model.parameters()):
+        # transformers would rename the weights of a model that ZeRO-3 has loaded, by patterns for other models.
+        further["save_original_format"] = False
     model.save_pretrained(str(folder), state_dict=state, **further)
 
 

@@ -1,4 +1,4 @@
-"""What is set on a model before it is trained."""
+"""What a training sets up: the model, its optimizer and the learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, get_scheduler
+from transformers.optimization import GreedyLR
+from transformers.trainer_pt_utils import get_parameter_names
 from transformers.trainer_utils import align_special_tokens
+
+from hycam.optim import OptimizerSettings, RiemannianAdamW, factor_pairs, parameter_groups
+
+OPTIMIZERS = {"32bit": "adamw_torch", "8bit": "adamw_bnb_8bit"}
+"""transformers' name of AdamW, by ``training.optimizer_states``."""
+
+# Norms and biases do not decay, as in transformers' Trainer.
+_NO_DECAY = [r"bias", r"layernorm", r"rmsnorm", r"(?:^|\.)norm(?:$|\.)", r"_norm(?:$|\.)"]
 
 
 def prepare_model(
@@ -48,7 +59,52 @@ def accepts_items(model: PreTrainedModel | PeftModel) -> bool:
 
 
 def allocate_ranks(model: PreTrainedModel | PeftModel, step: int) -> None:
-    """Lets a method that moves its rank between layers (AdaLoRA) do so after a step that was taken."""
+    """Lets AdaLoRA move rank between layers after a step."""
     tuner: Any = getattr(model, "base_model", None)
     if hasattr(tuner, "update_and_allocate"):
         tuner.update_and_allocate(step)
+
+
+def build_optimizer(
+    model: nn.Module, settings: OptimizerSettings, arguments: TrainingArguments
+) -> torch.optim.Optimizer:
+    """AdamW with the method's parameter groups; preconditioned, or with 8-bit states, if the recipe says so.
+
+    Raises:
+        HycamError: a multiplier names a weight that is not trained, or there are no factors to precondition.
+    """
+    decaying = get_parameter_names(model, [nn.LayerNorm], _NO_DECAY)
+    groups = parameter_groups(model, settings, arguments.learning_rate, arguments.weight_decay, decaying)
+    options: dict[str, Any] = {
+        "lr": arguments.learning_rate,
+        "betas": (arguments.adam_beta1, arguments.adam_beta2),
+        "eps": arguments.adam_epsilon,
+    }
+    if settings.preconditioned:
+        return RiemannianAdamW(groups, pairs=factor_pairs(model), damping=settings.damping, **options)
+    if arguments.optim != OPTIMIZERS["8bit"]:
+        return torch.optim.AdamW(groups, **options)
+    from bitsandbytes.optim import AdamW, GlobalOptimManager
+
+    optimizer = AdamW(groups, optim_bits=8, **options)
+    # Few rows of an embedding have a gradient in a step, and in a block of 8-bit states they would swamp the others.
+    embeddings = (module.weight for module in model.modules() if isinstance(module, nn.Embedding))
+    trained = [weight for weight in embeddings if weight.requires_grad]
+    GlobalOptimManager.get_instance().override_config(trained, "optim_bits", 32)
+    return optimizer
+
+
+def build_schedule(optimizer: torch.optim.Optimizer, arguments: TrainingArguments, steps: int) -> Any:
+    """The learning-rate schedule over so many steps."""
+    return get_scheduler(
+        arguments.lr_scheduler_type,
+        optimizer=optimizer,
+        num_warmup_steps=arguments.get_warmup_steps(steps),
+        num_training_steps=steps,
+        scheduler_specific_kwargs=cast("dict[str, Any] | None", arguments.lr_scheduler_kwargs),
+    )
+
+
+def takes_the_loss(schedule: Any) -> bool:
+    """Whether a schedule is stepped with each validation loss rather than after each step."""
+    return isinstance(schedule, (ReduceLROnPlateau, GreedyLR))

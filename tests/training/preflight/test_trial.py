@@ -200,9 +200,7 @@ def test_running_out_of_memory_is_told_from_other_errors(
 
     monkeypatch.setattr(trial_module, "train", failing)
     monkeypatch.setattr(trial_module, "end_with_launcher", lambda: None)
-    monkeypatch.setattr(
-        trial_module, "Path", lambda path: tmp_path / "no_process" if "oom" in str(path) else Path(path)
-    )
+    monkeypatch.setattr(trial_module, "Path", lambda path: tmp_path / "none" if "oom" in str(path) else Path(path))
     (tmp_path / "recipe.yaml").write_text(f"backbone: {recipe().backbone}\n")
     assert trial_module.run_child(tmp_path) == 1
     assert json.loads((tmp_path / "0.json").read_text())["out_of_memory"] is is_memory

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from hycam import backbones
@@ -14,9 +13,7 @@ from hycam.console import Reports
 from hycam.data.chosen import chosen_tasks
 from hycam.data.partition import partition
 from hycam.data.prepare import Prepared
-from hycam.methods import method
 from hycam.training.arguments import training_arguments
-from hycam.training.device import torch_device, torch_dtype
 from hycam.training.preflight.backbone import Weights, check_adapter, check_backbone, check_generation
 from hycam.training.preflight.data import check_duplicates, check_lengths, check_responses, check_tables, prepared
 from hycam.training.preflight.findings import Findings
@@ -31,7 +28,6 @@ from hycam.training.preflight.settings import (
 )
 from hycam.training.recipe import Recipe
 from hycam.training.rows import MixedRows, batches_of, steps_of
-from hycam.training.run import Run
 from hycam.training.saving import check_saves
 
 
@@ -75,7 +71,7 @@ def preflight(recipe: Recipe, reporter: Reports, processes: int = 1) -> Findings
     known = check_without_data(recipe, processes)
     found = known.findings
     if not any(one.about in ("settings", "method") for one in found.errors):
-        found.attempt(_arguments, recipe, about="settings")
+        found.attempt(training_arguments, recipe, about="settings")
     if not any(one.about == "settings" for one in found):
         found.ok("The settings do not contradict each other.", "settings")
     if known.trained is not None and not any(one.about in ("settings", "method") for one in found.errors):
@@ -95,14 +91,6 @@ def preflight(recipe: Recipe, reporter: Reports, processes: int = 1) -> Findings
         what = f"{trained_kind(recipe)} and its checkpoints"
         found += check_room(Path(recipe.output), room_needed(recipe, known.trained), what)
     return found
-
-
-def _arguments(recipe: Recipe) -> None:
-    device = torch_device(recipe.training.device)
-    autocast = method(recipe.method.name).trains_backbone and (
-        torch_dtype(recipe.training.precision, device) == torch.bfloat16
-    )
-    training_arguments(recipe, Run(Path(recipe.output)), recipe.learning_rate(), device.type, autocast)
 
 
 def _tokenizer(recipe: Recipe, known: WithoutData, found: Findings) -> PreTrainedTokenizerBase | None:

@@ -16,7 +16,6 @@ from hycam.methods import method
 from hycam.ops import set_backend
 from hycam.training import distributed, savings
 from hycam.training.checkpoints import Checkpoints
-from hycam.training.device import torch_device
 from hycam.training.preflight.findings import Findings
 from hycam.training.recipe import Recipe
 from hycam.training.run import Run
@@ -27,7 +26,7 @@ def check_settings(recipe: Recipe) -> Findings:
     """The settings by themselves, on this machine."""
     found = Findings("settings")
     settings = recipe.training
-    device = found.attempt(torch_device, settings.device)
+    device = found.attempt(settings.torch_device)
     entry = found.attempt(method, recipe.method.name, about="method")
     if entry is not None:
         optimizer = found.attempt(recipe.method.settings, about="method")
@@ -55,7 +54,7 @@ def check_switches(recipe: Recipe, processes: int = 1) -> Findings:
     """Optional savings, which may depend on the backbone's configuration, and the strategy for several processes."""
     found = Findings("settings")
     try:
-        device, optimizer = torch_device(recipe.training.device), recipe.method.settings()
+        device, optimizer = recipe.training.torch_device(), recipe.method.settings()
     except HycamError:
         return found  # check_settings says so
     for refusal in savings.refusals(recipe, device, optimizer):

@@ -37,7 +37,6 @@ from hycam.errors import HycamError
 from hycam.files import write_whole
 from hycam.machine import peak_memory_bytes
 from hycam.methods import method
-from hycam.training.device import torch_device, torch_dtype
 from hycam.training.launch import Failed, end_with_launcher, launch
 from hycam.training.parse import parse_recipe
 from hycam.training.preflight.data import largest_batch, largest_validation_batch
@@ -67,7 +66,7 @@ _TOO_LITTLE = re.compile(r"out of memory|(can't|cannot) allocate memory|not enou
 
 
 class Trial:
-    """Chooses the rows of a trial's training and records its phases, as :class:`hycam.training.plan.Trial`.
+    """Chooses the rows of a trial's training and records its phases, as :class:`hycam.training.job.Trial`.
 
     The optimizer's states are there from the second step on, and accumulated gradients from the second micro-batch on.
     So there are two steps of at most two micro-batches, each of them the largest batch.
@@ -88,7 +87,7 @@ class Trial:
         settings = recipe.training
         self.record: dict[str, Any] = {"phases": {}, "last": None}
         self._whole, self._folder, self._since = recipe, folder, time.perf_counter()
-        self._device = torch_device(settings.device)
+        self._device = settings.torch_device()
         trial = replace(
             settings, max_steps=min(2, settings.max_steps or 2), evaluate_every=None, save_every=None, log_every=1,
             gradient_accumulation=min(2, settings.gradient_accumulation), early_stopping_patience=None, report_to=[],
@@ -177,7 +176,7 @@ def try_out(recipe: Recipe, world: int = 1) -> Findings:
         records = [json.loads(path.read_text()) if path.exists() else {"phases": {}, "last": None} for path in paths]
     fullest = max(records, key=_peak)
     details = {
-        "device": str(torch_device(recipe.training.device)),
+        "device": str(recipe.training.torch_device()),
         "peak_bytes": _peak(fullest),
         "free_bytes": min((one["free"] for one in records if "free" in one), default=None),
         "batch": fullest.get("batch"),
@@ -310,7 +309,7 @@ def _advice(recipe: Recipe, record: dict[str, Any]) -> str:
             found.append("--training.gradient_checkpointing true: every block is computed twice and keeps little")
         half = max(1, record["batch"]["longest"] // 2)
         found.append(f"--data.max_length {half}: longer rows are truncated or dropped")
-    if torch_dtype(settings.precision, torch_device(settings.device)) == torch.float32:
+    if settings.torch_dtype() == torch.float32:
         found.append("--training.precision bfloat16: half the backbone")
     if recipe.quantization != "4bit" and not entry.trains_backbone:
         found.append("--quantization 4bit: an eighth of what the backbone's linear layers take in float32")
