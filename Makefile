@@ -51,7 +51,7 @@ oldest:
 	$(call fresh,.venv-oldest-train)
 	$(PYTHON) .ci/lower_bounds.py dependencies train test > .venv-oldest-train/bounds.txt
 	$(call into,.venv-oldest-train) --constraint .venv-oldest-train/bounds.txt --editable '.[train,test]'
-	$(call tested,.venv-oldest-train,tests/cli/test_main.py tests/training/test_train.py -k "test_main or resumed_at_any_step and not packed")
+	$(call tested,.venv-oldest-train,tests/cli/test_main.py tests/training/test_train.py -k "test_main or resumed_run and not packed")
 	$(PYTHON) .ci/lower_bounds.py dependencies train test trl > .venv-oldest-train/bounds.txt
 	$(call into,.venv-oldest-train) --constraint .venv-oldest-train/bounds.txt --editable '.[train,test,trl]'
 	$(call tested,.venv-oldest-train,$(TRAINERS))

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import torch
 
 from hycam import machine
+from hycam.machine import available_bytes
 
 # The module alone: the whole package would take seconds to import, and more memory than is held here.
 CHILD = f"""
@@ -28,3 +31,20 @@ def test_the_peak_is_the_processs_own_and_counts_what_was_held_and_is_free_again
     before, after = map(int, done.stdout.split())
     assert before < held.nbytes
     assert after >= before + 2**26
+
+
+def test_a_container_may_leave_less_than_the_machine_has(tmp_path: Path) -> None:
+    cpu = torch.device("cpu")
+    of_machine = available_bytes(cpu, tmp_path / "none")
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        (tmp_path / "memory").mkdir(exist_ok=True)
+        (tmp_path / limit).write_text("30000000\n")
+        (tmp_path / used).write_text("20000000\n")
+        (tmp_path / used).with_name("memory.stat").write_text(f"anon 1\n{cache} 5000000\n")
+        assert available_bytes(cpu, tmp_path) == 15_000_000
+        (tmp_path / limit).unlink()
+    (tmp_path / "memory.max").write_text("max\n")
+    assert available_bytes(cpu, tmp_path) == pytest.approx(of_machine, rel=0.2)

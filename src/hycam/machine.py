@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit, hardware and peak memory."""
+"""What a run ran on: versions, commit, hardware and memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ import platform
 import resource
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
+_CGROUP = Path("/sys/fs/cgroup")
 _PACKAGES = (
     "hycam",
     "torch",
@@ -51,6 +54,24 @@ def peak_memory_bytes() -> int:
     # On Linux getrusage never reports less than what the parent process held when it started this one.
     status = Path("/proc/self/status").read_text()
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM:")).split()[1]) * 1024
+
+
+def available_bytes(device: torch.device, cgroup: Path = _CGROUP) -> int:
+    """Bytes that a process may still allocate on a GPU, or on this machine within its container and its limits."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    limits = [psutil.virtual_memory().available]
+    if (most := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:  # ulimit -v
+        limits.append(most - psutil.Process().memory_info().vms)
+    for limit, used, cache in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        with suppress(OSError, ValueError):  # no such control group, or one without a limit ("max")
+            statistics = (cgroup / used).with_name("memory.stat").read_text().splitlines()
+            given_back = int(dict(line.split() for line in statistics).get(cache, 0))
+            limits.append(int((cgroup / limit).read_text()) - int((cgroup / used).read_text()) + given_back)
+    return max(0, min(limits))
 
 
 def _version(package: str) -> str | None:

@@ -154,7 +154,7 @@ def test_no_process_waits_for_another_where_only_one_has_rows_of_a_task(shared) 
     assert any("loss_mirror" not in line for line in lines(two) if "loss" in line)
 
 
-def test_a_loss_that_is_no_number_on_one_process_ends_all_of_them_at_that_step(
+def test_a_non_finite_loss_on_one_process_ends_all_of_them_at_that_step(
     shared, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     loss_of = Loop.loss_of
@@ -176,7 +176,7 @@ def test_a_loss_that_is_no_number_on_one_process_ends_all_of_them_at_that_step(
 
 
 @pytest.mark.parametrize("kind", ["loss", pytest.param("gradient", marks=soak)])
-def test_a_step_that_is_left_out_for_one_process_is_left_out_by_all_and_its_rows_are_not_counted(
+def test_a_step_that_one_process_skips_is_skipped_by_all_and_its_rows_are_not_counted(
     shared, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     # The second is finite, and its derivative is not.

@@ -1,4 +1,4 @@
-"""A step that would do harm: found before it is taken, told with its rows, or left out as if it had not been."""
+"""A step that would do harm: found before it is taken, reported with its rows, or skipped as if it had not been."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_skipping_leaves_that_step_out_and_says_so(poisoned, capsys, caplog) -> 
     assert "say say.jsonl:12" in entry["rows"]
     assert summary["steps"] == 4 and summary["rows"] == {"say": 12}
     assert Run(Path(poisoned.output)).summary() == summary
-    assert f"Step {entry['step']} is left out" in caplog.text and "say.jsonl:12" in caplog.text
+    assert f"Step {entry['step']} is skipped" in caplog.text and "say.jsonl:12" in caplog.text
     assert all(torch.isfinite(weight).all() for weight in weights(poisoned).values())
     logged = [line for line in lines(poisoned) if "learning_rate" in line]
     assert [("loss" in line, line.get("skipped_steps", 0)) for line in logged] == [
@@ -124,7 +124,7 @@ def test_skipping_leaves_that_step_out_and_says_so(poisoned, capsys, caplog) -> 
     assert "NaN" not in Run(Path(poisoned.output)).metrics.read_text()
     recipe = Run(Path(poisoned.output)).folder / "recipe.yaml"
     assert main(["train", str(recipe)]) == 0
-    assert f"Left out: step {entry['step']} (" in capsys.readouterr().out
+    assert f"Skipped: step {entry['step']} (" in capsys.readouterr().out
 
 
 def test_packed_rows_are_told_apart_too(poisoned) -> None:
@@ -200,7 +200,7 @@ def test_the_log_is_that_of_the_steps_that_were_taken(recipe, tmp_path: Path, ha
     assert sum(summary["rows"].values()) == 3 * 4
 
 
-def test_adalora_passes_over_what_is_left_out(recipe, harm: dict[int, Any]) -> None:
+def test_adalora_ignores_a_skipped_step(recipe, harm: dict[int, Any]) -> None:
     harm[2] = math.nan
     chosen = replace(recipe(max_steps=6, on_divergence="skip"), method=MethodRecipe("peft", ADALORA))
     assert len(train(chosen)["skipped"]) == 1
@@ -257,14 +257,14 @@ def test_a_run_that_stopped_goes_on_from_its_checkpoint_when_told_to_skip(
 
 def test_too_many_in_a_row_end_training_after_all(recipe, harm: dict[int, Any]) -> None:
     harm.update(dict.fromkeys(range(3, 20), "gradient"))
-    with pytest.raises(Diverged, match="of the 5 steps from there on none could be taken") as raised:
+    with pytest.raises(Diverged, match="none of the 5 steps from there on could be taken") as raised:
         train(recipe("lora", max_steps=20, on_divergence="skip"))
     assert raised.value.step == 3
 
 
 def test_too_many_in_all_end_training_after_all(recipe, harm: dict[int, Any]) -> None:
     harm.update(dict.fromkeys(range(2, 20, 2), math.nan))
-    with pytest.raises(Diverged, match=r"3 steps were left out already \(training.max_skipped_steps") as raised:
+    with pytest.raises(Diverged, match=r"3 steps were skipped already \(training.max_skipped_steps") as raised:
         train(recipe("lora", max_steps=20, on_divergence="skip", max_skipped_steps=3))
     assert raised.value.step == 8
 
@@ -291,7 +291,7 @@ def test_a_learning_rate_that_is_far_too_high_is_found_out(recipe) -> None:
             train(recipe(name, max_steps=25, learning_rate=1.0))
 
 
-def test_weights_that_are_no_numbers_are_never_saved(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_finite_weights_are_never_saved(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
     def spoil(self):
         if self.progress.step == 4:
             next(weight for weight in self.model.parameters() if weight.requires_grad).data[0, 0] = math.inf
@@ -363,5 +363,5 @@ def test_losses_of_ordinary_training_set_off_nothing() -> None:
 
 def test_what_is_known_survives_as_json() -> None:
     watch = watched([3.0, 2.0] * 20)
-    watch.leave_out(41, "no reason", math.nan, 1.0, ["a b:1"])
+    watch.skip(41, "no reason", math.nan, 1.0, ["a b:1"])
     assert StepWatch(**json.loads(json.dumps(vars(watch), allow_nan=False))) == watch

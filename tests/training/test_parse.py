@@ -267,7 +267,7 @@ def test_an_alias_stays(tmp_path: Path) -> None:
     ("text", "told"),
     [
         ("data: {mixture: {strategy: weights, weights: {1e5: 1}}}", r"data\.mixture\.weights has 100000\.0 as a name"),
-        ("method: {config: {1: 2}}", r"method\.config has 1 as a name, which is no text: put it in quotes"),
+        ("method: {config: {1: 2}}", r"method\.config has 1 as a name, which is not text: put it in quotes"),
         ("training: {extra: {null: 2}}", r"training\.extra has None as a name"),
     ],
 )

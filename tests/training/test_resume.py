@@ -207,7 +207,7 @@ def test_a_damaged_checkpoint_is_passed_over_with_a_message_and_nothing_is_lost(
     recipe, _, expected = whole
     again = damaged(recipe, "damaged", (6,))
     said = finish(again)
-    assert re.search(r"checkpoint-6 is not whole \(the content of optimizer.pt.*continues from .*checkpoint-4", said)
+    assert re.search(r"checkpoint-6 is damaged \(the content of optimizer.pt.*continues from .*checkpoint-4", said)
     assert result(again) == expected
 
 
@@ -237,9 +237,7 @@ def test_a_best_checkpoint_that_is_damaged_when_it_is_wanted_is_trained_again(du
 
     child = trained(again, prepare=lambda: after_step(spoil, step + 1))
     assert child.wait() == 1, child.said()
-    assert re.search(
-        rf"hycam train: .*checkpoint-{step}, the best checkpoint.*is not whole: adapter_model", child.said()
-    )
+    assert re.search(rf"hycam train: .*checkpoint-{step}, the best checkpoint.*is damaged: adapter_model", child.said())
     assert "the best so far, cannot be used" in finish(again)
     assert result(again) == result(recipe)
 

@@ -20,7 +20,7 @@ from hycam.labelled import head_at, labelled_positions
 from hycam.optim import OptimizerSettings
 from hycam.training import savings
 from hycam.training.recipe import Recipe, TrainingRecipe
-from hycam.training.savings import check, compile_blocks, use_liger
+from hycam.training.savings import compile_blocks, refusals, use_liger
 from hycam.training.train import train as train_with
 
 
@@ -123,13 +123,13 @@ def test_a_few_graphs_serve_all_blocks_and_lengths_with_the_loss_and_gradients_o
 ) -> None:
     results = []
     for compiled in (False, True):
-        model = trained(layers=3, modulation_target="residual_stream")
+        model = trained(modulation_target="residual_stream")
         if checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         with ExitStack() as undo:
             if compiled:
                 compile_blocks(model, undo)
-            results.append([step_from(model, length) for length in (12, 19, 26)])
+            results.append([step_from(model, length) for length in (12, 19)])
     for (loss, gradients), (found, compiled_gradients) in zip(*results, strict=True):
         torch.testing.assert_close(found, loss)
         assert compiled_gradients.keys() == gradients.keys()
@@ -162,7 +162,8 @@ def test_a_model_without_blocks_is_not_compiled() -> None:
 @pytest.mark.soak
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_compiled_code_has_the_loss_and_gradients_of_the_plain_run(checkpointing: bool) -> None:
-    check(Recipe(training=TrainingRecipe(torch_compile=True)), torch.device("cpu"), OptimizerSettings())
+    recipe = Recipe(training=TrainingRecipe(torch_compile=True))
+    assert refusals(recipe, torch.device("cpu"), OptimizerSettings()) == []
     results = []
     torch._dynamo.reset()
     for compiled in (False, True):

@@ -108,14 +108,6 @@ def test_the_logged_loss_is_task_loss_plus_weighted_balance_loss(recipe) -> None
     assert min(parts) - 1e-4 <= first["loss"] - 0.1 * first["balance_loss"] <= max(parts) + 1e-4
 
 
-def test_the_same_recipe_gives_the_same_adapter(recipe, tmp_path: Path) -> None:
-    one, two = (replace(recipe(), output=str(tmp_path / name)) for name in ("one", "two"))
-    train(one)
-    train(two)
-    assert weights(one).keys() == weights(two).keys()
-    assert all(torch.equal(weights(one)[key], value) for key, value in weights(two).items())
-
-
 @pytest.mark.parametrize("method", OF_METHODS)
 def test_an_interrupted_run_continues_from_its_last_whole_checkpoint_to_the_same_weights(
     recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
@@ -224,7 +216,7 @@ def batches_seen(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
     "order",
     [one if one in ("stop", "packed") else pytest.param(one, marks=pytest.mark.soak) for one in ORDERS],
 )
-def test_a_run_resumed_at_any_step_goes_on_with_the_very_batches_and_counts(
+def test_a_resumed_run_goes_on_with_the_very_batches_and_counts(
     recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches_seen: list[list[int]], order: str
 ) -> None:
     monkeypatch.setattr("hycam.training.checkpoints._KEPT", 100)
@@ -236,7 +228,7 @@ def test_a_run_resumed_at_any_step_goes_on_with_the_very_batches_and_counts(
     assert once == epochs_of(chosen)
     finished = tmp_path / "finished"
     Path(chosen.output).rename(finished)
-    for step in range(1, steps):
+    for step in (1, steps // 2, steps - 1):  # in the first epoch, at its end and in the last
         again = Run(tmp_path / f"from-{step}")
         shutil.copytree(finished, again.folder)
         shutil.rmtree(again.adapter)
@@ -324,8 +316,8 @@ def test_packing_is_refused_before_the_first_step_where_one_example_would_see_an
 
 
 def test_early_stopping_goes_on_counting_after_an_interruption(recipe, monkeypatch: pytest.MonkeyPatch) -> None:
-    settings = {"max_steps": 40, "learning_rate": 5.0, "evaluate_every": 2, "scheduler": "constant"}
-    chosen = recipe(**settings, early_stopping_patience=3)
+    settings = {"max_steps": 20, "learning_rate": 5.0, "evaluate_every": 1, "scheduler": "constant"}
+    chosen = recipe(**settings, early_stopping_patience=2)
 
     def step(self):
         if self.progress.step == stop_at:
@@ -334,6 +326,7 @@ def test_early_stopping_goes_on_counting_after_an_interruption(recipe, monkeypat
     monkeypatch.setattr(Loop, "step_ended", step)
     stop_at = 0
     uninterrupted = train(replace(chosen, output=f"{chosen.output}-whole"))["steps"]
+    assert 2 < uninterrupted < 20
     stop_at = uninterrupted - 1
     with pytest.raises(KeyboardInterrupt):
         train(chosen)
@@ -392,14 +385,6 @@ def test_early_stopping_ends_the_run_and_keeps_the_best_adapter(recipe) -> None:
     assert summary["steps"] < 40
     losses = [line["eval_loss"] for line in lines(Run(Path(chosen.output))) if "eval_loss" in line]
     assert summary["validation"]["eval_loss"] == pytest.approx(min(losses), rel=1e-5)
-
-
-def test_gradient_checkpointing_trains_the_same_adapter(recipe, tmp_path: Path) -> None:
-    losses = []
-    for checkpointing in (False, True):
-        chosen = replace(recipe(gradient_checkpointing=checkpointing), output=str(tmp_path / str(checkpointing)))
-        losses.append(train(chosen)["validation"]["eval_loss"])
-    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_a_bfloat16_backbone_trains_float32_adapters(recipe) -> None:
@@ -462,7 +447,7 @@ def test_mistakes_are_found_before_the_run_folder_is_made(recipe) -> None:
 
 
 def test_a_backbone_that_cannot_be_adapted_is_one_message(recipe) -> None:
-    with pytest.raises(HycamError, match=r"hycam cannot adapt LlamaForCausalLM.*\[7\]"):
+    with pytest.raises(HycamError, match=r"matches nothing in the layers \[7\] in LlamaForCausalLM"):
         train(replace(recipe(), method=MethodRecipe("hycam", {"layers_to_transform": [7]})))
 
 

@@ -93,6 +93,6 @@ def _say(run: Run, summary: dict[str, Any]) -> None:
     if skipped := summary.get("skipped"):
         steps = ", ".join(str(entry["step"]) for entry in skipped[:_STEPS_SHOWN])
         more = f" and {len(skipped) - _STEPS_SHOWN:,} more" if len(skipped) > _STEPS_SHOWN else ""
-        print(f"Left out: step {steps}{more} ({run.folder / 'training.json'} has the reason and the rows of each)")
+        print(f"Skipped: step {steps}{more} ({run.folder / 'training.json'} has the reason and the rows of each)")
     print(f"{summary['steps']} steps, {summary['tokens']:,} tokens, {summary['seconds']:.0f} s")
     print(f"Adapter: {run.adapter}" if run.adapter.exists() else f"Model: {run.model}")

@@ -1,15 +1,14 @@
-"""Checkpoints that are known to be whole: each has a manifest of its files, which is written last.
+"""Checkpoints that are known to be complete: each has a manifest of its files, which is written last.
 
 ::
 
-    checkpoints/checkpoint-N/               what training goes on from after step N
+    checkpoints/checkpoint-N/               the state after step N
     checkpoints/checkpoint-N/manifest.json  the size and SHA-256 of each of its files
-    checkpoints/unusable-checkpoint-N/      one that was found damaged; nothing reads it
+    checkpoints/unusable-checkpoint-N/      a damaged one, which nothing reads
 
-A checkpoint without a manifest was never finished. A file that is missing, was cut or was altered does not fit it, so
-an interrupted write and a failing disk are both noticed before anything is loaded. Where several processes train, all
-may read; the main process alone calls what writes: ``seal`` (once all have written their parts), ``rotate`` and
-``resume_from``.
+A checkpoint without a manifest was never finished. A missing, truncated or altered file does not match it, so an
+interrupted write and a failing disk are noticed before anything is loaded. Of several processes all may read, but only
+the main one calls ``seal`` (once all have written their parts), ``rotate`` and ``resume_from``.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from hycam.files import sync, sync_tree, write_whole
 _PREFIX = "checkpoint"
 MANIFEST = "manifest.json"
 PROGRESS = "progress_0.json"
-"""How far the main process had come; see :mod:`hycam.training.state`."""
+"""The progress of the main process; see :mod:`hycam.training.state`."""
 _KEPT = 2
 _log = logging.getLogger(__name__)
 
@@ -45,11 +44,9 @@ def seal(folder: Path) -> None:
 
 
 def damage(folder: Path, files: str = "*") -> str | None:
-    """What is wrong with a sealed folder, in words, or None while every file is as it was written.
+    """What is wrong with a sealed folder, in words; None if every file is as it was written.
 
-    Args:
-        folder: what :func:`seal` sealed.
-        files: which of its files matter, as a pattern.
+    ``files`` is a pattern of the files to check.
     """
     try:
         entries = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
@@ -65,7 +62,7 @@ def damage(folder: Path, files: str = "*") -> str | None:
                 return f"the content of {name} has changed"
     except FileNotFoundError:
         return f"it has no {MANIFEST}"
-    except (ValueError, KeyError, TypeError, AttributeError):  # the first also where it is no UTF-8
+    except (ValueError, KeyError, TypeError, AttributeError):  # the first also if it is not UTF-8
         return f"{MANIFEST} cannot be read"
     except OSError as error:
         return f"it cannot be read: {error.strerror or error}"
@@ -77,8 +74,8 @@ class Checkpoints:
 
     Args:
         folder: where they are.
-        beside: files outside that a checkpoint relies on, such as the metrics up to its step; synced before it counts.
-        goes_back: whether training ends with the best checkpoint so far, so that each needs the one that it calls so.
+        beside: files elsewhere that a checkpoint relies on, such as the metrics; synced before it counts.
+        goes_back: whether training ends with the best checkpoint, so that each one needs the best so far.
     """
 
     def __init__(self, folder: Path, beside: Sequence[Path] = (), goes_back: bool = False) -> None:
@@ -88,19 +85,19 @@ class Checkpoints:
 
     @property
     def most(self) -> int:
-        """How many there are at most between two steps."""
+        """The most that are kept."""
         return _KEPT * (2 if self._goes_back else 1)
 
     def at(self, step: int) -> Path:
-        """Where the checkpoint after this step is, or would be."""
+        """The folder of the checkpoint after this step."""
         return self.folder / f"{_PREFIX}-{step}"
 
     def steps(self) -> list[int]:
-        """The steps after which a checkpoint was finished, in order. Nothing is read but names."""
+        """The steps of all finished checkpoints, in order, by their names alone."""
         return sorted(step for step, folder in self._folders().items() if (folder / MANIFEST).exists())
 
     def seal(self, step: int) -> None:
-        """Says that the checkpoint after this step is finished, and may be believed from now on.
+        """Marks the checkpoint after this step as finished.
 
         Raises:
             HycamError, OSError: it cannot be written.
@@ -112,22 +109,19 @@ class Checkpoints:
         sync(self.folder)
 
     def rotate(self) -> None:
-        """Deletes all but the newest two, and those that these two may go back to.
-
-        The order is that of the steps, since a clock may jump.
-        """
+        """Deletes all but the newest two by step (a clock may jump) and the best ones that these name."""
         newest = self.steps()[-_KEPT:]
         kept = {*newest, *(best for step in newest if (best := self._best(step)) is not None)}
         for step in set(self._folders()) - kept:
             _delete(self.at(step))
 
     def resume_from(self) -> Path | None:
-        """The newest whole checkpoint whose best checkpoint is whole too; None where training begins anew.
+        """The newest intact checkpoint whose best checkpoint is intact too; None if training begins anew.
 
-        Those that were never finished are deleted. Those that are damaged, or lean on a damaged one, are renamed, so
-        that nothing is lost and nothing takes them for whole. Each is named in a warning, with what happens instead.
+        Unfinished ones are deleted. Damaged ones, and those whose best one is damaged, are renamed, so that nothing is
+        lost and nothing mistakes them for intact. A warning names each, and says what happens instead.
         """
-        passed_over: list[tuple[int, str]] = []
+        unusable: list[tuple[int, str]] = []
         found = None
         for step in sorted(self._folders(), reverse=True):
             wrong = damage(self.at(step))
@@ -137,9 +131,9 @@ class Checkpoints:
             if wrong is None:
                 found = step
                 break
-            passed_over.append((step, wrong))
+            unusable.append((step, wrong))
         instead = "training begins anew" if found is None else f"training continues from {self.at(found)}"
-        for step, wrong in passed_over:
+        for step, wrong in unusable:
             folder = self.at(step)
             if not (folder / MANIFEST).exists():
                 _delete(folder)
@@ -148,7 +142,7 @@ class Checkpoints:
             aside = folder.with_name(f"unusable-{folder.name}")
             shutil.rmtree(aside, ignore_errors=True)
             folder.replace(aside)
-            _log.warning("%s is not whole (%s); %s. It is kept as %s.", folder, wrong, instead, aside.name)
+            _log.warning("%s is damaged (%s); %s. It is kept as %s.", folder, wrong, instead, aside.name)
         return None if found is None else self.at(found)
 
     def _folders(self) -> dict[int, Path]:
@@ -160,7 +154,7 @@ class Checkpoints:
         return found
 
     def _best(self, step: int) -> int | None:
-        """The step of the checkpoint that the one after this step may go back to."""
+        """The step of the best checkpoint, according to the one after this step."""
         if not self._goes_back:
             return None
         path = self.at(step) / PROGRESS

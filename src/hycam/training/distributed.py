@@ -1,4 +1,4 @@
-"""Training on several processes: how a recipe's strategy becomes the libraries' settings, and what does not work."""
+"""Training on several processes: the libraries' settings for a strategy, and what does not work with it."""
 
 from __future__ import annotations
 
@@ -25,17 +25,13 @@ from hycam.methods import method
 from hycam.training.recipe import Recipe
 
 SHARDING = ("fsdp", "zero2", "zero3")
-"""The strategies under which no process holds everything."""
+"""The strategies under which every process holds only a part."""
 
 _GONE = r"gloo.*(Connection|Broken pipe|Timed out|peer)|Broken pipe|Connection (closed|reset) by peer"
 
 
 def check(recipe: Recipe, number: int) -> None:
-    """Checks that a recipe can be trained by so many processes. Loads nothing and needs none of them.
-
-    Raises:
-        HycamError: what does not work, why, and what to use instead.
-    """
+    """Raises HycamError if so many processes cannot train a recipe, with the reason and a way out. Loads nothing."""
     if number == 1:
         return
     training, strategy = recipe.training, recipe.training.distributed.strategy
@@ -55,51 +51,35 @@ def check(recipe: Recipe, number: int) -> None:
     if strategy.startswith("zero") and not is_deepspeed_available():
         raise HycamError(
             f"training.distributed.strategy={strategy} needs the package deepspeed: pip install 'hycam[deepspeed]', or "
-            "take fsdp, which shares out as much."
+            "take fsdp, which shards as much."
         )
     if strategy not in SHARDING:
         return
-    does_not_go = f"does not go with training.distributed.strategy={strategy}"
-    if recipe.method.settings().preconditioned:
-        raise HycamError(
-            f"The riemannian optimizer {does_not_go}: it needs both factors of a product whole, and no process has "
-            "them. Take the strategy ddp, or set method.optimizer.name to adamw."
-        )
-    if training.optimizer_states == "8bit":
-        raise HycamError(
-            f"training.optimizer_states=8bit {does_not_go}: bitsandbytes knows no weights that lie in parts on several "
-            "processes. Leave the states at 32bit, which are shared out, or take the strategy ddp."
-        )
-    if training.torch_compile:
-        raise HycamError(
-            f"training.torch_compile {does_not_go}, whose weights come and go inside of what would be compiled. Leave "
-            "it off, or take the strategy ddp."
-        )
-    if recipe.quantization is not None:
-        raise HycamError(
-            f"quantization={recipe.quantization} {does_not_go}: the packed weights cannot be shared out. Take the "
-            "strategy ddp, or leave the backbone as it is."
-        )
-    if training.on_divergence == "skip" and strategy != "fsdp":
-        raise HycamError(
-            f"training.on_divergence=skip {does_not_go}: DeepSpeed takes a step before its gradient can be looked at. "
-            "Leave it at stop, or take the strategy ddp or fsdp."
-        )
     config = method(recipe.method.name).config(recipe.method.config)
-    if config is not None and config.peft_type == PeftType.ADALORA:
-        raise HycamError(
-            f"AdaLoRA {does_not_go}: it moves its ranks by looking at whole weights and gradients. Take the strategy "
-            "ddp, or another method."
-        )
+    refusals = (
+        (recipe.method.settings().preconditioned, "The riemannian optimizer",
+         "it needs whole factors of a product. Set method.optimizer.name to adamw"),
+        (training.optimizer_states == "8bit", "training.optimizer_states=8bit",
+         "bitsandbytes cannot step sharded weights. Leave the states at 32bit, which are sharded"),
+        (training.torch_compile, "training.torch_compile",
+         "weights are gathered and freed within what would be compiled. Leave it off"),
+        (recipe.quantization is not None, f"quantization={recipe.quantization}",
+         "quantised weights cannot be sharded. Leave the backbone as it is"),
+        (training.on_divergence == "skip" and strategy != "fsdp", "training.on_divergence=skip",
+         "DeepSpeed takes a step before its gradient can be checked. Leave it at stop, or take fsdp"),
+        (config is not None and config.peft_type == PeftType.ADALORA, "AdaLoRA",
+         "it allocates ranks by whole weights and gradients. Take another method"),
+    )  # fmt: skip
+    for is_refused, what, why in refusals:
+        if is_refused:
+            raise HycamError(
+                f"{what} does not go with training.distributed.strategy={strategy}: {why}, or the strategy ddp."
+            )
 
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Says so when another process has gone, in the middle of whatever this one wanted of it.
-
-    Raises:
-        LostProcess: that.
-    """
+    """Turns the errors of a lost connection to another process into LostProcess."""
     try:
         yield
     except RuntimeError as error:
@@ -107,22 +87,22 @@ def together() -> Iterator[None]:
             raise
         raise LostProcess(
             f"Another of the {started()} processes does not answer, so this one cannot go on; its own messages say "
-            "more. The same command continues from the last checkpoint."
+            "why. The same command continues from the last checkpoint."
         ) from error
 
 
 def started() -> int:
-    """How many processes train together, as every launcher says in the environment of each."""
+    """The number of processes that train together, which every launcher puts into their environment."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def settings(recipe: Recipe, number: int) -> dict[str, Any]:
     """The fields of ``TrainingArguments`` for the recipe's strategy on so many processes."""
     strategy = recipe.training.distributed.strategy
-    # Every rank normalises by the labelled tokens of all of them, so the task loss is that of the one large batch.
+    # Every rank normalises by the labelled tokens of all ranks, so the task loss is that of one large batch.
     own: dict[str, Any] = {"average_tokens_across_devices": True, "fsdp": None, "fsdp_config": None, "deepspeed": None}
     if "ddp_find_unused_parameters" not in recipe.training.extra:
-        own["ddp_find_unused_parameters"] = False  # looking for them takes time, and there are none
+        own["ddp_find_unused_parameters"] = False  # finding them takes time, and there are none
     if number == 1 or strategy == "ddp":
         return own
     if strategy == "fsdp":
@@ -131,15 +111,15 @@ def settings(recipe: Recipe, number: int) -> dict[str, Any]:
         return own | {"fsdp": True, "fsdp_config": sharding}
     from deepspeed.ops import __compatible_ops__ as compiled
 
-    # On a CPU it would be compiled when training begins, for minutes, and only inference uses it. Whoever is killed
-    # meanwhile leaves a lock for which every later run waits for ever.
+    # On a CPU it would be compiled for minutes, though only inference uses it. A run that is killed meanwhile leaves a
+    # lock for which all later runs wait for ever.
     compiled["deepspeed_shm_comm"] = False
     zero = {
         "zero_optimization": {"stage": int(strategy[-1]), "stage3_gather_16bit_weights_on_model_save": True},
         "train_micro_batch_size_per_gpu": "auto",
         "gradient_accumulation_steps": "auto",
         "gradient_clipping": "auto",
-        # Its own bf16 would round the weights that are trained, in the adapter too, and save them so.
+        # DeepSpeed's own bf16 would round the trained weights.
         "bf16": {"enabled": False},
         "torch_autocast": {"enabled": recipe.uses_autocast(), "dtype": "bfloat16"},
         "zero_allow_untested_optimizer": True,
@@ -149,7 +129,7 @@ def settings(recipe: Recipe, number: int) -> dict[str, Any]:
 
 @contextmanager
 def partitioned_as(dtype: torch.dtype, arguments: TrainingArguments) -> Iterator[None]:
-    """ZeRO-3, which divides a backbone while it is loaded, keeps it in this type, and not in that of the training."""
+    """Within, ZeRO-3 keeps a backbone that it partitions while loading in this type, not in that of training."""
     zero = getattr(arguments, "hf_deepspeed_config", None)
     if zero is None:
         yield
@@ -162,7 +142,7 @@ def partitioned_as(dtype: torch.dtype, arguments: TrainingArguments) -> Iterator
 
 
 def accelerator(arguments: TrainingArguments) -> Accelerator:
-    """What shares the work out, as the arguments say."""
+    """The accelerator for the arguments."""
     names = ("bucket_cap_mb", "broadcast_buffers", "static_graph", "find_unused_parameters")
     chosen = {name: getattr(arguments, f"ddp_{name}") for name in names}
     ddp = DistributedDataParallelKwargs(**{name: value for name, value in chosen.items() if value is not None})
@@ -170,7 +150,7 @@ def accelerator(arguments: TrainingArguments) -> Accelerator:
     found = Accelerator(
         mixed_precision="bf16" if arguments.bf16 else "no",
         deepspeed_plugin=arguments.deepspeed_plugin,
-        # Elsewhere accelerate would divide the loss by it, and the loss has its share of the step already.
+        # Elsewhere accelerate would divide the loss by it, though the loss is a share of the step already.
         gradient_accumulation_steps=arguments.gradient_accumulation_steps if arguments.deepspeed else 1,
         fsdp_plugin=None if fsdp is None else FullyShardedDataParallelPlugin(**fsdp),
         kwargs_handlers=[ddp],
@@ -178,38 +158,38 @@ def accelerator(arguments: TrainingArguments) -> Accelerator:
         project_dir=arguments.output_dir,
     )
     if fsdp is not None and found.distributed_type == DistributedType.MULTI_CPU:
-        # accelerate leaves FSDP2 to GPUs, and everything under it works on a CPU too.
+        # accelerate allows FSDP2 on GPUs only, but PyTorch's works on CPUs too.
         found.state.fsdp_plugin = FullyShardedDataParallelPlugin(**fsdp)
         found.state.distributed_type = PartialState().distributed_type = DistributedType.FSDP
     return found
 
 
 def synchronized(accelerator: Accelerator, wrapped: nn.Module) -> AbstractContextManager[Any]:
-    """Within, gradients are averaged over the processes if this micro-batch is the step's last, and kept if not."""
+    """Within, gradients are averaged over the processes only if this micro-batch is the step's last."""
     return nullcontext() if accelerator.sync_gradients else accelerator.no_sync(wrapped)
 
 
 def backward(accelerator: Accelerator, loss: Tensor) -> None:
-    """The backward pass; under DeepSpeed the step's last one takes the step too."""
+    """The backward pass; under DeepSpeed the last of a step takes the step too."""
     scale = {"scale_wrt_gas": False} if accelerator.distributed_type == DistributedType.DEEPSPEED else {}
     accelerator.backward(loss, **scale)
 
 
 def clip(accelerator: Accelerator, wrapped: nn.Module, limit: float) -> Tensor:
-    """Clips the gradient of all processes to a norm; its norm before that."""
+    """Clips the gradient to a norm and returns the norm that it had, over all processes."""
     norm = accelerator.clip_grad_norm_(wrapped.parameters(), limit)
     norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
     return torch.as_tensor(0.0 if norm is None else norm, dtype=None if isinstance(norm, Tensor) else torch.float64)
 
 
 def loads_onto(recipe: Recipe, device: torch.device) -> torch.device:
-    """Where the backbone is loaded: what FSDP will shard may be more than a device holds."""
+    """Where to load the backbone: before FSDP shards it, a device may be too small for it."""
     is_sharded_later = started() > 1 and recipe.training.distributed.strategy == "fsdp"
     return torch.device("cpu") if is_sharded_later else device
 
 
 def parameters(model: PreTrainedModel, exclude_embeddings: bool = False) -> int:
-    """How many a backbone has, also where ZeRO-3 has loaded only a part of each."""
+    """The number of a backbone's parameters, also under ZeRO-3, where each is loaded in part."""
     left_out = {id(one.weight) for one in model.modules() if exclude_embeddings and isinstance(one, nn.Embedding)}
     parts = [one for one in model.parameters() if hasattr(one, "ds_numel")]
     if not parts:
@@ -224,7 +204,7 @@ def most(value: int, device: torch.device) -> int:
 
 @contextmanager
 def weights_at_hand(model: nn.Module) -> Iterator[None]:
-    """Every process has all weights inside, also where ZeRO-3 has loaded only its part of each."""
+    """Within, every process has all weights, also under ZeRO-3."""
     if not any(hasattr(parameter, "ds_id") for parameter in model.parameters()):
         yield
         return
@@ -235,11 +215,10 @@ def weights_at_hand(model: nn.Module) -> Iterator[None]:
 
 
 def whole_state(model: PeftModel | PreTrainedModel) -> dict[str, Tensor]:
-    """The state dictionary of a model whose weights may lie in parts on several processes; all have to call it.
+    """The state dictionary of a model whose weights may be sharded; every process must call this.
 
     Returns:
-        on the main process the weights on the CPU, whole; of a model with an adapter only what belongs to that, since
-        nobody wants to gather the rest. On the other processes nothing.
+        on the main process the whole weights, on the CPU; of an adapted model only the adapter's. Elsewhere nothing.
     """
     prefix = str(model.base_model.prefix) if isinstance(model, PeftModel) else ""
     found: dict[str, Tensor] = {}
@@ -255,7 +234,7 @@ def whole_state(model: PeftModel | PreTrainedModel) -> dict[str, Tensor]:
 
 
 def own_part(weight: Tensor) -> Tensor:
-    """What this process holds of a weight that may lie in parts on several."""
+    """This process's part of a weight that may be sharded."""
     if isinstance(weight, DTensor):
         return weight.to_local()
     return getattr(weight, "ds_tensor", weight)

@@ -1,14 +1,14 @@
 """Steps that would do harm: whose loss or gradient is not finite, or whose loss has exploded.
 
-A step is judged when its gradient is there and before the optimizer takes it, by two numbers that are the same on every
-process: the loss, which is the mean over the step's labelled tokens, and the norm of the gradient.
+A step is judged after its backward pass and before the optimizer's step, by two numbers that are the same on every
+process: the mean loss of its labelled tokens, and the norm of its gradient.
 
-A loss has *exploded* when it is more than a margin above what was usual. Both are nats per token, so a margin of 6 is a
-perplexity four hundred times as large. What was usual is the lowest median of 50 steps in a row so far (of those there
-are, from 20 on; before that, the median of what there is). A median, so that one odd batch neither sets off an alarm
-nor raises the bar; the lowest one, so that a loss that creeps upward cannot take its bar along.
+A loss has *exploded* when it exceeds the usual one by a margin. Both are in nats per token, so a margin of 6 means a
+perplexity 400 times as large. The usual loss is the lowest median so far of 50 steps in a row (of as many as there are
+at the start; it counts for good from 20 on). A median ignores a single odd batch, and the lowest one does not follow a
+loss that creeps upward.
 
-One such step may just be a hard batch, and five in a row (:data:`IN_A_ROW`) are not.
+One such step may be a hard batch; :data:`IN_A_ROW` in a row are not.
 """
 
 from __future__ import annotations
@@ -27,21 +27,20 @@ _log = logging.getLogger(__name__)
 
 IN_A_ROW = 5
 _WINDOW = 50  # steps
-_LEAST = 20  # steps before a median is believed in for good
+_LEAST = 20  # steps before a median counts for good
 
 
 @dataclass
 class StepWatch:
-    """What is known of the steps so far; it is kept in every checkpoint, and a resumed run goes on from it.
+    """The history by which steps are judged; every checkpoint holds it.
 
     Attributes:
         losses: of the last sound steps.
-        lowest: the lowest median of them so far, once there were enough.
-        exploded: ``step``, ``what`` and ``rows`` of each step of the present row of exploded ones that were taken all
-            the same.
-        in_a_row: how many steps were left out just now, one after the other.
-        skipped: all steps that were left out: ``step``, ``reason``, ``loss`` and ``gradient_norm`` (null where not
-            finite) and ``rows``.
+        lowest: their lowest median so far, once there were enough.
+        exploded: ``step``, ``what`` and ``rows`` of the exploded steps since the last sound one, if they were taken.
+        in_a_row: number of skipped steps since then.
+        skipped: every skipped step: ``step``, ``reason``, ``loss`` and ``gradient_norm`` (null where not finite) and
+            ``rows``.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -53,17 +52,17 @@ class StepWatch:
     def takes(
         self, step: int, loss: float, norm: float, settings: TrainingRecipe, rows: Callable[[], list[str]]
     ) -> bool:
-        """Whether a step is to be taken; it is noted either way.
+        """Whether to take a step; it is recorded either way.
 
         Args:
             step: its number.
             loss: the mean over its labelled tokens.
             norm: of its gradient.
-            settings: what to do about a harmful step.
+            settings: say what to do about a harmful step.
             rows: gives the identities of its rows.
 
         Raises:
-            Diverged: training is to end here.
+            Diverged: training has to end here.
         """
         fault = self.fault(step, loss, norm, settings.divergence_margin)
         if fault is None:
@@ -71,36 +70,36 @@ class StepWatch:
             return True
         names = rows()
         if settings.on_divergence == "skip":
-            self.leave_out(step, fault, loss, norm, names)
+            self.skip(step, fault, loss, norm, names)
             self._end_if_too_many(step, fault, settings.max_skipped_steps, names)
-            _log.warning("Step %d is left out: %s (rows %s).", step, fault, ", ".join(names))
+            _log.warning("Step %d is skipped: %s (rows %s).", step, fault, ", ".join(names))
             return False
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise Diverged(step, fault, names)
         self.exploded.append({"step": step, "what": fault, "rows": names})
         if len(self.exploded) == IN_A_ROW:
             first = self.exploded[0]
-            raise Diverged(first["step"], f"{first['what']}, and so it went on for {IN_A_ROW} steps", first["rows"])
+            raise Diverged(first["step"], f"{first['what']}, and so on for {IN_A_ROW} steps", first["rows"])
         return True
 
     def _end_if_too_many(self, step: int, fault: str, most: int, rows: list[str]) -> None:
         if self.in_a_row == IN_A_ROW:
             first = self.skipped[-IN_A_ROW]
-            more = f"{first['reason']}, and of the {IN_A_ROW} steps from there on none could be taken"
+            more = f"{first['reason']}, and none of the {IN_A_ROW} steps from there on could be taken"
             raise Diverged(first["step"], more, first["rows"])
         if len(self.skipped) > most:
-            more = f"{fault}, and {most:,} steps were left out already (training.max_skipped_steps)"
+            more = f"{fault}, and {most:,} steps were skipped already (training.max_skipped_steps)"
             raise Diverged(step, more, rows)
 
     @property
     def usual(self) -> float | None:
-        """The loss that later ones are compared with; None before the first."""
+        """The usual loss; None before the first step."""
         if self.lowest is None and self.losses:
             return statistics.median_low(self.losses)
         return self.lowest
 
     def accept(self, loss: float) -> None:
-        """Takes note of a sound step."""
+        """Records a sound step."""
         self.losses = [*self.losses[1 - _WINDOW :], loss]
         if len(self.losses) >= _LEAST:
             median = statistics.median_low(self.losses)
@@ -109,7 +108,7 @@ class StepWatch:
         self.in_a_row = 0
 
     def fault(self, step: int, loss: float, norm: float, margin: float | None) -> str | None:
-        """What is wrong with a step, as a part of a sentence; None if nothing is."""
+        """What is wrong with a step, as part of a sentence; None if nothing is."""
         if not math.isfinite(loss):
             return f"the loss of step {step} is not finite"
         if not math.isfinite(norm):
@@ -118,8 +117,8 @@ class StepWatch:
             return f"the loss of step {step} is {loss:.4g}, where {self.usual:.4g} was usual"
         return None
 
-    def leave_out(self, step: int, reason: str, loss: float, norm: float, rows: Sequence[str]) -> None:
-        """Takes note of a step that is left out."""
+    def skip(self, step: int, reason: str, loss: float, norm: float, rows: Sequence[str]) -> None:
+        """Records a skipped step."""
         self.in_a_row += 1
         entry = {"step": step, "reason": reason, "loss": _finite(loss), "gradient_norm": _finite(norm)}
         self.skipped.append({**entry, "rows": list(rows)})

@@ -25,7 +25,7 @@ def evaluate_run(run: Run, settings: EvaluationRecipe, reporter: Reports) -> dic
         the metrics: ``tasks``, ``macro``, ``pooled``, ``bleu_signature`` and ``max_new_tokens``.
 
     Raises:
-        HycamError: the folder is no complete run, or the data cannot be had or have changed since training.
+        HycamError: the run is not complete, or the data cannot be had or have changed since training.
     """
     model, tokenizer = run.load(settings.config)
     data = prepare(run.recipe().data, tokenizer, reporter.update)
@@ -46,16 +46,7 @@ def evaluate_rows(
     settings: EvaluationRecipe,
     reporter: Reports,
 ) -> dict[str, Any]:
-    """As :func:`evaluate_run`, of a run whose model ``run.load()`` has given already and whose data are at hand.
-
-    Args:
-        run: where the files go.
-        model: the run's.
-        tokenizer: the run's.
-        rows: of each task, the part to evaluate on.
-        settings: how.
-        reporter: told how far it is.
-    """
+    """As :func:`evaluate_run`, with the model and tokenizer of ``run.load()`` and the rows of each task."""
     set_seed(run.recipe().training.seed)  # some methods draw noise in evaluation too
     result = evaluate(
         model,

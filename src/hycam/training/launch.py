@@ -1,4 +1,8 @@
-"""Starts several processes on this machine that train together, through PyTorch's own launcher."""
+"""Starts several processes on this machine that train together, through PyTorch's elastic launcher.
+
+``accelerate launch`` starts the same one, but prints its traceback where a process fails, and reads settings of the
+user's own that may contradict the recipe.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +21,14 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from hycam.errors import HycamError
 
-_SECONDS_TO_LEAVE = 120  # after a signal, for a last checkpoint
+_SECONDS_TO_LEAVE = 120  # after a signal, for the last checkpoint
 
 
 class Failed(HycamError):
-    """A process failed, and has reported why, or was killed.
+    """A process failed or was killed.
 
     Args:
-        message: what the process could not report itself; may be empty.
+        message: why; empty if the process has reported it.
         status: the exit status of the launcher.
     """
 
@@ -34,14 +38,14 @@ class Failed(HycamError):
 
 
 def launch(verb: str, words: Sequence[str], number: int) -> None:
-    """Runs ``hycam VERB WORDS`` as so many processes and waits for all of them; where one ends, the others do too.
+    """Runs ``hycam VERB WORDS`` as so many processes and waits for them; if one fails, the others end too.
 
-    Everything that they print comes through. A signal to this process reaches all of them.
+    All their output is shown. A signal to this process reaches all of them.
 
     Raises:
-        Failed: one of them did not end well, or this process was asked to end.
+        Failed: one of them failed, or this process was asked to end.
     """
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # it would say all of it again
+    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # it would repeat every message
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
     with tempfile.TemporaryDirectory(prefix="hycam-launch-") as folder:
         config = LaunchConfig(
@@ -74,7 +78,7 @@ def launch(verb: str, words: Sequence[str], number: int) -> None:
 
 
 def end_with_launcher() -> None:
-    """Ends this process soon after the one that started it, which nobody else would do if that was killed."""
+    """Ends this process soon after its launcher, even if that was killed."""
     launcher = os.getppid()
 
     def watch() -> None:

@@ -1,4 +1,4 @@
-"""What is logged: the figures of the steps since the last line, the file of lines, and the trackers."""
+"""What is logged: figures of the steps since the last line, the file of metrics, and the trackers."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from hycam.tuners.hycam import TrainingStats
 
 @dataclass
 class Sums:
-    """The figures of one process since the last line, as a checkpoint keeps them.
+    """The sums of one process since the last line, as a checkpoint holds them.
 
     Attributes:
-        loss: of the steps that were taken.
-        taken: how many those are.
-        skipped: how many were left out.
+        loss: of the steps taken.
+        taken: number of steps taken.
+        skipped: number of steps skipped.
         tasks: NLL and labelled tokens of each task.
         routing: the balance loss and the share of each module.
-        routed: how many micro-batches these two are summed over.
+        routed: the number of micro-batches in ``routing``.
     """
 
     loss: float = 0.0
@@ -60,14 +60,14 @@ class Figures:
 
     @torch.no_grad()
     def note_tasks(self, logits: Tensor, targets: Tensor, task: Tensor) -> None:
-        """Notes the NLL of ``n`` labelled tokens, each of a task; ``logits [n, V]``, the others ``[n]``."""
+        """Adds the NLL of ``n`` labelled tokens by task; ``logits [n, V]``, the others ``[n]``."""
         each = F.cross_entropy(logits.float(), targets, reduction="none")
         task = task.cpu()
         self._step_sums[0].index_add_(0, task, each.double().cpu())
         self._step_sums[1].index_add_(0, task, torch.ones_like(task, dtype=torch.float64))
 
     def note_routing(self, stats: TrainingStats) -> None:
-        """Notes the balance loss and the routing, averaged over tokens and layers, of a micro-batch."""
+        """Adds a micro-batch's balance loss and its routing, averaged over tokens and layers."""
         if stats.routing and stats.balance_loss is not None:
             mean = torch.stack(list(stats.routing.values())).mean(dim=0)
             self._step_routing.append(torch.cat((stats.balance_loss.reshape(1), mean)).cpu().double())
@@ -93,7 +93,7 @@ class Figures:
         self._step_routing.clear()
 
     def line(self, accelerator: Accelerator) -> tuple[float, dict[str, float]]:
-        """The sum of the losses and the figures of a line of metrics, over all processes; all begin at zero again."""
+        """The sum of the losses and the figures of a line, over all processes; resets both."""
         total = accelerator.gather(self.loss).mean().item()
         line = {"loss": total / self._taken} if self._taken else {}
         for name, nll, tokens in zip(
@@ -125,14 +125,12 @@ class Figures:
 
 
 class Metrics:
-    """Everything that is logged: one JSON object a line, with step and seconds of training so far, and the trackers.
-
-    The main process alone writes.
+    """The log: one JSON object a line, with step and seconds of training, and the trackers; the main process writes.
 
     Args:
         path: the file.
-        arguments: say which trackers, and what the run is called there.
-        accelerator: has the trackers.
+        arguments: name the trackers, and the run there.
+        accelerator: holds the trackers.
     """
 
     def __init__(self, path: Path, arguments: TrainingArguments, accelerator: Accelerator) -> None:
@@ -141,7 +139,7 @@ class Metrics:
         self.note = ""
 
     def begin(self, step: int, logged: int) -> None:
-        """Drops the lines that a resumed run is going to write again: all but the first ``logged`` up to a step."""
+        """Drops lines that a resumed run will write again: keeps the first ``logged`` of those up to ``step``."""
         arguments = self._arguments
         if processes.is_main():
             before = self._path.read_text(encoding="utf-8", errors="replace") if self._path.exists() else ""
@@ -155,7 +153,7 @@ class Metrics:
             self._accelerator.init_trackers(arguments.project, config, init_kwargs=options)
 
     def write(self, step: int, seconds: float, values: Mapping[str, float]) -> None:
-        """Appends a line, and makes a note of the loss for the console."""
+        """Appends a line, and keeps the loss for the progress bar."""
         for key, what in (("loss", "loss"), ("eval_loss", "validation loss")):
             if key in values:
                 self.note = f"{what} {values[key]:.3f}"
@@ -166,13 +164,13 @@ class Metrics:
         self._accelerator.log({_tracked(name): value for name, value in values.items()}, step=step)
 
     def close(self) -> None:
-        """Lets the trackers write what they have."""
+        """Flushes the trackers."""
         for tracker in self._accelerator.trackers:
             tracker.finish()
 
 
 def _tracked(name: str) -> str:
-    """As trackers group names: ``eval/loss`` and ``train/loss``."""
+    """The name under which trackers group it: ``eval/loss`` or ``train/loss``."""
     return f"eval/{name.removeprefix('eval_')}" if name.startswith("eval_") else f"train/{name}"
 
 

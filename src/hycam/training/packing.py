@@ -1,8 +1,7 @@
-"""The check that in a packed row (several examples without padding) none sees another.
+"""The check that the examples of a packed row (without padding) do not see one another.
 
-No mask keeps the examples of a packed row apart. The backbone has to tell them by their positions, which start anew,
-and whether it does is a matter of its code: some models make their mask without looking at positions, and every model
-does so while it keeps a cache. So the model itself is asked, before it is trained.
+No mask separates them: the backbone has to recognise them by their positions, which start anew. Some models make their
+mask without looking at positions, and every model does so with a cache. So the model itself is tested before training.
 """
 
 from __future__ import annotations
@@ -28,15 +27,13 @@ LENGTHS = (7, 5, 6)  # of the examples that a model is checked with
 
 
 def check_packing(model: PreTrainedModel) -> None:
-    """Runs a few random tokens, packed and each example alone, and checks that no example depends on another.
-
-    Neither the model nor the state of the random number generators is changed.
+    """Runs a few random examples, packed and each alone, and checks that none depends on another.
 
     Args:
-        model: the model to be trained, with its adapter if it has one, on the device where it is to be trained.
+        model: the adapted model on the device of its training. Neither it nor any random state is changed.
 
     Raises:
-        HycamError: an example of a packed row sees another one, or its logits are not those that it has alone.
+        HycamError: an example of a packed row sees another one, or its logits differ from those that it has alone.
     """
     kind = model.config.model_type
     adapters: dict[str, PeftConfig] = getattr(model, "peft_config", {})
@@ -58,14 +55,14 @@ def check_packing(model: PreTrainedModel) -> None:
             weights = torch.randn(packed[first:].shape, generator=generator).to(packed.device)
             (gradient,) = torch.autograd.grad((weights * packed[first:]).sum(), embedded)
 
-    # What is masked out has a gradient of exactly zero, in every type and however little attention adds to the logits.
+    # Masked tokens have a gradient of exactly zero, in every type and however little attention adds to the logits.
     # Both comparisons are false for NaN, which proves nothing.
     if not (gradient[0, :first] == 0).all():
         raise HycamError(
             f"data.packing is not possible with {kind}: the examples of a packed row see one another (the logits of "
             f"the later ones depend on the first one). {WHAT_TO_DO}"
         )
-    # Logits differ in size from model to model, so this is a share. Packed, they are computed in other shapes and round
+    # Relative, since the size of logits depends on the model. Packed ones are computed in other shapes and round
     # differently: on a real model by 3e-6 in float32 and by 0.03 in bfloat16. Wrong positions: 0.8.
     differs = (_size(packed.detach() - alone) / _size(alone - alone.mean(dim=0))).item()
     if not differs < (0.25 if words.dtype in HALVES else 0.01):
@@ -106,7 +103,7 @@ def _embeddings_kept(model: PreTrainedModel) -> Iterator[list[Tensor]]:
 
 @contextmanager
 def _without_noise(adapters: dict[str, PeftConfig]) -> Iterator[None]:
-    """HyCAM's routing noise, which may be drawn in evaluation too, would differ between two forwards."""
+    """Switches off HyCAM's routing noise, which may be drawn in evaluation too."""
     noises = [(config, config.noise) for config in adapters.values() if isinstance(config, HyCAMConfig)]
     try:
         for config, _ in noises:

@@ -1,4 +1,4 @@
-"""From a YAML file and the command line to a recipe, with errors that name the field and the nearest one."""
+"""A recipe from a YAML file and the command line, with errors that name the field and the nearest one."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ from hycam.training.yaml_file import check_keys, read_yaml
 
 T = TypeVar("T")
 
-# Left to itself jsonargparse imports and calls whatever a recipe calls class_path, where a field may hold any value: a
-# recipe, or the run folder of somebody else, could run any program.
+# By default jsonargparse imports and calls any class_path in a field of type Any: the recipe of a stranger's run folder
+# could run any program.
 set_parsing_settings(
     instantiate_subclass_spec_in_any=False, import_path_denylist=["*"], import_path_allowlist=["hycam"]
 )
@@ -37,7 +37,7 @@ _load_yaml = get_loader("yaml")
 
 
 def _load_once(text: str) -> Any:
-    """As jsonargparse reads the value of an option, with no key in it twice."""
+    """Loads the value of an option as jsonargparse does, but refuses duplicate keys."""
     check_keys(text)
     return _load_yaml(text)
 
@@ -59,11 +59,11 @@ def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
 
     Args:
         kind: the dataclass to fill.
-        arguments: the recipe's path, where there is one, and then options such as ``--training.learning_rate 1e-4``.
+        arguments: the recipe's path, if any, and then options such as ``--training.learning_rate 1e-4``.
         kwargs: for the parser, such as ``prog`` and ``description``.
 
     Raises:
-        HycamError: the file is missing or no YAML, a field is unknown, or a value has the wrong type.
+        HycamError: the file is missing or not YAML, a field is unknown, or a value has the wrong type.
         UsageError: an option does not exist.
     """
     words = list(arguments)
@@ -109,7 +109,7 @@ def field_names(kind: type, prefix: str = "") -> list[str]:
 
 
 def _check_file(kind: type, path: Path) -> None:
-    """Says what is wrong with the file, where; jsonargparse would name neither the file nor the nearest field."""
+    """Finds unknown fields; jsonargparse would name neither the file nor the nearest field."""
     if not path.is_file():
         folder = path.parent if path.parent.is_dir() else Path()
         hint = nearest(path.name, (entry.name for entry in folder.glob("*.y*ml")))
@@ -121,7 +121,7 @@ def _check_file(kind: type, path: Path) -> None:
 
 
 def _check_fields(content: dict[Any, Any], prefix: str, pattern: str, known: set[str], path: Path) -> None:
-    """``prefix`` is where ``content`` stands in the file; ``pattern`` the same with a star for every free label."""
+    """``prefix`` is the place of ``content`` in the file; ``pattern`` the same with a star for every free label."""
     is_labelled = any(name.startswith(f"{pattern}*.") for name in known)
     for key, value in content.items():
         name, as_known = f"{prefix}{key}", f"{pattern}{'*' if is_labelled else key}"
@@ -145,13 +145,13 @@ def _fields_of(group: str, known: Iterable[str]) -> list[str]:
 
 
 def _is_group(name: str, fields: Sequence[str]) -> str:
-    # A word in place of a group is most often its name, as in `executor: ray`.
+    # A word in place of a group is usually its name, as in `executor: ray`.
     example = "name" if "name" in fields else fields[0]
     return f"{name} has fields of its own ({', '.join(fields)}): set one of them, such as `{name}: {{{example}: ...}}`."
 
 
 def _check_values(kind: type, parsed: Any, prefix: str) -> None:
-    """Refuses null where it is not allowed, and names that are not text; jsonargparse lets some of both through."""
+    """Refuses null where it is not allowed, and names that are not text; jsonargparse accepts some of both."""
     for name, annotation in get_type_hints(kind).items():
         value, kinds = parsed[name], (annotation, *get_args(annotation))
         if value is None and NoneType not in kinds and annotation is not Any:
@@ -159,7 +159,7 @@ def _check_values(kind: type, parsed: Any, prefix: str) -> None:
         if isinstance(value, dict):
             for key in value:
                 if not isinstance(key, str):
-                    raise HycamError(f"{prefix}{name} has {key!r} as a name, which is no text: put it in quotes.")
+                    raise HycamError(f"{prefix}{name} has {key!r} as a name, which is not text: put it in quotes.")
         inner = [one for one in (*kinds, *(arg for one in kinds for arg in get_args(one))) if is_dataclass(one)]
         if not inner or isinstance(value, (str, int, float, NoneType)):
             continue
@@ -181,7 +181,7 @@ def _explained(kind: type, message: str) -> HycamError:
         return UsageError(f"There is no option --{name}.{nearest(name, field_names(kind))}")
     keys = re.findall(r'Parser key "([\w.]+)":', message)
     if keys:
-        # Of an entry in a list the innermost key is the wrong one, and what is said after it.
+        # In an entry of a list the innermost key is the wrong one, with the reason after it.
         key, rest = ".".join(dict.fromkeys(keys)), message.rpartition(f'Parser key "{keys[-1]}":')[2].strip()
         unknown_field = re.search(r"[Oo]ption '(\w+)' is not accepted", rest)
         if unknown_field:
@@ -197,6 +197,6 @@ def _explained(kind: type, message: str) -> HycamError:
 
 
 def _refused(message: str) -> HycamError:
-    """Why a dataclass in a list refuses its fields: its own words among what jsonargparse says of all it tried."""
+    """Why a dataclass in a list refuses its fields: its own message among those of all types tried."""
     reasons = re.findall(r"^\s*- (?!Expected|Does not validate)(.*)$", message, re.MULTILINE)
     return HycamError(reasons[0] if reasons else message)

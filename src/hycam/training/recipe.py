@@ -1,4 +1,4 @@
-"""The recipe: every setting of a run, as typed dataclasses. Their docstrings are what ``--help`` shows."""
+"""The recipe: every setting of a run, as typed dataclasses. ``--help`` shows their docstrings."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class MethodRecipe:
 
 @dataclass
 class DistributedRecipe:
-    """How several processes share the work; how many there are is said when they are started.
+    """How several processes share the work; their number is given when they are started.
 
     Args:
         strategy: ``ddp``: each has the whole model, and they average their gradients. ``fsdp`` (PyTorch's FSDP2): each
@@ -90,7 +90,7 @@ class TrainingRecipe:
             a GPU (``hycam[quantization]``), and is not for the riemannian optimizer.
         use_liger_kernel: Liger's kernels for the backbone's norms, feed-forward networks and rotary embedding; needs
             a GPU and liger-kernel (``hycam[liger]``).
-        torch_compile: Compile the blocks of the adapted backbone; takes some minutes at the start. On a CPU it needs a
+        torch_compile: Compile the blocks of the adapted backbone, for some minutes at the start. On a CPU it needs a
             C++ compiler.
         on_divergence: What to do about a step whose loss or gradient is not finite, or whose loss has exploded:
             ``stop`` before it is taken (for an exploded loss, at the fifth step in a row), or ``skip`` it, so that the

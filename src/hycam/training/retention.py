@@ -1,4 +1,4 @@
-"""Retention of a run folder, and of a model in training."""
+"""Retention of a finished run, and of a model in training."""
 
 from __future__ import annotations
 
@@ -23,13 +23,10 @@ def measure_retention(
     settings: RetentionRecipe,
     reporter: Reports,
 ) -> dict[str, Any]:
-    """What a run's model, which ``run.load()`` has given, has kept of its backbone.
+    """What the model of ``run.load()`` has kept of its backbone, as :mod:`hycam.evaluation.retention` describes.
 
-    Tasks that bear on any of the recipe's own are left out, also where only some of those were trained: then all runs
-    of a study are measured on the same ones.
-
-    Returns:
-        what :mod:`hycam.evaluation.retention` describes.
+    Tasks related to any of the recipe's are skipped, even if those were not trained, so that all runs of a study are
+    measured on the same ones.
 
     Raises:
         HycamError: the rows or the backbone cannot be had.

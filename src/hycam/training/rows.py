@@ -30,8 +30,8 @@ _ROWS_AT_ONCE = 10_000
 class PaddedCollator(DataCollatorForSeq2Seq):
     """Pads the rows of a micro-batch; ``task`` has the task of each and ``row`` its number.
 
-    A process that gets no rows, because an epoch's last batch is smaller than the number of processes, still has to
-    take part in the step: it gets one row without a label, with empty ``task`` and ``row``.
+    A process without rows, because an epoch's last batch is smaller than the number of processes, still takes part in
+    the step: it gets one row without a label, with empty ``task`` and ``row``.
     """
 
     def __call__(self, features: list[dict[str, Any]], return_tensors: str | None = None) -> dict[str, Any]:
@@ -48,17 +48,13 @@ class PaddedCollator(DataCollatorForSeq2Seq):
 
 
 class PackedCollator(DataCollatorWithFlattening):
-    """Makes one packed row out of the rows of a micro-batch, each with ``input_ids``, ``labels``, ``task`` and ``row``.
+    """Packs the rows of a micro-batch, each with ``input_ids``, ``labels``, ``task`` and ``row``, into one row.
 
-    The batch holds, each ``[1, T]`` with T the tokens of all rows together:
+    Of shape ``[1, T]`` with T tokens in all: ``input_ids``; ``labels``, -100 on the first token of every example;
+    ``position_ids``, from 0 in every example; ``task``, of each token. ``row``, ``[rows]``, has their numbers.
 
-    - ``input_ids``;
-    - ``labels``, -100 on the first token of every example, which no token of its own precedes;
-    - ``position_ids``, from 0 in every example;
-    - ``task``, the task of each token;
-
-    ``row``, ``[rows]``, the number of each; and ``use_cache``, which is False: with a cache, or with an attention mask,
-    transformers does not look for packed examples in the positions. There is no padding, so there is no mask either.
+    There is no attention mask, and ``use_cache`` is False: with either of them transformers does not recognise packed
+    examples by their positions.
     """
 
     def __call__(
@@ -72,13 +68,11 @@ class PackedCollator(DataCollatorWithFlattening):
 
 
 class MixedRows(Dataset[dict[str, Any]]):
-    """The rows of the tasks one task after the other, each with ``input_ids``, ``labels``, its task and its number.
-
-    Nothing is copied: a row is read from its own dataset when it is asked for.
+    """The rows of one task after the other, each with ``input_ids``, ``labels``, its task and its number.
 
     Args:
-        tasks: the training rows of each task, with the columns ``input_ids`` and ``labels``, and ``row`` where
-            :meth:`identity` is asked for.
+        tasks: the training rows of each task, with the columns ``input_ids`` and ``labels``, and ``row`` for
+            :meth:`identity`. They are not copied.
     """
 
     def __init__(self, tasks: Mapping[str, datasets.Dataset]) -> None:
@@ -100,7 +94,7 @@ class MixedRows(Dataset[dict[str, Any]]):
         return self.tasks[bisect_right(self._starts, index) - 1]
 
     def identity(self, index: int) -> str:
-        """A row's task and its identity there, which says where it comes from: ``"gsm8k train.jsonl:17"``."""
+        """A row's task and source: ``"gsm8k train.jsonl:17"``."""
         task = bisect_right(self._starts, index) - 1
         return f"{self.tasks[task]} {self._whole[task][index - self._starts[task]]['row']}"
 
@@ -118,7 +112,7 @@ class MixedRows(Dataset[dict[str, Any]]):
 def load_batches(
     rows: MixedRows, batches: Iterable[list[int]], collate: Callable[..., Any], arguments: TrainingArguments
 ) -> DataLoader[Any]:
-    """The micro-batches of the rows with these numbers, made by as many workers as the arguments say."""
+    """Loads the micro-batches with these row numbers."""
     return DataLoader(
         rows,
         batch_sampler=batches,
@@ -131,10 +125,10 @@ def load_batches(
 
 @dataclass(frozen=True)
 class Counts:
-    """Of one step, over all processes.
+    """The counts of one step, over all processes.
 
     Attributes:
-        labelled: tokens that are scored.
+        labelled: tokens with a loss.
         tokens: without padding.
         size: tokens with padding.
         rows: of each task.
@@ -149,13 +143,13 @@ class Counts:
     def of(
         cls, micro_batches: Sequence[dict[str, Any]], numbers: Sequence[Tensor], rows: MixedRows, device: torch.device
     ) -> Counts:
-        """Counts this process's micro-batches, with the numbers of their rows, and adds those of the others."""
+        """Counts this process's micro-batches, whose rows have these numbers, and adds those of the other processes."""
         own = [0, 0, 0]
         for batch in micro_batches:
             own[0] += int((batch["labels"][..., 1:] != IGNORED).sum())
             own[2] += batch["input_ids"].numel()
             if batch["task"].numel():  # else it is a batch without rows
-                # A packed row has no padding, and no mask that says so.
+                # A packed row has neither padding nor a mask.
                 own[1] += (
                     int(batch["attention_mask"].sum()) if "attention_mask" in batch else batch["input_ids"].numel()
                 )
@@ -166,7 +160,7 @@ class Counts:
 
 
 def identities(rows: MixedRows, numbers: Sequence[Tensor], losses: Sequence[Tensor]) -> list[str]:
-    """The rows of a step on all processes; of its micro-batches whose loss is not finite, if it has any."""
+    """The rows of a step on all processes; only those of micro-batches with a non-finite loss, if there are any."""
     batches = [
         (math.isfinite(loss), [rows.identity(row) for row in of_batch.tolist()])
         for loss, of_batch in zip(torch.stack(list(losses)).tolist(), numbers, strict=True)

@@ -5,10 +5,10 @@
     RUN/recipe.yaml         every setting, defaults included
     RUN/environment.json    versions, commit, machine, fingerprint of the data
     RUN/metrics.jsonl       one line each time something was logged
-    RUN/checkpoints/        as `hycam.training.checkpoints` keeps them, where the recipe asks for any
+    RUN/checkpoints/        see `hycam.training.checkpoints`, if the recipe asks for any
     RUN/adapter/            the adapter, as PEFT saves it, and a manifest of its files
     RUN/model/              in its place after full fine-tuning: the model and its tokenizer
-    RUN/training.json       what training took and gave; it is there when training is complete
+    RUN/training.json       the summary, which marks the training as complete
     RUN/evaluation/PART/    metrics.json and predictions.jsonl of `hycam evaluate`
     RUN/evaluation/         retention.json, where retention was measured with it
 """
@@ -39,9 +39,9 @@ from hycam.training.recipe import Recipe
 from hycam.training.saving import save_weights
 
 BASE = "base"
-"""As a method's name in a recipe: the backbone as it is. It cannot be trained, but evaluated and asked."""
+"""The method's name for the plain backbone, which can be evaluated and asked, but not trained."""
 
-# What may differ when a run is continued: it does not change what is trained, or says how to go on after it diverged.
+# What may change when a run is continued: it has no effect on what is trained, or says how to go on after a divergence.
 _FREE = (
     "output",
     "evaluation",
@@ -80,11 +80,7 @@ class Run:
         return self.folder / "evaluation" / part
 
     def check(self, recipe: Recipe) -> None:
-        """Checks that the folder is free, or the folder of this very recipe. Writes nothing.
-
-        Raises:
-            HycamError: it holds work of another recipe (the first difference is named) or something else.
-        """
+        """Raises HycamError if the folder holds a run of another recipe, or something else. Writes nothing."""
         if (self.folder / "recipe.yaml").exists():
             if not self._holds_work():
                 return
@@ -101,7 +97,7 @@ class Run:
             raise HycamError(f"{self.folder} is a file. Name a folder with --output.")
 
     def _holds_work(self) -> bool:
-        """Whether anything was trained or evaluated here, and not only begun."""
+        """Whether anything was trained or evaluated here."""
         kept = (self.adapter, self.model, self.folder / "training.json", self.folder / "evaluation")
         return any(path.exists() for path in kept) or self.last_checkpoint() is not None
 
@@ -110,11 +106,11 @@ class Run:
 
         Args:
             recipe: what is to be run.
-            data: the fingerprint of its data, where they are trained on.
+            data: the fingerprint of its data; None if none are trained on.
             processes: how many train together.
 
         Raises:
-            HycamError: as :meth:`check`; a checkpoint is there of other data or of another number of processes; or the
+            HycamError: as :meth:`check`; there is a checkpoint of other data or of another number of processes; or the
                 folder cannot be written.
         """
         self.check(recipe)
@@ -146,18 +142,14 @@ class Run:
         write_whole(environment, json.dumps({**describe(), "data": data, "processes": processes}, indent=2) + "\n")
 
     def recipe(self) -> Recipe:
-        """The resolved recipe.
-
-        Raises:
-            HycamError: the folder is no run folder.
-        """
+        """The resolved recipe; raises HycamError if this is not a run folder."""
         path = self.folder / "recipe.yaml"
         if not path.exists():
             raise HycamError(f"{self.folder} is not a run folder: it has no recipe.yaml. `hycam train` makes one.")
         return parse_recipe(Recipe, [str(path)])
 
     def last_checkpoint(self) -> str | None:
-        """The newest checkpoint that was finished; whether it is still whole is seen when it is read."""
+        """The newest finished checkpoint, which may have been damaged since."""
         kept = Checkpoints(self.checkpoints)
         steps = kept.steps()
         return str(kept.at(steps[-1])) if steps else None
@@ -169,10 +161,7 @@ class Run:
         summary: dict[str, Any],
         state: dict[str, Tensor] | None = None,
     ) -> None:
-        """Saves what was trained and then the summary, whose presence says that the run is complete.
-
-        ``state`` has the weights, where the model does not hold them whole itself.
-        """
+        """Saves what was trained, and then the summary; ``state`` has the weights if the model is sharded."""
         if isinstance(model, PeftModel):
             with whole_folder(self.adapter) as folder:
                 save_weights(model, folder, state)
@@ -185,11 +174,7 @@ class Run:
         write_whole(self.folder / "training.json", json.dumps(summary, indent=2) + "\n")
 
     def summary(self) -> dict[str, Any] | None:
-        """What training took and gave, or None while it is not complete.
-
-        Raises:
-            HycamError: the file is damaged.
-        """
+        """The summary of a complete run, else None; raises HycamError if the file is damaged."""
         path = self.folder / "training.json"
         if not path.exists():
             return None
@@ -200,9 +185,9 @@ class Run:
         return found
 
     def damage(self) -> str | None:
-        """What is wrong with the saved weights, as a sentence; None while they are as they were saved.
+        """What is wrong with the saved weights, as a sentence; None if they are as they were saved.
 
-        A folder that came without a manifest is taken as it is, and so is a configuration that was edited.
+        Without a manifest nothing is checked. The configuration may be edited.
         """
         for folder in (self.adapter, self.model):
             if (folder / MANIFEST).exists() and (wrong := damage(folder, "*.safetensors")):
@@ -210,14 +195,14 @@ class Run:
         return None
 
     def reopen(self) -> None:
-        """Has the run count as incomplete, so that its weights are made again."""
+        """Marks the run as incomplete, so that its weights are made again."""
         (self.folder / "training.json").unlink()
 
     def load(self, changes: Mapping[str, Any] | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         """The adapted (or fully fine-tuned) backbone in evaluation mode, and its tokenizer.
 
         Args:
-            changes: fields of the adapter's configuration that are other than in training, such as ``routing``.
+            changes: fields of the adapter's configuration to change after training, such as ``routing``.
 
         Raises:
             HycamError: the run is not finished, or holds an adapter of another method; or a change does not work.
@@ -228,7 +213,7 @@ class Run:
         tokenizer = backbones.load_tokenizer(recipe.backbone, trusted)
         if recipe.method.name == BASE:
             return backbones.load(recipe.backbone, dtype, device, trusted, recipe.quantization), tokenizer
-        method(recipe.method.name).config({**recipe.method.config, **(changes or {})})  # whether the changes work
+        method(recipe.method.name).config({**recipe.method.config, **(changes or {})})  # raises if a change is wrong
         config = method(recipe.method.name).config(recipe.method.config)
         if not (self.model / "config.json" if config is None else self.adapter / "adapter_config.json").exists():
             kind = "model" if config is None else "adapter"
@@ -243,9 +228,9 @@ class Run:
         check_embeddings(self.adapter, besides, base)
         try:
             adapted = PeftModel.from_pretrained(base, str(self.adapter), config=saved).eval()
-        except (RuntimeError, KeyError) as error:  # what PEFT finds out while it loads, such as ranks of AdaLoRA
+        except (RuntimeError, KeyError) as error:  # what PEFT alone can check, such as the ranks of AdaLoRA
             raise HycamError(f"{self.adapter} does not fit {recipe.backbone}: {str(error).splitlines()[0]}") from error
-        # A PeftModel stands for the model that it wraps: it forwards everything that it does not have itself.
+        # A PeftModel forwards to the model that it wraps.
         return cast(PreTrainedModel, adapted), tokenizer
 
 
@@ -267,7 +252,7 @@ def _processes(number: Any) -> str:
 
 
 def _is_foreign(path: Path) -> bool:
-    """Whether this is nothing that a run leaves which was killed before it wrote its recipe."""
+    """Whether a run that was killed before it wrote its recipe cannot have left this."""
     return path.name not in OWN_FILES and not is_unfinished(path)
 
 

@@ -1,4 +1,4 @@
-"""Whatever ``save_pretrained`` would refuse after training, found before it."""
+"""Saving, and what ``save_pretrained`` would refuse after training, found before it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _MODES = ("do_sample", "num_beams", "penalty_alpha")  # other settings have a me
 
 
 def mended(settings: GenerationConfig) -> tuple[GenerationConfig, list[str]]:
-    """Generation settings as they may be saved, and which were left out.
+    """Generation settings that can be saved, and the names of those dropped.
 
-    Left out is what has no effect beside the others, such as a temperature where nothing is sampled: transformers loads
-    it and refuses to save it. So they decode as before.
+    Dropped are those without effect, such as a temperature without sampling, which transformers loads but refuses to
+    save.
     """
     stated = settings.to_diff_dict()
     kept: dict[str, object] = {}
@@ -39,13 +39,7 @@ def _is_valid(settings: dict[str, object]) -> bool:
 
 
 def save_weights(model: PreTrainedModel | PeftModel, folder: Path, state: dict[str, Tensor] | None = None) -> None:
-    """``save_pretrained`` of what was trained.
-
-    Args:
-        model: an adapter, or a whole model.
-        folder: where.
-        state: the weights, where the model does not hold them whole itself.
-    """
+    """``save_pretrained`` of an adapter or a whole model; ``state`` has its weights if they are sharded."""
     further: dict[str, Any] = {}
     if not isinstance(model, PeftModel) and any(hasattr(weight, "ds_id") for weight in model.parameters()):
         # transformers would rename the weights of a model that ZeRO-3 has loaded, by patterns for other models.
@@ -54,7 +48,7 @@ def save_weights(model: PreTrainedModel | PeftModel, folder: Path, state: dict[s
 
 
 def check_saves(name: str, one: PreTrainedModel | PreTrainedTokenizerBase) -> bool:
-    """Saves a tokenizer, or the configuration of a model that need not have weights, for trial; True if that went well.
+    """Tries to save a tokenizer, or the configuration of a model (without weights too); True if that works.
 
     Raises:
         HycamError: it cannot be saved.
@@ -63,7 +57,7 @@ def check_saves(name: str, one: PreTrainedModel | PreTrainedTokenizerBase) -> bo
         with tempfile.TemporaryDirectory() as folder:
             (one.config if isinstance(one, PreTrainedModel) else one).save_pretrained(folder)
             return True
-    except Exception as error:  # tokenizers and configurations of their own code raise whatever comes first
+    except Exception as error:  # remote code raises anything
         what, file = ("configuration", "config.json") if isinstance(one, PreTrainedModel) else ("tokenizer", "files")
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise HycamError(
@@ -73,11 +67,7 @@ def check_saves(name: str, one: PreTrainedModel | PreTrainedTokenizerBase) -> bo
 
 
 def check_shared(name: str, model: PreTrainedModel) -> None:
-    """Refuses weights that are one tensor under several names without being declared as tied: they cannot be saved.
-
-    Raises:
-        HycamError: there are some.
-    """
+    """Raises HycamError if weights share a tensor without being declared as tied: they cannot be saved."""
     names: dict[int, list[str]] = defaultdict(list)
     for place, tensor in model.state_dict(keep_vars=True).items():
         if isinstance(tensor, Tensor):

@@ -1,4 +1,4 @@
-"""What saves memory and time in training through libraries: what each switch needs, and how it is put on a model."""
+"""Libraries that save memory and time in training: what each switch needs, and how it is applied to a model."""
 
 from __future__ import annotations
 
@@ -28,27 +28,15 @@ from hycam.training.recipe import Recipe
 from hycam.tuners.base import Tuner
 
 _FIRST_ON_A_CPU = "0.50"  # of bitsandbytes
-# A backbone may have blocks of two kinds, and a batch of one row is a case of its own: twice four graphs and more. Past
-# the limit, which is eight if nothing is said, the compiler stops compiling.
+# A backbone may have two kinds of blocks, and a batch of one row is a special case: twice four graphs and more. Past
+# the limit, eight by default, the compiler stops compiling.
 _MOST_GRAPHS = 64
 _CXX = "clang++" if sys.platform == "darwin" else "g++"  # as the compiler has it
 _NO_SIDE_EFFECTS_AGAIN = "skip_fwd_side_effects_in_bwd_under_checkpoint"
 
 
-def check(recipe: Recipe, device: torch.device, optimizer: OptimizerSettings) -> None:
-    """Raises the first of :func:`refusals`."""
-    for refusal in refusals(recipe, device, optimizer):
-        raise refusal
-
-
 def refusals(recipe: Recipe, device: torch.device, optimizer: OptimizerSettings) -> list[HycamError]:
-    """Every switch of the recipe that does not work here: which, why, and what to do instead. Loads no backbone.
-
-    Args:
-        recipe: what is to be trained.
-        device: where.
-        optimizer: what the method's optimizer has beyond AdamW.
-    """
+    """Every switch of the recipe that does not work here, why, and what to do instead. Loads no backbone."""
     settings = recipe.training
     checks: list[tuple[bool, Callable[[], None]]] = [
         (True, lambda: _check_quantized(recipe, device)),
@@ -82,7 +70,7 @@ def _check_quantized(recipe: Recipe, device: torch.device) -> None:
     config = entry.config(recipe.method.config)
     assert config is not None
     tuner = PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)]
-    # PEFT's own methods have layers of their own for quantised weights, in a file of this name, or cannot read them.
+    # A method of PEFT supports quantised weights only through layers of its own, in a file of this name.
     if not issubclass(tuner, Tuner) and importlib.util.find_spec(f"{tuner.__module__.rpartition('.')[0]}.bnb") is None:
         raise HycamError(
             f"The method {PeftType(config.peft_type).value} of PEFT has no layers for quantised weights ({how}). Take "
@@ -148,14 +136,13 @@ def _check_compile(backend: str, device: torch.device) -> None:
 def use_liger(model: PreTrainedModel, undo: ExitStack) -> None:
     """Puts Liger's kernels into a backbone that has no adapter yet: norms, feed-forward networks, rotary embedding.
 
-    The head and the cross-entropy stay what they are. Liger's fused form of the two takes the hidden state of every
-    position, where :mod:`hycam.labelled` lets the labelled ones through, and returns no logits to take each task's loss
-    from.
+    Head and cross-entropy stay: Liger's fused form of them takes the hidden states of all positions, not only those
+    that :mod:`hycam.labelled` selects, and returns no logits for the losses of each task.
 
     Args:
         model: the backbone.
-        undo: puts back what Liger changes beside this model, which is the names of the norm, the network and the
-            rotary embedding in the module of its class, for every other model in this process.
+        undo: restores what Liger changes for other models of this class: the names of norm, feed-forward network and
+            rotary embedding in its module.
     """
     module = vars(sys.modules[type(model).__module__])
     undo.callback(module.update, dict(module))
@@ -163,11 +150,7 @@ def use_liger(model: PreTrainedModel, undo: ExitStack) -> None:
 
 
 def blocks_to_compile(model: nn.Module) -> list[nn.Module]:
-    """The blocks of a backbone, adapted or not.
-
-    Raises:
-        HycamError: it has none that transformers knows as such.
-    """
+    """The blocks of a backbone, adapted or not; raises HycamError if transformers marks none as such."""
     blocks: list[nn.Module] = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if not blocks:
         raise HycamError(
@@ -180,20 +163,20 @@ def blocks_to_compile(model: nn.Module) -> list[nn.Module]:
 def compile_blocks(model: nn.Module, undo: ExitStack) -> None:
     """Compiles every block of an adapted backbone, in place, for batches of any size and length.
 
-    The blocks of a backbone are one program, so that a few graphs serve all of them: for the first block, whose input
-    needs no gradient, and for the rest, each with padding and without. A graph of the whole model would hold every
-    block anew and take as many times as long to make.
+    All blocks run the same code, so a few graphs serve them: one for the first block, whose input needs no gradient,
+    and one for the rest, each with and without padding. A graph of the whole model would take as many times as long to
+    compile as there are blocks.
 
     Args:
         model: the adapted backbone.
-        undo: takes back what is set in the compiler.
+        undo: restores the compiler's settings.
 
     Raises:
-        HycamError: the backbone has no blocks that transformers knows as such.
+        HycamError: transformers marks none of its modules as a block.
     """
     blocks = blocks_to_compile(model)
-    # A HyCAM layer keeps its routing for the balance loss in the forward pass, and must not where gradient
-    # checkpointing runs it again. Left to itself the compiler would not take a block with checkpointing at all.
+    # A HyCAM layer records its routing for the balance loss in the forward pass, but must not when gradient
+    # checkpointing repeats that. By default the compiler refuses such a block.
     settings: dict[str, Any] = {_NO_SIDE_EFFECTS_AGAIN: True, "recompile_limit": _MOST_GRAPHS}
     undo.enter_context(torch._dynamo.config.patch(settings))
     for block in blocks:

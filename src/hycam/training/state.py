@@ -1,16 +1,16 @@
-"""What a checkpoint holds, and how training goes on from it to the bit.
+"""What a checkpoint holds, and how training continues from it, equal to the bit.
 
 ::
 
-    adapter_model.safetensors    what is trained, as ``save_pretrained`` writes it (full fine-tuning: model.safetensors)
-    optimizer.pt, scheduler.pt   the states of the optimizer and the schedule
-    rng_state_P.pth              the random numbers of process P
-    progress_P.json              how far training had come, with the sums of process P since the last line of metrics
+    adapter_model.safetensors    the trained weights, as ``save_pretrained`` writes them (or model.safetensors)
+    optimizer.pt, scheduler.pt   the states of optimizer and schedule
+    rng_state_P.pth              the random states of process P
+    progress_P.json              the progress, with the sums of process P since the last line of metrics
 
 FSDP has ``pytorch_model_fsdp.bin`` and ``optimizer.bin`` in place of ``optimizer.pt``, DeepSpeed a folder of its own.
 
-Whatever is a pickle is looked through before it is read, without making any object: a file that asks for more than
-tensors and plain values is refused by its name. It is then read with ``weights_only=True``, except by DeepSpeed.
+Pickles are scanned before they are read: one that holds more than tensors and plain values is refused by name. They
+are then read with ``weights_only=True``, except by DeepSpeed.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ from hycam.training.metrics import Sums
 from hycam.training.saving import save_weights
 
 _OPTIMIZER, _SCHEDULE, _OF_TRAINER = "optimizer.pt", "scheduler.pt", "trainer_state.json"
-# Libraries would take these where those in safetensors are missing; none of ours has them.
+# Libraries would load these if those in safetensors were missing; we never write them.
 _PICKLED_WEIGHTS = (WEIGHTS_NAME, WEIGHTS_INDEX_NAME, ADAPTER_WEIGHTS_NAME)
 _STATES = (_OPTIMIZER, _SCHEDULE, "rng_state*.pth", "optimizer.bin", "pytorch_model_fsdp.bin", "global_step*/*.pt")
-# The last pattern is DeepSpeed's, which reads its files back as any pickle. These are all that it puts into them beside
-# tensors and plain values, and making one runs nothing.
+# The last pattern is DeepSpeed's, which reads its files as any pickle. Beside tensors and plain values they hold only
+# these, whose construction runs nothing.
 _DEEPSPEED = {
     "deepspeed.runtime.zero.config.ZeroStageEnum",
     "deepspeed.runtime.fp16.loss_scaler.LossScaler",
@@ -64,22 +64,22 @@ class Progress:
     """How far a training has come.
 
     Attributes:
-        step: optimizer steps so far, those that were left out included.
-        seconds: of training, without what was done twice.
+        step: optimizer steps so far, skipped ones included.
+        seconds: of training, without repeated steps.
         logged: lines of metrics so far.
         tokens: without padding.
         flops: an estimate, six for each token and weight.
-        loss_sum: of the losses of all steps that were logged.
-        rows: of each task, that were trained on.
+        loss_sum: of all steps that were logged.
+        rows: trained on, of each task.
         best_loss: the lowest validation loss.
-        best_step: the step after which it was.
-        worse: validations in a row since then.
-        is_finished: whether there is no step left.
-        validation_due: whether the validation after this step was interrupted.
+        best_step: the step of that validation.
+        worse: validations since then.
+        is_finished: whether no step is left.
+        validation_due: whether the validation of this step was interrupted.
         validation: the last one.
-        validated_at: the step after which that was; -1 before the first.
-        watch: what is known of the steps.
-        sums: what was summed since the last line of metrics.
+        validated_at: the step of that; -1 before the first.
+        watch: the history by which steps are judged.
+        sums: since the last line of metrics.
     """
 
     step: int = 0
@@ -100,7 +100,7 @@ class Progress:
     sums: Sums = field(default_factory=Sums)
 
     def count_rows(self, rows: Mapping[str, int]) -> None:
-        """Adds the rows of each task of a step."""
+        """Adds a step's rows of each task."""
         self.rows = {name: self.rows.get(name, 0) + number for name, number in rows.items()}
 
     def shares(self) -> dict[str, float]:
@@ -111,11 +111,11 @@ class Progress:
 
 @dataclass
 class Trained:
-    """What is trained, and what trains it, as accelerate has prepared them.
+    """Model, optimizer and schedule, as accelerate has prepared them.
 
     Attributes:
         model: the adapted backbone.
-        wrapped: the same, shared out: what the forward goes through.
+        wrapped: the same, distributed; the forward goes through it.
     """
 
     accelerator: Accelerator
@@ -134,7 +134,7 @@ class Trained:
 
 
 def save(trained: Trained, progress: Progress, folder: Path) -> None:
-    """Writes a checkpoint; every process has to call it, and it counts once it is sealed."""
+    """Writes a checkpoint, which counts once it is sealed; every process must call this."""
     model, is_adapter = trained.model, isinstance(trained.model, PeftModel)
     folder.mkdir(parents=True, exist_ok=True)
     whole = distributed.whole_state(model) if processes.world_size() > 1 else None
@@ -159,10 +159,7 @@ def save(trained: Trained, progress: Progress, folder: Path) -> None:
 
 
 def load_weights(trained: Trained, folder: Path) -> None:
-    """Puts the weights of a checkpoint into the model; with DeepSpeed the optimizer's state too.
-
-    The model has to be prepared where it is sharded; else it may be.
-    """
+    """Loads the weights of a checkpoint; with DeepSpeed the optimizer's state too. A sharded model must be prepared."""
     model = trained.model
     if trained.is_deepspeed:
         trained.wrapped.load_checkpoint(str(folder), load_module_strict=not isinstance(model, PeftModel))
@@ -177,11 +174,7 @@ def load_weights(trained: Trained, folder: Path) -> None:
 
 
 def restore(trained: Trained, folder: Path) -> Progress:
-    """Restores all but the weights of a checkpoint.
-
-    Raises:
-        HycamError: it does not say how far training had come.
-    """
+    """Restores all but the weights of a checkpoint; raises as :func:`read_progress`."""
     if trained.is_fsdp:
         plugin, accelerator = trained.accelerator.state.fsdp_plugin, trained.accelerator
         load_fsdp_optimizer(plugin, accelerator, trained.optimizer, trained.wrapped, str(folder))
@@ -198,16 +191,12 @@ def restore(trained: Trained, folder: Path) -> Progress:
 
 
 def read_progress(path: Path) -> Progress:
-    """How far training had come.
-
-    Raises:
-        HycamError: the file says something else.
-    """
+    """Reads ``progress_P.json``; raises HycamError if it holds anything else."""
     try:
         content = path.read_bytes()
         progress = msgspec.json.decode(content, type=Progress)
         if msgspec.to_builtins(progress) != msgspec.json.decode(content):
-            raise ValueError("a part is missing, or one is not known")
+            raise ValueError("a field is missing or unknown")
     except (OSError, ValueError, RecursionError) as error:
         raise refused(path, f"it does not say how far training had come: {error}") from error
     return progress
@@ -218,14 +207,11 @@ def _read(path: Path) -> Any:
 
 
 def check_state(checkpoint: Path) -> None:
-    """Checks that a checkpoint can be continued from without running what a file of it says.
-
-    Args:
-        checkpoint: its folder.
+    """Checks that loading a checkpoint runs no code of its files.
 
     Raises:
-        HycamError: weights are pickled, a state asks for more than tensors and plain values or is damaged, or it is of
-            a version that trained through transformers' Trainer. The message names the file.
+        HycamError: weights are pickled, a state is damaged or holds more than tensors and plain values, or the
+            checkpoint is of a version that trained through transformers' Trainer. The message names the file.
     """
     if (checkpoint / _OF_TRAINER).exists():
         raise HycamError(
@@ -235,13 +221,13 @@ def check_state(checkpoint: Path) -> None:
     for name in _PICKLED_WEIGHTS:
         if (checkpoint / name).exists():
             raise HycamError(
-                f"{checkpoint / name} is a pickle: to read one can run any code, so it is not read. A checkpoint has "
-                f"its weights in safetensors. Delete {checkpoint} to continue from the one before."
+                f"{checkpoint / name} is a pickle, which can run any code when it is read. A checkpoint has its "
+                f"weights in safetensors. Delete {checkpoint} to continue from the one before."
             )
     for path in sorted(path for pattern in _STATES for path in checkpoint.glob(pattern)):
         try:
             unsafe = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-        except Exception as error:  # the reader of pickles raises whatever comes first
+        except Exception as error:  # unpickling raises anything
             raise refused(path, f"it cannot be read: {(str(error) or repr(error)).splitlines()[0]}") from error
         unknown = set(unsafe) - (_DEEPSPEED if path.parent != checkpoint else set())
         if unknown:
@@ -254,7 +240,7 @@ def check_state(checkpoint: Path) -> None:
 
 
 def refused(path: Path, reason: str) -> HycamError:
-    """The error that names a file of a checkpoint which cannot be believed, and says how to go on."""
+    """The error for a file of a checkpoint that cannot be trusted, with how to go on."""
     return HycamError(
         f"{path} is damaged or was not written by training: {reason}. Nothing of it was used. Delete {path.parent} to "
         "continue from the checkpoint before it."

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: training ends after its step with a checkpoint; a second one ends the process at once."""
+"""SIGTERM and Ctrl-C: training ends after the step with a checkpoint; a second signal ends the process at once."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _SHOW_CURSOR = "\x1b[?25h"  # a progress bar hides it
 class Stop:
     """Whether this process was asked to end.
 
-    Outside of :meth:`held` the first signal raises :class:`Interrupted` where it finds the process. Within, it is
-    remembered, and :meth:`check` raises at the places where training can be left. The second leaves at once, without
-    any clearing up: whatever is being written then is not believed later.
+    Outside of :meth:`held` the first signal raises :class:`Interrupted` at once. Within, :meth:`check` raises it where
+    training can be left. A second signal ends the process without cleaning up: a file that is half written then is
+    recognised as such later.
     """
 
     def __init__(self) -> None:
         self.number: int | None = None
-        self._own: int | None = None  # the signal to this process
+        self._own: int | None = None  # the signal that this process got
         self._is_held = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes the two signals over. One that is ignored, as Ctrl-C is for a job in the background, stays so."""
+        """Handles both signals, except one that is ignored, such as Ctrl-C for a job in the background."""
         before = {number: signal.getsignal(number) for number in SIGNALS}
         taken = [number for number in SIGNALS if before[number] != signal.SIG_IGN]
         for number in taken:
@@ -47,7 +47,7 @@ class Stop:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Training: there is something to save first."""
+        """While training, when there is something to save first."""
         self._is_held = True
         try:
             yield
@@ -55,16 +55,13 @@ class Stop:
             self._is_held = False
 
     def agree(self, device: torch.device | str = "cpu") -> None:
-        """Shares a signal with all processes that train together, so that they stop after the same step.
-
-        Every process has to call this. A signal to this one alone has no effect until then.
-        """
+        """Shares a signal with all processes, each of which must call this, so that they stop after the same step."""
         if processes.world_size() > 1:
             asked = processes.all_reduce(torch.tensor(-(self._own or 0)), device, minimum=True)
             self.number = int(-asked) or None
 
     def check(self, outcome: str = "") -> None:
-        """Raises :class:`Interrupted`, with what is said of the outcome, if the process was asked to end."""
+        """Raises :class:`Interrupted` with ``outcome`` if the process was asked to end."""
         if self.number is not None:
             raise Interrupted(self.number, outcome)
 
@@ -82,7 +79,7 @@ class Stop:
 
 
 def leave_at_once(number: int) -> NoReturn:
-    """Ends the process with the status that a shell shows for this signal."""
+    """Ends the process with the exit status of this signal."""
     if sys.stderr.isatty():
         os.write(2, _SHOW_CURSOR.encode())
     os._exit(128 + number)

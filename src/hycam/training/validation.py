@@ -16,7 +16,7 @@ from hycam.errors import Diverged
 from hycam.evaluation.perplexity import across_tasks, response_nll
 
 
-@torch.compiler.set_stance("force_eager")  # more graphs, for validation, would cost more than they save
+@torch.compiler.set_stance("force_eager")  # compiling validation would cost more than it saves
 def validation_losses(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -25,15 +25,15 @@ def validation_losses(
     step: int,
     progress: Callable[[int, int], None],
 ) -> dict[str, float]:
-    """``eval_loss`` (mean over tasks) and ``eval_loss_TASK`` (per token), with the batches shared out to all processes.
+    """``eval_loss`` (mean over tasks) and ``eval_loss_TASK`` (per token), with the batches divided among processes.
 
     Args:
-        model: in training; its mode is put back.
+        model: in training mode, which is restored.
         tokenizer: pads.
         tasks: the rows of each.
         batch_size: most rows in a batch.
-        step: after which this is.
-        progress: called after each batch with rows done and rows in all.
+        step: the step before it.
+        progress: called after each batch with the rows done and the rows in all.
 
     Raises:
         Diverged: the loss of a task is not finite.
@@ -59,7 +59,7 @@ def validation_losses(
 
 @contextmanager
 def same_randomness() -> Iterator[None]:
-    """Puts all random numbers back to where they stood before: what happens in between changes none after it."""
+    """Restores all random states at its end."""
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=devices):

@@ -1,4 +1,4 @@
-"""YAML files, where a key that stands in a mapping twice is an error."""
+"""YAML files, in which a duplicate key is an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def read_yaml(path: Path) -> Any:
     """The content of a YAML file.
 
     Raises:
-        HycamError: it cannot be read, is not YAML in UTF-8, or has a key twice. The message has file, line and column.
+        HycamError: it cannot be read, is not YAML in UTF-8, or has a duplicate key. The message says where.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -28,31 +28,29 @@ def read_yaml(path: Path) -> Any:
         raise
     except OSError as error:
         raise HycamError(f"{path} cannot be read: {error.strerror or error}.") from error
-    except Exception as error:  # a value that is not what its tag says makes the library raise whatever comes first
+    except Exception as error:  # a value that contradicts its tag makes PyYAML raise anything
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
         raise HycamError(f"{where} is not YAML: {getattr(error, 'problem', None) or error}.") from error
 
 
 def check_keys(text: str, name: str | None = None) -> None:
-    """Refuses a mapping that has a key twice, of which PyYAML would keep the last and say nothing.
-
-    A key that comes by ``<<`` may stand in the mapping as well: it is there to be overridden.
+    """Refuses duplicate keys, of which PyYAML would silently keep the last. A merged key (``<<``) may be overridden.
 
     Args:
         text: YAML.
-        name: what the message calls the text; by default it shows how the text begins.
+        name: what the message calls the text; by default its beginning.
 
     Raises:
         HycamError: a key is there twice; the message has both lines.
-        yaml.YAMLError: it is no YAML.
+        yaml.YAMLError: it is not YAML.
     """
     todo, seen = [yaml.compose(text, Loader=_LOADER)], set()
     while todo:
         node = todo.pop()
         if not isinstance(node, yaml.CollectionNode) or id(node) in seen:
             continue
-        seen.add(id(node))  # by an alias a node may hold itself
+        seen.add(id(node))  # an alias may make a node contain itself
         if isinstance(node, yaml.SequenceNode):
             todo += node.value
             continue
@@ -60,7 +58,7 @@ def check_keys(text: str, name: str | None = None) -> None:
         for key, value in node.value:
             todo.append(value)
             if not isinstance(key, yaml.ScalarNode):
-                continue  # which no dictionary takes, as loading it says
+                continue  # loading it fails
             known, line = _value(key), key.start_mark.line + 1
             if known in lines:
                 both = f"on line {line}" if lines[known] == line else f"on lines {lines[known]} and {line}"
@@ -72,7 +70,7 @@ def check_keys(text: str, name: str | None = None) -> None:
 
 
 def _value(key: yaml.ScalarNode) -> Any:
-    """What the key of a dictionary is: ``"a"`` and ``a`` are the same one."""
+    """A key as it is loaded: ``"a"`` and ``a`` are the same."""
     if key.tag == _MERGE:
         return key.tag, None
     constructor = yaml.constructor.SafeConstructor()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import AutoConfig
 
 from byte_tokenizer import byte_tokenizer
@@ -20,7 +19,7 @@ from hycam.training.parse import parse_recipe
 from hycam.training.preflight import Finding
 from hycam.training.preflight import trial as trial_module
 from hycam.training.preflight.data import largest_batch
-from hycam.training.preflight.trial import PHASES, Trial, available, try_out
+from hycam.training.preflight.trial import PHASES, Trial, try_out
 from hycam.training.recipe import Recipe
 from hycam.training.rows import MixedRows, batches_of
 from hycam.training.train import train
@@ -82,23 +81,6 @@ def test_training_notes_every_phase_and_saves_nothing(
     assert not (Path(trial.recipe.output) / "adapter").exists()
     assert not (Path(trial.recipe.output) / "model").exists()
     assert not Path(chosen.output).exists()
-
-
-def test_a_container_may_leave_less_than_the_machine_has(tmp_path: Path) -> None:
-    cpu = torch.device("cpu")
-    of_machine = available(cpu, tmp_path / "none")
-    for limit, used, cache in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        (tmp_path / "memory").mkdir(exist_ok=True)
-        (tmp_path / limit).write_text("30000000\n")
-        (tmp_path / used).write_text("20000000\n")
-        (tmp_path / used).with_name("memory.stat").write_text(f"anon 1\n{cache} 5000000\n")
-        assert available(cpu, tmp_path) == 15_000_000
-        (tmp_path / limit).unlink()
-    (tmp_path / "memory.max").write_text("max\n")
-    assert available(cpu, tmp_path) == pytest.approx(of_machine, rel=0.2)
 
 
 MB = 10**6

@@ -9,7 +9,6 @@ import json
 import logging
 import os
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -35,7 +34,7 @@ from hycam.data.prepare import Prepared
 from hycam.data.recipe import MixtureRecipe
 from hycam.errors import HycamError
 from hycam.files import write_whole
-from hycam.machine import peak_memory_bytes
+from hycam.machine import available_bytes, peak_memory_bytes
 from hycam.methods import method
 from hycam.training.launch import Failed, end_with_launcher, launch
 from hycam.training.parse import parse_recipe
@@ -60,7 +59,6 @@ PHASES = {
 CHILD = "--trial"
 """``hycam check --trial FOLDER`` is one of the processes that :func:`try_out` starts."""
 
-_CGROUP = Path("/sys/fs/cgroup")
 _RECOMPUTING = "recompute"  # the backend of HyCAM's modulation that keeps the least
 _TOO_LITTLE = re.compile(r"out of memory|(can't|cannot) allocate memory|not enough memory|bad_alloc", re.IGNORECASE)
 
@@ -113,7 +111,7 @@ class Trial:
         )
         longest = int(MixedRows(chosen.train).lengths.max())
         steps = steps_of(recipe, batches_of(recipe, MixedRows(data.train), world))
-        self.note(free=available(self._device), steps=steps, batch={"rows": len(batch), "longest": longest})
+        self.note(free=available_bytes(self._device), steps=steps, batch={"rows": len(batch), "longest": longest})
         self.at("data")
         return chosen
 
@@ -138,24 +136,6 @@ class Trial:
         """Adds to the record and writes it."""
         self.record |= entries
         write_whole(self._folder / f"{os.environ.get('RANK', '0')}.json", json.dumps(self.record))
-
-
-def available(device: torch.device, cgroup: Path = _CGROUP) -> int:
-    """Bytes that a process may still allocate on a GPU, or on this machine within its container and its limits."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info()[0]
-    limits = [psutil.virtual_memory().available]
-    if (most := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:  # ulimit -v
-        limits.append(most - psutil.Process().memory_info().vms)
-    for limit, used, cache in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
-    ):
-        with suppress(OSError, ValueError):  # no such control group, or one without a limit ("max")
-            statistics = (cgroup / used).with_name("memory.stat").read_text().splitlines()
-            given_back = int(dict(line.split() for line in statistics).get(cache, 0))
-            limits.append(int((cgroup / limit).read_text()) - int((cgroup / used).read_text()) + given_back)
-    return max(0, min(limits))
 
 
 def try_out(recipe: Recipe, world: int = 1) -> Findings:
