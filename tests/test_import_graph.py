@@ -85,11 +85,6 @@ PRIVATE = {
         "torch.cpu._is_amx_tile_supported",
     ): "no public name tells whether a CPU is fast in bfloat16",
     ("hycam.training.preflight.settings", "torch.cpu._is_avx512_bf16_supported"): "the same",
-    ("hycam.training.preflight.live_bytes", "torch._subclasses"): "fake tensors and dispatch modes are private",
-    ("hycam.training.preflight.live_bytes", "torch.utils._python_dispatch"): "the same",
-    ("hycam.training.preflight.live_bytes", "torch.utils._pytree"): "the same",
-    ("hycam.training.preflight.live_bytes", "torch.ops.aten._grouped_mm"): "operators are named as PyTorch names them",
-    ("hycam.training.preflight.live_bytes", "torch.ops.aten._local_scalar_dense"): "the same",
 }
 
 
