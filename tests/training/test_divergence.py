@@ -97,7 +97,7 @@ def poisoned(recipe, tmp_path: Path):
 
 
 def test_the_row_that_a_backbone_cannot_compute_is_named_with_its_step(poisoned) -> None:
-    with pytest.raises(Diverged, match=r"the loss of step \d is no finite number. Rows of that step: say") as raised:
+    with pytest.raises(Diverged, match=r"the loss of step \d is not finite. Rows of that step: say") as raised:
         train(poisoned)
     # Of the step's two micro-batches the one, of two rows.
     assert len(raised.value.rows) == 2
@@ -110,7 +110,7 @@ def test_skipping_leaves_that_step_out_and_says_so(poisoned, capsys, caplog) -> 
     with caplog.at_level("WARNING"):
         summary = train(poisoned)
     (entry,) = summary["skipped"]
-    assert entry["reason"] == f"the loss of step {entry['step']} is no finite number"
+    assert entry["reason"] == f"the loss of step {entry['step']} is not finite"
     assert (entry["loss"], entry["gradient_norm"]) == (None, None)
     assert "say say.jsonl:12" in entry["rows"]
     assert summary["steps"] == 4 and summary["rows"] == {"say": 12}
@@ -286,7 +286,7 @@ def test_without_a_margin_no_finite_loss_is_too_large(recipe, harm: dict[int, An
 
 def test_a_learning_rate_that_is_far_too_high_is_found_out(recipe) -> None:
     """No loss is meddled with here: one explodes, the gradient of the other is no number before its loss is none."""
-    for name, what in (("full", "the loss of step 3 is"), ("multilora", "the gradient of step 7 is no finite number")):
+    for name, what in (("full", "the loss of step 3 is"), ("multilora", "the gradient of step 7 is not finite")):
         with pytest.raises(Diverged, match=what):
             train(recipe(name, max_steps=25, learning_rate=1.0))
 
@@ -298,7 +298,7 @@ def test_weights_that_are_no_numbers_are_never_saved(recipe, monkeypatch: pytest
 
     monkeypatch.setattr(Loop, "step_ended", spoil)
     chosen = recipe("lora", save_every=2)
-    with pytest.raises(Diverged, match="weights that are no finite numbers after step 4") as raised:
+    with pytest.raises(Diverged, match="weights that are not finite after step 4") as raised:
         train(chosen)
     assert raised.value.checkpoint.endswith("checkpoint-2")
     last = replace(recipe("lora", max_steps=4), output=f"{chosen.output}-last")
@@ -311,7 +311,7 @@ def test_a_validation_loss_that_is_no_number_ends_training(poisoned, tmp_path: P
     path = tmp_path / "say.jsonl"
     path.write_text(path.read_text().replace("Say ~", "Say 11").replace("Say 20", "Say ~"))
     poisoned.training.evaluate_every = 2
-    with pytest.raises(Diverged, match="the validation loss of say after step 2 is no finite number"):
+    with pytest.raises(Diverged, match="the validation loss of say after step 2 is not finite"):
         train(poisoned)
 
 
@@ -330,7 +330,7 @@ def watched(losses: list[float]) -> StepWatch:
 
 def test_nothing_is_usual_before_the_first_step() -> None:
     assert StepWatch().fault(1, 1e30, 1.0, 6.0) is None
-    assert "no finite number" in StepWatch().fault(1, math.inf, 1.0, 6.0)
+    assert "not finite" in StepWatch().fault(1, math.inf, 1.0, 6.0)
     assert "gradient of step 1" in StepWatch().fault(1, 2.0, math.inf, None)
 
 

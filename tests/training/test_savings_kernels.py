@@ -117,7 +117,8 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.utils.counters.clear()
 
 
-@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.soak), True])
+@pytest.mark.soak
+@pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_few_graphs_serve_all_blocks_and_lengths_with_the_loss_and_gradients_of_the_plain_run(
     traced, checkpointing: bool
 ) -> None:

@@ -1,4 +1,4 @@
-"""Steps that would do harm: whose loss or gradient is no finite number, or whose loss has exploded.
+"""Steps that would do harm: whose loss or gradient is not finite, or whose loss has exploded.
 
 A step is judged when its gradient is there and before the optimizer takes it, by two numbers that are the same on every
 process: the loss, which is the mean over the step's labelled tokens, and the norm of the gradient.
@@ -123,9 +123,9 @@ class StepWatch:
     def fault(self, step: int, loss: float, norm: float, margin: float | None) -> str | None:
         """What is wrong with a step, as a part of a sentence; None if nothing is."""
         if not math.isfinite(loss):
-            return f"the loss of step {step} is no finite number"
+            return f"the loss of step {step} is not finite"
         if not math.isfinite(norm):
-            return f"the gradient of step {step} is no finite number, though the loss is {loss:.4g}"
+            return f"the gradient of step {step} is not finite, though the loss is {loss:.4g}"
         if margin is not None and self.usual is not None and loss > self.usual + margin:
             return f"the loss of step {step} is {loss:.4g}, where {self.usual:.4g} was usual"
         return None

@@ -87,6 +87,7 @@ class Loop:
         self._tuner = next((module for module in model.modules() if isinstance(module, HyCAMModel)), None)
         self._scales_with_items = accepts_items(model)
         self._began = time.monotonic()
+        self._ended = plan.trial.at if plan.trial is not None else lambda phase: None
 
     def run(self, resumed: Path | None = None) -> dict[str, float]:
         """Trains to the end, from a checkpoint if one is given.
@@ -133,9 +134,9 @@ class Loop:
             with distributed.synchronized(accelerator, self.wrapped):
                 self.wrapped.train()
                 loss = self.loss_of(send_to_device(batch, self.device), items, len(micro_batches))
-                self._reached("forward")
+                self._ended("forward")
                 distributed.backward(accelerator, loss)  # under DeepSpeed the last one takes the step as well
-                self._reached("backward")
+                self._ended("backward")
             losses.append(loss.detach())
 
         norm = distributed.clip(accelerator, self.wrapped, self.arguments.max_grad_norm or math.inf)
@@ -153,7 +154,7 @@ class Loop:
         self.progress.step += 1
         self.progress.tokens += counts.tokens
         self.progress.flops += 6.0 * counts.size * self._weights
-        self._reached("step")
+        self._ended("step")
         return norm, rate
 
     def loss_of(self, batch: dict[str, Any], items: Tensor | None, micro_batches: int) -> Tensor:
@@ -236,7 +237,7 @@ class Loop:
         self.log(values)
 
     def log(self, values: dict[str, float]) -> None:
-        """Writes a line of metrics; what is no finite number says nothing, and JSON has no word for it."""
+        """Writes a line of metrics; values that are not finite are left out, since JSON cannot hold them."""
         progress = self.progress
         values = {name: value for name, value in values.items() if math.isfinite(value)}
         if progress.step:
@@ -287,7 +288,6 @@ class Loop:
         """
 
         def told(done: int, total: int) -> None:
-            self._reached("validation")
             self.reporter.update("validation", done, total)
             leave_if_asked()
 
@@ -306,6 +306,7 @@ class Loop:
             further = dict(self.plan.also()) if self.plan.also else {}
         progress.validation, progress.validated_at = found, progress.step
         self.log(found | further)
+        self._ended("validation")
         return found
 
     def _last_validation(self) -> dict[str, float]:
@@ -321,12 +322,12 @@ class Loop:
             raise
 
     def check_weights(self) -> None:
-        """Raises Diverged where a trained weight is no finite number, on any process."""
+        """Raises Diverged where a trained weight is not finite, on any process."""
         trained = [distributed.own_part(weight) for weight in self.model.parameters() if weight.requires_grad]
         finite = torch.stack([torch.isfinite(weight).all().to(self.device) for weight in trained]).all()
         if self.accelerator.reduce(finite.float(), "mean").item() < 1:
             step = self.progress.step
-            raise Diverged(step, f"there are weights that are no finite numbers after step {step}")
+            raise Diverged(step, f"there are weights that are not finite after step {step}")
 
     def save(self) -> None:
         """Saves a checkpoint, unless there is one, or the loss has been exploding since before it was noticed."""
@@ -391,7 +392,3 @@ class Loop:
         self._started = time.monotonic()
         self._began, self._first_step = self._started - self.progress.seconds, self.progress.step
         self.metrics.begin(self.progress.step, self.progress.logged)
-
-    def _reached(self, phase: str) -> None:
-        if self.plan.trial is not None:
-            self.plan.trial.at(phase)

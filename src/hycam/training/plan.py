@@ -14,13 +14,13 @@ from hycam.training.rows import MixedRows
 
 
 class Trial(Protocol):
-    """Who follows a training through its phases, to see what each needs."""
+    """Follows a training through its phases, to see what each needs; nothing is saved of it."""
 
     def select(self, data: Any) -> Any:
         """The part of the prepared data to train on."""
 
     def at(self, phase: str) -> None:
-        """Called whenever one has ended: loaded, adapted, forward, backward, step, validation (after each batch)."""
+        """Called whenever one has ended: loaded, adapted, forward, backward, step, validation."""
 
 
 @dataclass(frozen=True)

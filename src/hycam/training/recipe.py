@@ -90,7 +90,7 @@ class TrainingRecipe:
             a GPU and liger-kernel (``hycam[liger]``).
         torch_compile: Compile the blocks of the adapted backbone; takes some minutes at the start. On a CPU it needs a
             C++ compiler.
-        on_divergence: What to do about a step whose loss or gradient is no finite number, or whose loss has exploded:
+        on_divergence: What to do about a step whose loss or gradient is not finite, or whose loss has exploded:
             ``stop`` before it is taken (for an exploded loss, at the fifth step in a row), or ``skip`` it, so that the
             weights, the optimizer and the schedule stay as they were. Five skipped in a row end training too.
         divergence_margin: A loss has exploded when it is so much (nats per token) above what was usual, which is the

@@ -84,7 +84,7 @@ def train(
         also: gives further figures at every validation, of the model and its tokenizer, which are logged beside the
             losses; there is one validation more then, before the first step.
         stop: whether the process was asked to end.
-        trial: chooses the rows, and is told when each phase has ended; nothing is saved then.
+        trial: chooses the rows, is told when each phase has ended, and has nothing saved.
 
     Returns:
         the summary that ``training.json`` holds: ``steps``, ``tokens`` (without padding), ``seconds`` (of training,
@@ -219,17 +219,9 @@ def _loop(
         None if also is None else partial(also, cast(PreTrainedModel, adapted), job.tokenizer),
         job.trial,
     )
-    optimizer = job.recipe.method.settings()
+    optimizer, metrics = job.recipe.method.settings(), job.run.metrics
     return Loop(
-        adapted,
-        job.tokenizer,
-        job.arguments,
-        plan,
-        optimizer,
-        job.checkpoints,
-        job.run.metrics,
-        job.stop,
-        job.reporter,
+        adapted, job.tokenizer, job.arguments, plan, optimizer, job.checkpoints, metrics, job.stop, job.reporter
     )
 
 

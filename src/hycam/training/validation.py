@@ -53,7 +53,7 @@ def validation_losses(
     found |= {f"eval_loss_{name}": nll.per_token for name, nll in nlls.items()}
     if not math.isfinite(found["eval_loss"]):
         broken = ", ".join(name for name, nll in nlls.items() if not math.isfinite(nll.per_token))
-        raise Diverged(step, f"the validation loss of {broken} after step {step} is no finite number")
+        raise Diverged(step, f"the validation loss of {broken} after step {step} is not finite")
     return found
 
 
