@@ -117,7 +117,8 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> None:
     torch._dynamo.utils.counters.clear()
 
 
-@pytest.mark.parametrize("checkpointing", [pytest.param(False, marks=pytest.mark.soak), True])
+@pytest.mark.soak
+@pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_few_graphs_serve_all_blocks_and_lengths_with_the_loss_and_gradients_of_the_plain_run(
     traced, checkpointing: bool
 ) -> None:
@@ -145,7 +146,7 @@ def test_a_few_graphs_serve_all_blocks_and_lengths_with_the_loss_and_gradients_o
 def test_a_compiled_run_comes_to_the_same_adapter_and_validates_without_further_graphs(
     recipe, tmp_path: Path, traced
 ) -> None:
-    settings = {"max_steps": 3, "evaluate_every": 2, "batch_size": 1}
+    settings = {"max_steps": 2, "evaluate_every": 1, "batch_size": 1, "gradient_checkpointing": True}
     plain = train(recipe(**settings))
     compiled = replace(recipe(**settings, torch_compile=True), output=str(tmp_path / "compiled"))
     assert train(compiled) == pytest.approx(plain, rel=1e-4)

@@ -50,7 +50,7 @@ def _check_extra(extra: dict[str, Any], own: dict[str, Any]) -> None:
             continue
         hint = nearest(name, EXTRA)
         if name == "label_smoothing_factor":
-            hint = " The balance loss could not act beside it."
+            raise HycamError(f"training.extra cannot set {name}: the balance loss could not act beside it.")
         if name in known:
             raise HycamError(f"training.extra cannot set {name}: training does not use it.{hint}")
         raise HycamError(f'training.extra has an unknown setting "{name}".{hint}')
