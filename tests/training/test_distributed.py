@@ -241,7 +241,7 @@ def refusals(recipe: Callable[..., Recipe]) -> dict[str, tuple[Recipe, str]]:
     adalora = of("fsdp")
     adalora.method = MethodRecipe("peft", {"peft_type": "ADALORA", "total_step": 6})
     return {
-        "riemoe-lora": (of("fsdp", "riemoe-lora"), r"both factors of a product whole.*strategy ddp"),
+        "riemoe-lora": (of("fsdp", "riemoe-lora"), r"whole factors of a product.*strategy ddp"),
         "riemannian": (riemannian, r"strategy=zero2.*method\.optimizer\.name to adamw"),
         "8bit": (of("zero3", optimizer_states="8bit"), "optimizer_states=8bit does not go with.*32bit"),
         "compile": (of("fsdp", torch_compile=True), "torch_compile does not go with"),

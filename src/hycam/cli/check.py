@@ -23,13 +23,13 @@ from hycam.training.recipe import Recipe
 from hycam.training.stopping import Stop
 
 _STYLES = {"error": "bold red", "warning": "yellow", "ok": "green"}
-_DESCRIPTION = """Says before a run whether its settings, data, backbone and disk are in order. Takes what hycam train
-takes, --launch N too. --try trains on the largest batch of the data besides, in processes of its own, and says what
-memory that takes. --json prints a list of findings. The status is 1 where there is an error."""
+_DESCRIPTION = """Checks settings, data, backbone and disk before a run. Takes the arguments of hycam train, --launch N
+too. --try also trains on the largest batch of the data, in processes of its own, and shows the memory. --json prints a
+list of findings. The exit status is 1 if there is an error."""
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prints what is found; gives the exit status."""
+    """Prints the findings; returns the exit status."""
     if arguments and arguments[0] == CHILD:
         quiet_libraries(informative=False)
         return run_child(Path(arguments[1]))
@@ -37,7 +37,9 @@ def main(arguments: Sequence[str]) -> int:
     quiet_libraries(informative=False)
     started = distributed.started()
     if "--try" in arguments and started > 1:
-        raise UsageError("--try starts its processes itself: say how many with --launch N, outside of any launcher.")
+        raise UsageError(
+            "--try starts its processes itself: give their number with --launch N, outside of any launcher."
+        )
     try:
         recipe = parse_recipe(Recipe, words, prog="hycam check", description=_DESCRIPTION)
     except UsageError:

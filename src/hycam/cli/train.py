@@ -1,7 +1,7 @@
 """``hycam train RECIPE``: adapts a backbone; resumes where it stopped.
 
-With ``--launch N`` it starts N processes on this machine, each of which comes back here without that option. Those that
-torchrun, accelerate or deepspeed start come here too.
+With ``--launch N`` it starts N processes on this machine, which run the same command without that option, as those of
+torchrun, accelerate and deepspeed do.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str]) -> None:
             stop.check("The run is complete.")
     elif distributed.started() > 1:
         raise UsageError(
-            f"--launch {number} stands in a command that has {distributed.started()} processes already: drop it."
+            f"--launch {number} is in a command that already has {distributed.started()} processes: drop it."
         )
     else:
         distributed.check(recipe, number)
@@ -54,7 +54,7 @@ def _is_complete(recipe: Recipe) -> bool:
 
 
 def _train(recipe: Recipe, stop: Stop) -> None:
-    """Trains, as one process or as one of several."""
+    """Trains as one process, or as one of several."""
     started, is_main = distributed.started(), os.environ.get("RANK", "0") == "0"
     quiet_libraries(informative=is_main)
     strategy = recipe.training.distributed.strategy
@@ -65,7 +65,7 @@ def _train(recipe: Recipe, stop: Stop) -> None:
             print(f"{recipe.output} is complete already; nothing is trained again.", file=sys.stderr)
     elif started == 1 and strategy != "ddp":
         print(
-            f"There is one process, so training.distributed.strategy={strategy} shares nothing out. --launch N starts "
+            f"There is one process, so training.distributed.strategy={strategy} has no effect. --launch N starts "
             "several.",
             file=sys.stderr,
         )
@@ -84,7 +84,7 @@ def _say(run: Run, summary: dict[str, Any]) -> None:
         if name.startswith("eval_loss_")
     )
     print(f"Validation loss per token: {summary['validation']['eval_loss']:.3f} (mean over tasks; {losses})")
-    if len(summary.get("shares", ())) > 1:  # a run of an older version has none
+    if len(summary.get("shares", ())) > 1:  # older versions have none
         shares = ", ".join(
             f"{name} {summary['rows'][name]:,} ({share:.1%}, wanted {summary['wanted_shares'][name]:.1%})"
             for name, share in summary["shares"].items()

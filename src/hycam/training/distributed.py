@@ -58,22 +58,23 @@ def check(recipe: Recipe, number: int) -> None:
     config = method(recipe.method.name).config(recipe.method.config)
     refusals = (
         (recipe.method.settings().preconditioned, "The riemannian optimizer",
-         "it needs whole factors of a product. Set method.optimizer.name to adamw"),
+         "it needs whole factors of a product", "set method.optimizer.name to adamw"),
         (training.optimizer_states == "8bit", "training.optimizer_states=8bit",
-         "bitsandbytes cannot step sharded weights. Leave the states at 32bit, which are sharded"),
+         "bitsandbytes cannot step sharded weights", "leave the states at 32bit, which are sharded"),
         (training.torch_compile, "training.torch_compile",
-         "weights are gathered and freed within what would be compiled. Leave it off"),
+         "weights are gathered and freed within what would be compiled", "leave it off"),
         (recipe.quantization is not None, f"quantization={recipe.quantization}",
-         "quantised weights cannot be sharded. Leave the backbone as it is"),
+         "quantised weights cannot be sharded", "leave the backbone as it is"),
         (training.on_divergence == "skip" and strategy != "fsdp", "training.on_divergence=skip",
-         "DeepSpeed takes a step before its gradient can be checked. Leave it at stop, or take fsdp"),
+         "DeepSpeed takes a step before its gradient can be checked", "fsdp, or leave it at stop"),
         (config is not None and config.peft_type == PeftType.ADALORA, "AdaLoRA",
-         "it allocates ranks by whole weights and gradients. Take another method"),
+         "it allocates ranks by whole weights and gradients", "take another method"),
     )  # fmt: skip
-    for is_refused, what, why in refusals:
+    for is_refused, what, why, instead in refusals:
         if is_refused:
             raise HycamError(
-                f"{what} does not go with training.distributed.strategy={strategy}: {why}, or the strategy ddp."
+                f"{what} does not go with training.distributed.strategy={strategy}: {why}. Take the strategy ddp, or "
+                f"{instead}."
             )
 
 

@@ -161,10 +161,7 @@ class Loop:
         return outputs.loss / micro_batches if items is None else outputs.loss * processes.world_size()
 
     def _is_sound(self, losses: list[Tensor], norm: Tensor, rows: list[Tensor]) -> bool:
-        """Whether to take the step: the same on every process.
-
-        Loss and norm are fetched together, the only time in a step that the loop waits for the device.
-        """
+        """Whether to take the step; every process decides the same."""
         loss = torch.stack(losses).sum().float()
         both = torch.stack([loss, norm.to(loss)])
         mean_loss, mean_norm = self.accelerator.reduce(both, "mean").tolist()

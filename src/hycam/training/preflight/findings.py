@@ -1,4 +1,4 @@
-"""What a check has found, and the collection of it."""
+"""The findings of a check."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """One finding.
 
     Attributes:
-        severity: ``error``: the run would fail, or be worth nothing; ``warning``: it would run, though perhaps not as
-            it was meant; ``ok``: looked at, and in order.
+        severity: ``error``: the run would fail or be worthless; ``warning``: it would run, though perhaps not as
+            intended; ``ok``: checked, and in order.
         about: ``settings``, ``backbone``, ``method``, ``data``, ``output``, ``disk``, ``memory`` or ``trial``.
-        text: what is found, where, and what to do.
+        text: what is wrong, where, and what to do.
         details: the figures behind it.
     """
 
@@ -32,7 +32,7 @@ class Finding:
 
 
 class Findings(list[Finding]):
-    """Findings in the order in which they were made; those that do not say so are about ``about``."""
+    """Findings in order; ``about`` is the default of each."""
 
     def __init__(self, about: str = "") -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Findings(list[Finding]):
         self.append(Finding("ok", about or self._about, text, details))
 
     def attempt(self, check: Callable[..., T], *arguments: Any, about: str | None = None) -> T | None:
-        """What ``check`` returns. A HycamError that it raises becomes a finding, and the result None."""
+        """What ``check`` returns; None if it raises a HycamError, which becomes a finding."""
         try:
             return check(*arguments)
         except HycamError as error:
@@ -61,7 +61,7 @@ class Findings(list[Finding]):
 
 
 def stop_at_errors(findings: Iterable[Finding]) -> None:
-    """Logs the warnings, and raises one HycamError with the text of every error, where there is any."""
+    """Logs the warnings, and raises one HycamError with the texts of all errors, if there are any."""
     found = list(findings)
     log_all(one for one in found if one.severity == "warning")
     if errors := [one.text for one in found if one.severity == "error"]:
@@ -69,7 +69,7 @@ def stop_at_errors(findings: Iterable[Finding]) -> None:
 
 
 def log_all(findings: Iterable[Finding]) -> None:
-    """Logs warnings and errors: the run goes on all the same."""
+    """Logs warnings and errors without ending the run."""
     for one in findings:
         if one.severity != "ok":
             _log.warning("%s", one.text)
