@@ -96,7 +96,7 @@ class TrainingRecipe:
             ``stop`` before it is taken (for an exploded loss, at the fifth step in a row), or ``skip`` it, so that the
             weights, the optimizer and the schedule stay as they were. Five skipped in a row end training too.
         divergence_margin: A loss has exploded when it is so much (nats per token) above what was usual, which is the
-            lowest median of 50 steps so far; null looks for numbers that are not finite alone.
+            lowest median of 50 steps so far; null checks for non-finite numbers only.
         max_skipped_steps: More skipped steps than this in all end training.
         evaluate_every: Steps between two passes over the validation parts; null validates at the end only.
         early_stopping_patience: Stop after so many validations without a better loss; null never stops early.

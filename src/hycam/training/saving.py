@@ -13,7 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from hycam.errors import HycamError
 
-_MODES = ("do_sample", "num_beams", "penalty_alpha")  # other settings have a meaning in one of them alone
+_MODES = ("do_sample", "num_beams", "penalty_alpha")  # most settings have an effect in one mode only
 
 
 def mended(settings: GenerationConfig) -> tuple[GenerationConfig, list[str]]:

@@ -102,8 +102,8 @@ def _check_liger(recipe: Recipe, device: torch.device) -> None:
 def _check_8bit(optimizer: OptimizerSettings) -> None:
     if optimizer.preconditioned:
         raise HycamError(
-            "training.optimizer_states=8bit is for AdamW alone, and here the riemannian optimizer takes the steps: its "
-            "states are 32bit. Leave them at that, or set method.optimizer.name to adamw."
+            "training.optimizer_states=8bit is for AdamW; the states of the riemannian optimizer are 32bit. Leave "
+            "them at that, or set method.optimizer.name to adamw."
         )
     if not is_bitsandbytes_available(_FIRST_ON_A_CPU):
         raise HycamError(

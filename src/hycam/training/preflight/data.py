@@ -49,7 +49,7 @@ def prepared(
         return found, prepare(recipe, tokenizer, progress)
     except HycamError as error:
         whole = str(error)
-    # The first task that fails hides those behind it. Each alone: what was tokenised before is in the cache.
+    # The first task that fails hides the others, so each is prepared by itself; the cache makes that cheap.
     for entry in recipe.tasks if len(recipe.tasks) > 1 else ():
         found.attempt(prepare, replace(recipe, tasks=[entry], mixture=MixtureRecipe()), tokenizer, progress)
     if not found:
@@ -200,7 +200,7 @@ def _positions(
     if longest > most and tables.positions is not None:
         found.error(f"{text}, each with an embedding of its own. Lower data.max_length to {most}.")
     elif longest > most:
-        found.warn(f"{text}: what lies beyond, it has never seen. Lower data.max_length to {most}.")
+        found.warn(f"{text}: it was not trained on longer rows. Lower data.max_length to {most}.")
     evaluation = recipe.evaluation
     if tables.positions is None or longest > most or evaluation.generate_rows == 0:
         return found
