@@ -11,8 +11,8 @@ from hycam.console import Reporter
 from hycam.data.recipe import DataRecipe
 from hycam.evaluation.retention.measure import Retention
 from hycam.evaluation.retention.recipe import RetentionRecipe
+from hycam.training.evaluate import measure_retention
 from hycam.training.recipe import Recipe
-from hycam.training.retention import measure_retention
 from hycam.training.run import BASE, Run
 from hycam.training.train import train
 

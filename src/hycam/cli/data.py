@@ -126,7 +126,7 @@ def _recipe(chosen: Namespace, **settings: object) -> tuple[DataRecipe, str, boo
 
 
 def _is_study(path: Path) -> bool:
-    from hycam.training.yaml_file import read_yaml
+    from hycam.training.parse import read_yaml
 
     with suppress(HycamError):  # which reading the recipe explains
         content = read_yaml(path)

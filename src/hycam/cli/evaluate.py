@@ -16,9 +16,8 @@ from hycam.errors import HycamError, UsageError
 from hycam.evaluation.retention.recipe import RetentionRecipe
 from hycam.evaluation.table import metrics_table, print_retention
 from hycam.files import write_whole
-from hycam.training.evaluate import evaluate_run
+from hycam.training.evaluate import evaluate_run, measure_retention
 from hycam.training.recipe import EvaluationRecipe
-from hycam.training.retention import measure_retention
 from hycam.training.run import Run
 
 

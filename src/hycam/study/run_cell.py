@@ -23,10 +23,9 @@ from hycam.evaluation.result import PREDICTIONS_FILE
 from hycam.inspection.routing import routing_by_task
 from hycam.machine import describe, peak_memory_bytes
 from hycam.study.cells import Cell
-from hycam.training.evaluate import evaluate_rows
+from hycam.training.evaluate import evaluate_rows, measure_retention, retention_while_training
 from hycam.training.preflight import stop_at_errors
 from hycam.training.preflight.data import check_tables
-from hycam.training.retention import measure_retention, retention_while_training
 from hycam.training.run import BASE, Run
 from hycam.training.train import train
 
