@@ -64,7 +64,7 @@ def test_a_file_that_is_not_as_it_was_written_is_named(tmp_path: Path, do: Calla
     assert name in damage(folder)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_no_byte_of_a_checkpoint_can_change_unnoticed(tmp_path_factory: pytest.TempPathFactory, data) -> None:
     """But for those of the manifest that mean nothing, such as a space."""

@@ -54,7 +54,7 @@ def test_processes_that_a_launcher_has_started_do_not_start_more(
     written = tmp_path / "recipe.yaml"
     written.write_text(yaml.safe_dump(asdict(recipe())))
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="has 2 processes already"):
+    with pytest.raises(UsageError, match="already has 2 processes"):
         cli.main([str(written), "--launch", "2"])
 
 

@@ -44,7 +44,7 @@ def weights(recipe: Recipe) -> dict[str, Tensor]:
     ("method", "training", "message"),
     [
         ("hycam", {"use_liger_kernel": True}, "use_liger_kernel needs a GPU.*on a CPU training.backend=recompute"),
-        ("riemoe-lora", {"optimizer_states": "8bit"}, "8bit is for AdamW alone.*riemannian"),
+        ("riemoe-lora", {"optimizer_states": "8bit"}, "8bit is for AdamW.*riemannian"),
         ("hycam", {"optimizer_states": "8bit"}, r"needs the package bitsandbytes.*hycam\[quantization\]"),
         ("hycam", {"torch_compile": True}, r"needs a C\+\+ compiler"),
         ("hycam", {"torch_compile": True, "backend": "recompute"}, "recompute does not go with training.torch_compile"),
