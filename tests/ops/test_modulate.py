@@ -199,15 +199,6 @@ def test_a_token_that_is_not_a_number_stays_so_and_leaves_the_others_alone() -> 
     assert torch.equal(output[0, [0, 3]], clean[0, [0, 3]])
 
 
-def test_nothing_is_scaled_below_what_the_silu_allows() -> None:
-    # SiLU has its minimum -0.27846 at -1.27846, so shared and specialised together scale by at least 1 - 2 * 0.27847.
-    torch.manual_seed(0)
-    weights = modulation("full", "low_rank", False, True, 16, 4, 5)
-    a = torch.ones(4, 50, 16, dtype=torch.float64)
-    scaled = eager.modulate(20 * draw(4, 50, 16), a, weights)[0]
-    assert scaled.min() > 1 - 2 * 0.27847
-
-
 def test_inputs_need_not_be_contiguous() -> None:
     torch.manual_seed(0)
     weights = modulation("full", "low_rank", False, False, 6, 2, 3)

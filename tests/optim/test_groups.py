@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import MappingProxyType
-
 import pytest
 from peft import LoraConfig, get_peft_model
 from torch import nn
@@ -68,13 +66,6 @@ def test_weights_without_decay_are_those_of_the_trainer_and_those_of_the_method(
         assert rate == RATE
 
 
-def test_nothing_decays_where_there_is_no_decay_or_nothing_is_said_to() -> None:
-    model = get_peft_model(tiny(), MultiLoraConfig(r=2))
-    assert {decay for _, decay in by_name(model, OptimizerSettings(), set()).values()} == {0.0}
-    groups = parameter_groups(model, OptimizerSettings(), RATE, 0.0, trainable(model))
-    assert [(group["lr"], group["weight_decay"]) for group in groups] == [(RATE, 0.0)]
-
-
 class _Named(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -96,22 +87,3 @@ def test_a_name_is_matched_as_a_whole_part() -> None:
         "gates.bias": (RATE, 0.0),
         "inner.gate.default.weight": (three, DECAY),
     }
-
-
-def test_a_parameter_that_two_modules_share_is_stepped_once() -> None:
-    model = nn.ModuleDict({"one": nn.Linear(2, 2, bias=False), "two": nn.Linear(2, 2, bias=False)})
-    model["two"].weight = model["one"].weight
-    assert set(by_name(model, OptimizerSettings(), {"one.weight"})) == {"one.weight"}
-
-
-def test_settings_that_differ_in_nothing_share_a_group() -> None:
-    model = _Named()
-    groups = parameter_groups(model, OptimizerSettings(), RATE, DECAY, {"gate.weight", "gates.weight"})
-    assert sorted((len(group["params"]), group["weight_decay"]) for group in groups) == [(2, DECAY), (3, 0.0)]
-
-
-def test_the_settings_of_a_method_are_adamw_with_one_learning_rate_unless_told_otherwise() -> None:
-    settings = OptimizerSettings()
-    assert (settings.preconditioned, settings.damping, dict(settings.multipliers), settings.no_decay) == (
-        False, 1e-6, {}, ())  # fmt: skip
-    assert isinstance(settings.multipliers, MappingProxyType)  # a default that is shared must not be changed

@@ -46,18 +46,6 @@ def test_the_factors_are_drawn_as_a_linear_layer_is(method: str, kind: str) -> N
 
 
 @both
-def test_an_adapter_beside_the_active_one_is_frozen_until_it_is_its_turn(method: str) -> None:
-    made = layer(method, linear("Linear", 12, 10))
-    made.update_layer("other", config(method, r=4))
-    for active, frozen in (("default", "other"), ("other", "default")):
-        made.set_adapter(active)
-        assert all(weight.requires_grad for weight in made.adapter_parameters(active).values())
-        assert not any(weight.requires_grad for weight in made.adapter_parameters(frozen).values())
-    made.update_layer("third", config(method))
-    assert not any(weight.requires_grad for weight in made.adapter_parameters("third").values())
-
-
-@both
 def test_the_adapter_takes_the_type_and_the_device_of_its_layer(method: str) -> None:
     model = attach(method, tiny(dtype=torch.float64))
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float64}
@@ -142,16 +130,6 @@ def test_a_target_that_is_no_linear_layer_is_refused_before_anything_is_wrapped(
     before = kinds(base)
     there = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
     with pytest.raises(HycamError, match=rf"(embed_tokens|self_attn|lm_head|mlp).*no linear layer that.*{there}\."):
-        attach(method, base, target_modules=target)
-    assert kinds(base) == before
-
-
-@both
-@pytest.mark.parametrize("target", [["query"], r".*\.query", "query"])
-def test_a_target_that_is_not_there_is_refused_before_anything_is_wrapped(method: str, target) -> None:
-    base = tiny()
-    before = kinds(base)
-    with pytest.raises(HycamError, match=r"matches nothing.*q_proj, k_proj"):
         attach(method, base, target_modules=target)
     assert kinds(base) == before
 
