@@ -81,7 +81,7 @@ def generation_settings(name_or_path: str | os.PathLike[str]) -> GenerationConfi
     except (ValueError, TypeError) as error:
         raise HycamError(
             f"The generation_config.json of {name} does not work: {str(error).strip().splitlines()[0].rstrip('.')}. "
-            "Correct it in a copy of the backbone, or leave that file out of it."
+            "Correct it in a copy of the backbone, or delete the file there."
         ) from error
 
 
@@ -101,7 +101,7 @@ def load_tokenizer(name_or_path: str | os.PathLike[str], trust_remote_code: bool
         source = str(TOKENIZERS[name].folder()) if name in TOKENIZERS else _source(name, [*SHORT_NAMES, *TOKENIZERS])
         with _explained(name):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what some classes make out of a folder without a vocabulary
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # made without a vocabulary
         raise HycamError(f"{name} holds no tokenizer (tokenizer.json). Save one there with save_pretrained.")
     if tokenizer.eos_token_id is None:
         raise HycamError(f"The tokenizer of {name} has no end token (eos_token), so no answer would ever end.")
@@ -124,14 +124,14 @@ def load(
         dtype: of the weights.
         device: where they are put.
         trust_remote_code: whether code that comes with the model may run. If transformers has its own code for the
-            model's type, that is used in any case.
+            model's type, that is always used.
         quantization: hold the weights of the linear layers in ``"8bit"`` or ``"4bit"`` (see
             :mod:`hycam.quantization`); they are never all held in ``dtype``.
 
     Raises:
-        HycamError: there is no such backbone, its weights are pickled, it is incomplete or no causal language model, it
-            needs code that may not run, or the hub cannot be reached; it cannot be quantised on this device, or is
-            quantised already.
+        HycamError: there is no such backbone, its weights are pickled, it is incomplete, it is not a causal
+            language model, it needs code that may not run, or the hub cannot be reached; or it cannot be quantised on
+            this device, or already is.
     """
     name, device = os.fspath(name_or_path), torch.device(device)
     if quantization is not None:
@@ -164,7 +164,7 @@ def _read_weights(name: str, **settings: Any) -> Any:
         if Path(source).is_dir():
             check_weights(Path(source))
         with _explained(name):
-            # The model class would attach an adapter beside the model unasked, to whatever backbone that names.
+            # The model class would load an adapter it finds here, and the backbone that the adapter names.
             if find_adapter_config_file(source) is not None:
                 raise HycamError(_IS_ADAPTER.format(name))
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -182,7 +182,7 @@ def _read_weights(name: str, **settings: Any) -> Any:
 
 @torch.no_grad()
 def _check_computes(model: PreTrainedModel, name: str) -> None:
-    """Runs a quantised backbone on three tokens, since not every kernel takes every architecture's inputs."""
+    """Runs a quantised backbone on three tokens, since some kernels reject some architectures' inputs."""
     try:
         model(input_ids=torch.tensor([[0, 1, 2]], device=model.device), use_cache=False)
     except (RuntimeError, ValueError, NotImplementedError) as error:
@@ -195,7 +195,7 @@ def _check_computes(model: PreTrainedModel, name: str) -> None:
 def _source(name: str, known: Iterable[str] = SHORT_NAMES) -> str:
     """What ``from_pretrained`` takes for ``name``: a folder that has a model in it, or a hub id.
 
-    ``known`` are the short names among which the nearest to a misspelt one is sought.
+    ``known`` are the short names among which a misspelt one is looked up.
     """
     if name in SHORT_NAMES:
         return str(SHORT_NAMES[name].folder())
@@ -263,12 +263,12 @@ _TRUST = (
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Turns whatever transformers raises for an unreadable backbone into one message."""
+    """Turns any error that transformers raises for an unreadable backbone into one message."""
     try:
         yield
     except HycamError:
         raise
-    except Exception as error:  # damaged files make the libraries raise errors of any kind
+    except Exception as error:  # damaged files raise anything
         if "trust_remote_code" in str(error):  # transformers asks for an argument; a recipe has a field
             raise HycamError(
                 f"{name} cannot be read: it needs code of its own (auto_map in its configuration). {_TRUST}"

@@ -41,17 +41,7 @@ def assert_same(form: Callable, weights: Modulation, inputs: list[Tensor], seed:
 @pytest.mark.parametrize(("batch", "seq", "d", "r", "experts"), [(1, 1, 5, 1, 1), (2, 7, 12, 4, 5), (3, 2, 9, 16, 8)])
 @pytest.mark.parametrize("of_stream", [False, True], ids=["attention output", "residual stream"])
 def test_output_and_gradients_equal_the_papers_formula(
-    shared: str,
-    specialized: str,
-    hard: bool,
-    biases: bool,
-    batch: int,
-    seq: int,
-    d: int,
-    r: int,
-    experts: int,
-    of_stream: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch, shared, specialized, hard, biases, batch, seq, d, r, experts, of_stream
 ) -> None:
     monkeypatch.setattr(mixing, "CPU_CHUNK", 4)  # several chunks, of which the last is not full
     torch.manual_seed(0)

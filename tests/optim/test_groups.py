@@ -43,7 +43,7 @@ def test_every_trainable_parameter_is_in_one_group_and_no_frozen_one(config, wei
 
 def test_a_multiplier_for_a_weight_that_is_not_trained_is_refused() -> None:
     model = get_peft_model(tiny(), MultiLoraConfig(r=2))
-    with pytest.raises(HycamError, match='no trained weight called "moelora_gate"'):
+    with pytest.raises(HycamError, match='No trained weight is called "moelora_gate"'):
         by_name(model, OptimizerSettings(multipliers={"moelora_gate": 2.0}), set())
 
 

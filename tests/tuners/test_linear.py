@@ -25,9 +25,6 @@ SIZES = {"q_proj": (32, 32), "k_proj": (32, 16), "v_proj": (32, 16), "o_proj": (
 BLOCK = {name: f"{'self_attn' if name[0] in 'qkvo' else 'mlp'}.{name}" for name in SIZES}
 
 
-# Settings
-
-
 # The layer
 
 
@@ -129,7 +126,7 @@ def test_a_target_that_is_no_linear_layer_is_refused_before_anything_is_wrapped(
     base = tiny()
     before = kinds(base)
     there = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
-    with pytest.raises(HycamError, match=rf"(embed_tokens|self_attn|lm_head|mlp).*no linear layer that.*{there}\."):
+    with pytest.raises(HycamError, match=rf"(embed_tokens|self_attn|lm_head|mlp).*one of the linear layers.*{there}\."):
         attach(method, base, target_modules=target)
     assert kinds(base) == before
 
