@@ -27,11 +27,8 @@ def adapt(
 ) -> PeftModel | PreTrainedModel:
     """Wraps ``model`` (in place, as PEFT does) with a freshly initialised adapter.
 
-    Args:
-        model: the backbone.
-        name: a method's name.
-        settings: fields of the method's configuration.
-        empty: leave the adapter's weights on the meta device, for counting parameters.
+    ``settings`` are fields of the method's configuration. ``empty`` leaves the adapter's weights on the meta device,
+    for counting parameters.
 
     Returns:
         the adapted model; for full fine-tuning the backbone itself, all of it trainable.
@@ -73,12 +70,7 @@ def empty_backbone(
 def matched_settings(entry: Method, settings: Mapping[str, Any] | None, config: PreTrainedConfig) -> dict[str, Any]:
     """The settings with the rank whose number of trainable parameters is nearest to HyCAM's on a backbone.
 
-    The count is linear in the rank, so two ranks give it for all.
-
-    Args:
-        entry: the method, one that ``matches_hycam``.
-        settings: the recipe's settings of its adapter.
-        config: the backbone's configuration; no weights are made.
+    The count is linear in the rank, so two ranks give it for all. No weights are made.
 
     Raises:
         HycamError: HyCAM does not work on this backbone, or trains less there than the method at rank one.

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hycam.adapt import empty_backbone
-from hycam.errors import HycamError
+from hycam.errors import HycamError, first_line
 from hycam.tuners.fit import Spec, check_fit
 
 _CONFIG = "adapter_config.json"
@@ -35,11 +35,7 @@ _AS_THE_RECIPE_SAYS = ("peft_type", "task_type", "megatron_config", "megatron_co
 
 
 def saved_config(folder: Path, recipe: PeftConfig) -> PeftConfig:
-    """The configuration of a saved adapter. Reads no weights.
-
-    Args:
-        folder: where the adapter is.
-        recipe: the configuration that the recipe beside it gives.
+    """The configuration of the adapter in a folder, compared with that of the ``recipe`` beside it. Reads no weights.
 
     Raises:
         HycamError: the adapter is incomplete or pickled, its configuration is damaged or belongs to another method, or
@@ -68,7 +64,7 @@ def saved_config(folder: Path, recipe: PeftConfig) -> PeftConfig:
     except HycamError:
         raise
     except Exception as error:  # a wrong field can raise anything
-        raise HycamError(f"{path} cannot be read as an adapter's configuration: {_first_line(error)}.") from error
+        raise HycamError(f"{path} cannot be read as an adapter's configuration: {first_line(error)}.") from error
     for name in _AS_THE_RECIPE_SAYS:
         saved, given = getattr(found, name, None), getattr(recipe, name, None)
         if saved != given:
@@ -82,13 +78,7 @@ def saved_config(folder: Path, recipe: PeftConfig) -> PeftConfig:
 def check_adapter(
     folder: Path, config: PeftConfig, backbone: PreTrainedConfig, trust_remote_code: bool = False
 ) -> list[str]:
-    """Checks that a saved adapter has the weights that its configuration asks for on this backbone, all of them finite.
-
-    Args:
-        folder: where the adapter is.
-        config: of the adapter, as :func:`saved_config` gives it.
-        backbone: the configuration of the backbone.
-        trust_remote_code: whether code that comes with the backbone may run.
+    """Checks that a saved adapter has the weights that its ``config`` implies on this backbone, all of them finite.
 
     Returns:
         the names of the other tensors in the file: embeddings of the backbone.
@@ -104,7 +94,7 @@ def check_adapter(
         if config.peft_type == PeftType.ADALORA:  # sets its ranks while it is loaded
             own = {name: found.get(name, spec) for name, spec in own.items()}
     except Exception as error:  # as in saved_config
-        raise HycamError(f"{folder / _CONFIG} does not work on this backbone: {_first_line(error)}.") from error
+        raise HycamError(f"{folder / _CONFIG} does not work on this backbone: {first_line(error)}.") from error
     check_fit(own, found, _embeddings(empty, found))
     with _opened(folder / _WEIGHTS) as weights:
         for name in weights.keys():  # noqa: SIM118  # not a dictionary
@@ -117,12 +107,7 @@ def check_adapter(
 
 
 def check_embeddings(folder: Path, names: list[str], base: PreTrainedModel) -> None:
-    """Checks that the embeddings saved with an adapter are those of the backbone.
-
-    Args:
-        folder: where the adapter is.
-        names: of the embeddings, as :func:`check_adapter` gives them.
-        base: the backbone.
+    """Checks that the embeddings saved with an adapter, by the names of :func:`check_adapter`, are the backbone's.
 
     Raises:
         HycamError: they differ, so loading the adapter would change the backbone.
@@ -164,7 +149,7 @@ def _opened(path: Path) -> Iterator[Any]:
             yield weights
     except (OSError, SafetensorError) as error:
         raise HycamError(
-            f"{path} is truncated or damaged: it cannot be read as safetensors ({_first_line(error)}). "
+            f"{path} is truncated or damaged: it cannot be read as safetensors ({first_line(error)}). "
             "Restore a complete copy, or train again."
         ) from error
 
@@ -186,7 +171,3 @@ def _of_full_rank(config: PeftConfig) -> PeftConfig:
 
 def _specs(tensors: Mapping[str, Tensor]) -> dict[str, Spec]:
     return {name: Spec.of(value) for name, value in tensors.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

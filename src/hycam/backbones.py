@@ -28,7 +28,7 @@ from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from hycam.embedded import LLAMA_3, SMOLLM2_135M, EmbeddedBackbone, EmbeddedTokenizer
-from hycam.errors import HycamError, unknown
+from hycam.errors import HycamError, first_line, unknown
 from hycam.quantization import (
     Quantization,
     check_quantization,
@@ -46,11 +46,7 @@ TOKENIZERS: dict[str, EmbeddedTokenizer] = {LLAMA_3.name: LLAMA_3}
 
 
 def config(name_or_path: str | os.PathLike[str], trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The configuration alone: weights are not needed, and nothing is fetched for a short name.
-
-    Args:
-        name_or_path: as in ``load``.
-        trust_remote_code: as in ``load``.
+    """The configuration alone, with arguments as in ``load``: nothing is fetched for a short name.
 
     Raises:
         HycamError: there is no such backbone, it needs code that may not run, or the hub cannot be reached.
@@ -80,17 +76,15 @@ def generation_settings(name_or_path: str | os.PathLike[str]) -> GenerationConfi
         return None
     except (ValueError, TypeError) as error:
         raise HycamError(
-            f"The generation_config.json of {name} does not work: {str(error).strip().splitlines()[0].rstrip('.')}. "
+            f"The generation_config.json of {name} does not work: {first_line(error)}. "
             "Correct it in a copy of the backbone, or delete the file there."
         ) from error
 
 
 def load_tokenizer(name_or_path: str | os.PathLike[str], trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer; one without a padding token pads with its end token (so masks must go by position).
+    """The tokenizer, with arguments as in ``load``; ``name_or_path`` may also be a key of ``TOKENIZERS``.
 
-    Args:
-        name_or_path: as in ``load``, or a key of ``TOKENIZERS``.
-        trust_remote_code: as in ``load``.
+    One without a padding token pads with its end token, so masks must go by position.
 
     Raises:
         HycamError: there is no such backbone, it has no tokenizer or no end token, it needs code that may not run, or
@@ -188,7 +182,7 @@ def _check_computes(model: PreTrainedModel, name: str) -> None:
     except (RuntimeError, ValueError, NotImplementedError) as error:
         raise HycamError(
             f"{name} cannot run as it is quantised ({model.config.model_type} on {model.device.type}): "
-            f"{str(error).strip().splitlines()[0]} Use the other quantization, or none."
+            f"{first_line(error)}. Use the other quantization, or none."
         ) from error
 
 
@@ -273,7 +267,6 @@ def _explained(name: str) -> Iterator[None]:
             raise HycamError(
                 f"{name} cannot be read: it needs code of its own (auto_map in its configuration). {_TRUST}"
             ) from error
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         if Path(name).expanduser().is_dir():
             advice = "Needed: a causal language model as save_pretrained writes it, with its weights in safetensors."
         else:
@@ -281,7 +274,7 @@ def _explained(name: str) -> Iterator[None]:
                 "Check the name and the network; HF_HUB_OFFLINE=1 uses what was fetched before. "
                 f"A local folder needs no network, and {', '.join(SHORT_NAMES)} only the package registry."
             )
-        raise HycamError(f"The backbone {name} cannot be read: {reason}. {advice}") from error
+        raise HycamError(f"The backbone {name} cannot be read: {first_line(error)}. {advice}") from error
 
 
 @contextmanager

@@ -73,6 +73,11 @@ def encodable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error of another library, without its full stop; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """``' Did you mean "x"?'`` for the known name closest to ``name``, or an empty string where none is close."""
     matches = difflib.get_close_matches(name, list(known), n=1)

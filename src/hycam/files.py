@@ -54,10 +54,7 @@ def whole_folder(path: Path, hint: str = "or name another folder") -> Iterator[P
 
     Everything in it is synced to the disk first. A killed process leaves the temporary folder behind, and no ``path``
     if it was killed between the two renames; :func:`clear_unfinished` removes what is left.
-
-    Args:
-        path: the folder to make or to replace.
-        hint: what else the user can do.
+    ``hint`` is what else the user can do.
 
     Raises:
         HycamError: the folder cannot be written or the disk is full; what was at ``path`` is still there.

@@ -26,10 +26,7 @@ _PATIENCE_SECONDS = 1.0  # a process that only checks the lock holds it for a mo
 def alone(folder: Path, work: str, hint: str = "Name another folder with --output.") -> Iterator[None]:
     """Locks a folder, which is created if need be; the system releases it when the process ends, however it ends.
 
-    Args:
-        folder: the folder to lock.
-        work: what is done there, as a verb: ``"trains in"``.
-        hint: what else the user can do.
+    ``work`` says what is done there (``"trains in"``), and ``hint`` what else the user can do.
 
     Raises:
         HycamError: another process has locked it (the message says which), or it cannot be locked.

@@ -53,10 +53,8 @@ def precondition(A: Tensor, B: Tensor, grad_A: Tensor, grad_B: Tensor, damping: 
     product ``B A`` by the same amount however its scale is shared out between A and B.
 
     Args:
-        A: ``[..., r, in]``.
-        B: ``[..., out, r]``.
-        grad_A: the gradient of A, of its shape.
-        grad_B: the gradient of B, of its shape.
+        A, B: ``[..., r, in]`` and ``[..., out, r]``.
+        grad_A, grad_B: their gradients, of the same shapes.
         damping: delta, which keeps the inverse finite while a factor is (nearly) singular, as B is at the start.
 
     Returns:

@@ -39,11 +39,7 @@ def check_targets(config: PeftConfig, model: nn.Module, kind: str, there: list[s
     PEFT's own error names only the given targets. PEFT also adapts a module that is named in full whatever
     ``layers_to_transform`` says, so the two together are refused.
 
-    Args:
-        config: the adapter's configuration.
-        model: the backbone.
-        kind: what the method adapts, in the plural.
-        there: their names.
+    ``kind`` is what the method adapts, in the plural, and ``there`` the names of those modules.
 
     Raises:
         HycamError: no module of ``model`` has such a name in the layers to transform, or one is named in full.
@@ -75,10 +71,8 @@ def settle_targets(
     """Fills in ``target_modules`` where it is None, and refuses targets that are not of the method's kind.
 
     Args:
-        config: the adapter's configuration, which is changed.
-        model: the backbone, perhaps with other adapters.
-        kind: what the method adapts, in the singular.
-        there: their names.
+        config, model: the adapter's configuration, which is changed, and the backbone, perhaps with other adapters.
+        kind, there: what the method adapts, in the singular, and the names of those modules.
         prefix: of the method; modules inside its own layers have it in their names, and are skipped.
         takes_all_linear: whether ``"all-linear"`` means None.
 

@@ -50,11 +50,8 @@ def joined(
     begins a token there; tokenised apart, SentencePiece would add a second one. If a token still spans the boundary,
     the continuation begins with that token.
 
-    Args:
-        contexts: texts, as many as ``continuations``.
-        continuations: texts.
-        tokenizer: puts its special tokens before a context, and none after a continuation.
-        style: ``"chat"`` if the contexts contain the special tokens.
+    The tokenizer's special tokens go before a context and never after a continuation. ``style`` is ``"chat"`` if the
+    contexts contain them already.
     """
     before = encode_prompts(list(contexts), tokenizer, style)
     whole = encode_texts([a + b for a, b in zip(contexts, continuations, strict=True)], tokenizer, style)
