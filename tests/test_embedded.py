@@ -36,8 +36,8 @@ WIDTH, INNER, HEADS, KEY_HEADS = 64, 96, 4, 2
 TEMPLATE = "{% for message in messages %}{{ message['content'] }}<|end|>{% endfor %}"
 
 
-def write_gguf(path: Path) -> dict[str, np.ndarray]:
-    """A Llama of one layer with 4-bit weights; returns them dequantised, by their names in the file."""
+def write_gguf(path: Path) -> None:
+    """A Llama of one layer with 4-bit weights."""
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(1)
     writer.add_context_length(512)
@@ -71,21 +71,17 @@ def write_gguf(path: Path) -> dict[str, np.ndarray]:
         "blk.0.ffn_norm": (WIDTH,),
         "output_norm": (WIDTH,),
     }
-    exact = {}
     for name, shape in shapes.items():
         values = random.normal(size=shape).astype(np.float32)
         if len(shape) == 1:
             writer.add_tensor(f"{name}.weight", values)
-            exact[name] = values
         else:
             packed = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q4_1)
             writer.add_tensor(f"{name}.weight", packed, raw_dtype=gguf.GGMLQuantizationType.Q4_1)
-            exact[name] = gguf.quants.dequantize(packed, gguf.GGMLQuantizationType.Q4_1)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return exact
 
 
 @pytest.fixture
@@ -140,23 +136,6 @@ def test_the_folder_holds_the_model_of_the_gguf_file_to_the_last_bit(backbone: E
     assert kept.lm_head.weight is kept.model.embed_tokens.weight
     assert not hasattr(kept.config, "quantization_config")
     assert (kept.generation_config.eos_token_id, kept.generation_config.pad_token_id) == (0, 0)
-
-
-def test_the_weights_are_the_dequantised_ones(backbone: EmbeddedBackbone, tmp_path: Path) -> None:
-    exact = write_gguf(tmp_path / "again.gguf")
-    state = AutoModelForCausalLM.from_pretrained(backbone.folder()).state_dict()
-    layer = "model.layers.0."
-    for name, key in {
-        "token_embd": "model.embed_tokens",
-        "blk.0.attn_v": f"{layer}self_attn.v_proj",
-        "blk.0.ffn_down": f"{layer}mlp.down_proj",
-        "blk.0.attn_norm": f"{layer}input_layernorm",
-        "output_norm": "model.norm",
-    }.items():
-        np.testing.assert_array_equal(state[f"{key}.weight"].numpy(), exact[name])
-    # GGUF interleaves the two halves that the rotation pairs.
-    halves = exact["blk.0.attn_q"].reshape(HEADS, -1, 2, WIDTH).swapaxes(1, 2).reshape(WIDTH, WIDTH)
-    np.testing.assert_array_equal(state[f"{layer}self_attn.q_proj.weight"].numpy(), halves)
 
 
 def test_the_tokenizer_keeps_its_chat_template_and_knows_the_context_length(backbone: EmbeddedBackbone) -> None:
@@ -268,11 +247,6 @@ def test_a_tokenizer_is_no_backbone() -> None:
             ask("llama-3")
 
 
-def test_a_misspelt_tokenizer_is_refused_with_its_name() -> None:
-    with pytest.raises(HycamError, match='Did you mean "llama-3"'):
-        backbones.load_tokenizer("llama3")
-
-
 @pytest.mark.real
 class TestLlama3:
     @pytest.fixture(scope="class")
@@ -298,15 +272,12 @@ class TestLlama3:
         # From the test of the wheel's own tokenizer.
         assert tokenizer("This is a test sentence.")["input_ids"] == [128000, 2028, 374, 264, 1296, 11914, 13]
 
-    @pytest.mark.parametrize("text", ODD)
-    def test_any_text_comes_back(self, tokenizer: PreTrainedTokenizerBase, text: str) -> None:
-        assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
-
     def test_ids_are_those_of_merging_by_rank(self, tokenizer: PreTrainedTokenizerBase) -> None:
         lines = wheel_member(LLAMA_MODELS, LLAMA_MODELS.members[0]).read_bytes().splitlines()
         ranks = {base64.b64decode(token): int(rank) for token, rank in map(bytes.split, lines)}
         texts = [*ODD, Path(backbones.__file__).read_text()]
         for text, ids in zip(texts, tokenizer(texts, add_special_tokens=False)["input_ids"], strict=True):
+            assert tokenizer.decode(ids) == text
             words = regex.findall(WORD, text)
             assert ids == [rank for word in words for rank in merged(word.encode(), ranks)]
 

@@ -25,7 +25,7 @@ LAYERS = (
     ("tuners",),
     ("", "methods"),
     ("adapt", "adapters", "backbones", "data"),
-    ("budget", "evaluation"),
+    ("evaluation",),
     ("training",),
     ("inspection",),
     ("study",),

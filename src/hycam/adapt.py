@@ -27,11 +27,8 @@ def adapt(
 ) -> PeftModel | PreTrainedModel:
     """Wraps ``model`` (in place, as PEFT does) with a freshly initialised adapter.
 
-    Args:
-        model: the backbone.
-        name: a method's name.
-        settings: fields of the method's configuration.
-        empty: leave the adapter's weights on the meta device, for counting parameters.
+    ``settings`` are fields of the method's configuration. ``empty`` leaves the adapter's weights on the meta device,
+    for counting parameters.
 
     Returns:
         the adapted model; for full fine-tuning the backbone itself, all of it trainable.
@@ -47,17 +44,17 @@ def adapt(
     if config is None:
         return model.requires_grad_(True)
     try:
-        if not issubclass(PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)], Tuner):  # our own look themselves
+        if not issubclass(PEFT_TYPE_TO_TUNER_MAPPING[PeftType(config.peft_type)], Tuner):  # ours check themselves
             check_targets(config, model, "linear layers", linear_layers(model))
         return get_peft_model(model, config, low_cpu_mem_usage=empty)
     except HycamError:
         raise
-    except (ValueError, TypeError, re.error) as error:  # PEFT's, such as layers that the backbone has not
+    except (ValueError, TypeError, re.error) as error:  # from PEFT, such as layers that the backbone does not have
         raise HycamError(f"The method {name} cannot adapt {type(model).__name__}: {error}") from error
 
 
 def trainable_parameters(model: nn.Module) -> int:
-    """How many parameters of an adapted model are trained, also where ZeRO-3 has loaded only a part of each."""
+    """The number of trained parameters, also under ZeRO-3, where each process holds only a part of them."""
     trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
     return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in trained)
 
@@ -71,14 +68,9 @@ def empty_backbone(
 
 
 def matched_settings(entry: Method, settings: Mapping[str, Any] | None, config: PreTrainedConfig) -> dict[str, Any]:
-    """The settings with the rank at which a method's trainable parameters come nearest to HyCAM's on a backbone.
+    """The settings with the rank whose number of trainable parameters is nearest to HyCAM's on a backbone.
 
-    The count is linear in the rank, so two ranks give it for all.
-
-    Args:
-        entry: the method, one that ``matches_hycam``.
-        settings: the recipe's settings of its adapter.
-        config: the backbone's configuration; no weights are made.
+    The count is linear in the rank, so two ranks give it for all. No weights are made.
 
     Raises:
         HycamError: HyCAM does not work on this backbone, or trains less there than the method at rank one.

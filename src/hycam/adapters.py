@@ -1,7 +1,7 @@
-"""A saved adapter, looked at before anything of it reaches a model.
+"""Checks a saved adapter before any of it reaches a model.
 
-What an adapter is expected to hold is known without weights: it is built on the meta device from its configuration and
-the backbone's. So a file that does not fit is refused before the backbone is even read.
+The expected weights come from an adapter on the meta device, built from its configuration and the backbone's. So a file
+that does not fit is refused before the backbone is read.
 """
 
 from __future__ import annotations
@@ -22,36 +22,32 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hycam.adapt import empty_backbone
-from hycam.errors import HycamError
+from hycam.errors import HycamError, first_line
 from hycam.tuners.fit import Spec, check_fit
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _PICKLED = "adapter_model.bin"
 
-# What these say decides which code is imported and whether weights of the backbone are changed, so it has to be what
-# the recipe says. PEFT fills in the others itself, or a later version has other defaults.
+# These fields decide which code is imported and whether the backbone's weights change, so they must agree with the
+# recipe. PEFT fills in the other fields itself, and their defaults may change between versions.
 _AS_THE_RECIPE_SAYS = ("peft_type", "task_type", "megatron_config", "megatron_core", "init_lora_weights")
 
 
 def saved_config(folder: Path, recipe: PeftConfig) -> PeftConfig:
-    """The configuration of a saved adapter. Reads no weights.
-
-    Args:
-        folder: where the adapter is.
-        recipe: the configuration that the recipe beside it gives.
+    """The configuration of the adapter in a folder, compared with that of the ``recipe`` beside it. Reads no weights.
 
     Raises:
-        HycamError: the adapter is incomplete or pickled, its configuration is damaged or of another method, or it says
-            otherwise than the recipe what is imported or done to the backbone.
+        HycamError: the adapter is incomplete or pickled, its configuration is damaged or belongs to another method, or
+            it disagrees with the recipe about what is imported or done to the backbone.
     """
     if not (folder / _WEIGHTS).is_file():
         if (folder / _PICKLED).exists():
             raise HycamError(
-                f"{folder} has its weights in {_PICKLED}, which is a pickle: to read one can run any code, so it is "
+                f"{folder} has its weights in {_PICKLED}, which is a pickle: reading one can run any code, so it is "
                 f"not read. Adapters are read from {_WEIGHTS}, as PEFT saves them."
             )
-        raise HycamError(f"{folder} has no {_WEIGHTS}: it is no whole adapter. Train again, or bring the file back.")
+        raise HycamError(f"{folder} has no {_WEIGHTS}: the adapter is incomplete. Train again, or restore the file.")
     path = folder / _CONFIG
     try:
         written = json.loads(path.read_text(encoding="utf-8"))
@@ -67,8 +63,8 @@ def saved_config(folder: Path, recipe: PeftConfig) -> PeftConfig:
         found = type(recipe).from_pretrained(str(folder))
     except HycamError:
         raise
-    except Exception as error:  # whatever the first field that is not what it should be leads to
-        raise HycamError(f"{path} cannot be read as an adapter's configuration: {_first_line(error)}.") from error
+    except Exception as error:  # a wrong field can raise anything
+        raise HycamError(f"{path} cannot be read as an adapter's configuration: {first_line(error)}.") from error
     for name in _AS_THE_RECIPE_SAYS:
         saved, given = getattr(found, name, None), getattr(recipe, name, None)
         if saved != given:
@@ -82,16 +78,10 @@ def saved_config(folder: Path, recipe: PeftConfig) -> PeftConfig:
 def check_adapter(
     folder: Path, config: PeftConfig, backbone: PreTrainedConfig, trust_remote_code: bool = False
 ) -> list[str]:
-    """Checks that a saved adapter has the weights that its configuration asks for on this backbone, all of them finite.
-
-    Args:
-        folder: where the adapter is.
-        config: of the adapter, as :func:`saved_config` gives it.
-        backbone: the configuration of the backbone.
-        trust_remote_code: whether code that comes with the backbone may run.
+    """Checks that a saved adapter has the weights that its ``config`` implies on this backbone, all of them finite.
 
     Returns:
-        the names of what the file holds beside the adapter's weights: embeddings of the backbone.
+        the names of the other tensors in the file: embeddings of the backbone.
 
     Raises:
         HycamError: what differs in names, shapes or types; the file is damaged; or a weight is not finite.
@@ -101,13 +91,13 @@ def check_adapter(
         bare = empty_backbone(backbone, trust_remote_code)
         empty = get_peft_model(bare, _of_full_rank(config), low_cpu_mem_usage=True)
         own = _specs(get_peft_model_state_dict(empty, save_embedding_layers=False))
-        if config.peft_type == PeftType.ADALORA:  # which settles its ranks while it is loaded
+        if config.peft_type == PeftType.ADALORA:  # sets its ranks while it is loaded
             own = {name: found.get(name, spec) for name, spec in own.items()}
     except Exception as error:  # as in saved_config
-        raise HycamError(f"{folder / _CONFIG} does not work on this backbone: {_first_line(error)}.") from error
+        raise HycamError(f"{folder / _CONFIG} does not work on this backbone: {first_line(error)}.") from error
     check_fit(own, found, _embeddings(empty, found))
     with _opened(folder / _WEIGHTS) as weights:
-        for name in weights.keys():  # noqa: SIM118  # it is no dictionary
+        for name in weights.keys():  # noqa: SIM118  # not a dictionary
             if not torch.isfinite(weights.get_tensor(name)).all():
                 raise HycamError(
                     f"{folder / _WEIGHTS}: {name} holds values that are not finite, so every answer would be NaN. The "
@@ -117,15 +107,10 @@ def check_adapter(
 
 
 def check_embeddings(folder: Path, names: list[str], base: PreTrainedModel) -> None:
-    """Checks that the embeddings that PEFT saves beside an adapter are those of the backbone.
-
-    Args:
-        folder: where the adapter is.
-        names: of the embeddings, as :func:`check_adapter` gives them.
-        base: the backbone.
+    """Checks that the embeddings saved with an adapter, by the names of :func:`check_adapter`, are the backbone's.
 
     Raises:
-        HycamError: they differ, and to load the adapter would change the backbone.
+        HycamError: they differ, so loading the adapter would change the backbone.
     """
     tables = [base.get_input_embeddings(), base.get_output_embeddings()]
     own = {
@@ -144,7 +129,7 @@ def check_embeddings(folder: Path, names: list[str], base: PreTrainedModel) -> N
 
 
 def weights_of(folder: Path) -> dict[str, Spec]:
-    """The names, shapes and types of what a saved adapter holds.
+    """Names, shapes and types of the tensors of a saved adapter.
 
     Raises:
         HycamError: the file is missing or damaged.
@@ -158,26 +143,26 @@ def weights_of(folder: Path) -> dict[str, Spec]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A safetensors file, mapped into memory; an error says that it is damaged and names it."""
+    """Opens a safetensors file, memory-mapped; errors name it."""
     try:
         with safe_open(path, framework="pt") as weights:
             yield weights
     except (OSError, SafetensorError) as error:
         raise HycamError(
-            f"{path} is cut off or damaged: it cannot be read as safetensors ({_first_line(error)}). Bring back a "
-            "whole copy, or train again."
+            f"{path} is truncated or damaged: it cannot be read as safetensors ({first_line(error)}). "
+            "Restore a complete copy, or train again."
         ) from error
 
 
 def _embeddings(empty: PeftModel, found: Mapping[str, Spec]) -> dict[str, Spec]:
-    """What may be in the file besides: embeddings, where PEFT saves them with an adapter on them."""
+    """Embeddings that may be in the file too: PEFT saves them where an adapter is on them."""
     if not any(".base_layer." in name or "embed" in name or "head" in name for name in found):
         return {}
     return _specs(get_peft_model_state_dict(empty, save_embedding_layers=True))
 
 
 def _of_full_rank(config: PeftConfig) -> PeftConfig:
-    """A copy of the configuration, of AdaLoRA before it takes ranks away, which cannot be done without weights."""
+    """A copy of the configuration; AdaLoRA's without its pruned ranks, which need weights."""
     copied = copy.deepcopy(config)
     if copied.peft_type == PeftType.ADALORA:
         cast(Any, copied).rank_pattern = None
@@ -186,7 +171,3 @@ def _of_full_rank(config: PeftConfig) -> PeftConfig:
 
 def _specs(tensors: Mapping[str, Tensor]) -> dict[str, Spec]:
     return {name: Spec.of(value) for name, value in tensors.items()}
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,14 +1,14 @@
-"""Where the attention modules of a backbone and the norms around them are, found by what they are and not by a list.
+"""Finds the attention modules of a backbone and the norms around them, by structure and not from a list.
 
 An attention module lies in a block of the language model, outside its vision and audio towers. It holds linear maps of
-its own, which read states of the backbone's width, and at least two of three things speak for it:
+its own, which read states of the backbone's width, and meets at least two of three criteria:
 
 - its class or its name says so;
-- it makes queries, keys and values, by the names of its projections: checkpoints keep those from version to version;
+- it makes queries, keys and values, by the names of its projections, which checkpoints keep from version to version;
 - its ``forward`` takes a mask.
 
-A module that mixes tokens by a convolution or a recurrent state (a state-space mixer) is none, nor is one that reads
-another sequence (cross-attention), nor one that attends in both directions and keeps no cache (an encoder).
+Modules that mix tokens by a convolution or a recurrent state (state-space mixers), that read another sequence
+(cross-attention), or that attend in both directions without a cache (encoders) do not count.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def find_attention_modules(model: nn.Module) -> list[str]:
 
     Raises:
         HycamError: the model is an encoder-decoder, or its parts have widths of their own (BLT); or no attention
-            module is found (the message names each kind of module that was looked at, and why it was passed over); or
-            the ones there are add the residual stream before their output can be scaled (Bloom, BERT).
+            module is found (the message names each kind of module it looked at and why it was skipped); or all of
+            them add the residual stream before their output can be scaled (Bloom, BERT).
     """
     kind = type(model).__name__
     config = getattr(model, "config", None)
@@ -55,7 +55,7 @@ def find_attention_modules(model: nn.Module) -> list[str]:
     modules = dict(model.named_modules())
     blocks = _blocks(modules)
     found: list[str] = []
-    passed_over: dict[str, str] = {}  # one of each class
+    skipped: dict[str, str] = {}  # one of each class
     for name, module in _language_model(model, modules).items():
         own_name = name.removesuffix(".base_layer")
         if not any(prefix in blocks for prefix in _prefixes(own_name)) or not _projections(module):
@@ -67,9 +67,9 @@ def find_attention_modules(model: nn.Module) -> list[str]:
             _check_residual(kind, own_name, modules, blocks)
             found.append(own_name)
         else:
-            passed_over.setdefault(type(module).__name__, f"{own_name} ({type(module).__name__}) {reason}")
+            skipped.setdefault(type(module).__name__, f"{own_name} ({type(module).__name__}) {reason}")
     if not found:
-        looked_at = "; ".join(passed_over.values()) or "nothing, since no list of blocks holds linear maps"
+        looked_at = "; ".join(skipped.values()) or "nothing, since no list of blocks holds linear maps"
         raise HycamError(
             f"{kind} has no attention that HyCAM could modulate. Looked at: {looked_at}. HyCAM adapts causal language "
             "models with attention."
@@ -95,18 +95,18 @@ def find_block_norms(model: nn.Module, attention: list[str]) -> list[str]:
 
 
 def hidden_states_argument(module: nn.Module) -> tuple[str, int]:
-    """Under which name and at which position ``module.forward`` takes the hidden states: of that name, or the first."""
+    """Name and position of the hidden states in ``module.forward``: the argument of that name, or the first."""
     names = _parameters(module)
     name = "hidden_states" if "hidden_states" in names or not names else names[0]
     return name, names.index(name) if names else 0
 
 
 def _language_model(model: nn.Module, modules: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """Its modules by their names in the whole model: all of them where ``transformers`` knows of no part."""
+    """The language model's modules by their full names; all modules where ``transformers`` knows no such part."""
     get_decoder: Any = getattr(model, "get_decoder", lambda: model)
-    part = get_decoder() or model  # transformers 4 knows of none in some models
+    part = get_decoder() or model  # None for some models in transformers 4
     inside = set(part.modules())
-    if not any(isinstance(module, nn.ModuleList) for module in inside):  # what is called the decoder may be the head
+    if not any(isinstance(module, nn.ModuleList) for module in inside):  # the "decoder" may be the head
         return modules
     return {name: module for name, module in modules.items() if module in inside}
 
@@ -173,7 +173,7 @@ def _blocks(modules: dict[str, nn.Module]) -> set[str]:
 
 
 def _is_norm(module: nn.Module) -> bool:
-    module = getattr(module, "original_module", module)  # where PEFT keeps it beside the copies that adapters train
+    module = getattr(module, "original_module", module)  # PEFT keeps it beside the copies that adapters train
     is_leaf = next(module.children(), None) is None
     return is_leaf and "norm" in type(module).__name__.lower() and next(module.parameters(), None) is not None
 
@@ -196,7 +196,7 @@ def _width_read(linear: Any) -> int:
 
 
 def _parameters(module: nn.Module) -> list[str]:
-    """The names of the arguments of ``module.forward``, without what stands for any."""
+    """The names of the arguments of ``module.forward``, without ``*args`` and ``**kwargs``."""
     any_number = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return [name for name, one in inspect.signature(module.forward).parameters.items() if one.kind not in any_number]
 

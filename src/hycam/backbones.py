@@ -28,7 +28,7 @@ from transformers.utils import find_adapter_config_file
 from transformers.utils import logging as transformers_logging
 
 from hycam.embedded import LLAMA_3, SMOLLM2_135M, EmbeddedBackbone, EmbeddedTokenizer
-from hycam.errors import HycamError, unknown
+from hycam.errors import HycamError, first_line, unknown
 from hycam.quantization import (
     Quantization,
     check_quantization,
@@ -46,11 +46,7 @@ TOKENIZERS: dict[str, EmbeddedTokenizer] = {LLAMA_3.name: LLAMA_3}
 
 
 def config(name_or_path: str | os.PathLike[str], trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The configuration alone: weights are not needed, and nothing is fetched for a short name.
-
-    Args:
-        name_or_path: as in ``load``.
-        trust_remote_code: as in ``load``.
+    """The configuration alone, with arguments as in ``load``: nothing is fetched for a short name.
 
     Raises:
         HycamError: there is no such backbone, it needs code that may not run, or the hub cannot be reached.
@@ -80,17 +76,15 @@ def generation_settings(name_or_path: str | os.PathLike[str]) -> GenerationConfi
         return None
     except (ValueError, TypeError) as error:
         raise HycamError(
-            f"The generation_config.json of {name} does not work: {str(error).strip().splitlines()[0].rstrip('.')}. "
-            "Correct it in a copy of the backbone, or leave that file out of it."
+            f"The generation_config.json of {name} does not work: {first_line(error)}. "
+            "Correct it in a copy of the backbone, or delete the file there."
         ) from error
 
 
 def load_tokenizer(name_or_path: str | os.PathLike[str], trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer; one without a padding token pads with its end token (so masks must go by position).
+    """The tokenizer, with arguments as in ``load``; ``name_or_path`` may also be a key of ``TOKENIZERS``.
 
-    Args:
-        name_or_path: as in ``load``, or a key of ``TOKENIZERS``.
-        trust_remote_code: as in ``load``.
+    One without a padding token pads with its end token, so masks must go by position.
 
     Raises:
         HycamError: there is no such backbone, it has no tokenizer or no end token, it needs code that may not run, or
@@ -101,7 +95,7 @@ def load_tokenizer(name_or_path: str | os.PathLike[str], trust_remote_code: bool
         source = str(TOKENIZERS[name].folder()) if name in TOKENIZERS else _source(name, [*SHORT_NAMES, *TOKENIZERS])
         with _explained(name):
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    if len(tokenizer) <= len(tokenizer.all_special_ids):  # what some classes make out of a folder without a vocabulary
+    if len(tokenizer) <= len(tokenizer.all_special_ids):  # made without a vocabulary
         raise HycamError(f"{name} holds no tokenizer (tokenizer.json). Save one there with save_pretrained.")
     if tokenizer.eos_token_id is None:
         raise HycamError(f"The tokenizer of {name} has no end token (eos_token), so no answer would ever end.")
@@ -124,14 +118,14 @@ def load(
         dtype: of the weights.
         device: where they are put.
         trust_remote_code: whether code that comes with the model may run. If transformers has its own code for the
-            model's type, that is used in any case.
+            model's type, that is always used.
         quantization: hold the weights of the linear layers in ``"8bit"`` or ``"4bit"`` (see
             :mod:`hycam.quantization`); they are never all held in ``dtype``.
 
     Raises:
-        HycamError: there is no such backbone, its weights are pickled, it is incomplete or no causal language model, it
-            needs code that may not run, or the hub cannot be reached; it cannot be quantised on this device, or is
-            quantised already.
+        HycamError: there is no such backbone, its weights are pickled, it is incomplete, it is not a causal
+            language model, it needs code that may not run, or the hub cannot be reached; or it cannot be quantised on
+            this device, or already is.
     """
     name, device = os.fspath(name_or_path), torch.device(device)
     if quantization is not None:
@@ -164,7 +158,7 @@ def _read_weights(name: str, **settings: Any) -> Any:
         if Path(source).is_dir():
             check_weights(Path(source))
         with _explained(name):
-            # The model class would attach an adapter beside the model unasked, to whatever backbone that names.
+            # The model class would load an adapter it finds here, and the backbone that the adapter names.
             if find_adapter_config_file(source) is not None:
                 raise HycamError(_IS_ADAPTER.format(name))
             loaded: Any = AutoModelForCausalLM.from_pretrained(
@@ -182,20 +176,20 @@ def _read_weights(name: str, **settings: Any) -> Any:
 
 @torch.no_grad()
 def _check_computes(model: PreTrainedModel, name: str) -> None:
-    """Runs a quantised backbone on three tokens, since not every kernel takes every architecture's inputs."""
+    """Runs a quantised backbone on three tokens, since some kernels reject some architectures' inputs."""
     try:
         model(input_ids=torch.tensor([[0, 1, 2]], device=model.device), use_cache=False)
     except (RuntimeError, ValueError, NotImplementedError) as error:
         raise HycamError(
             f"{name} cannot run as it is quantised ({model.config.model_type} on {model.device.type}): "
-            f"{str(error).strip().splitlines()[0]} Use the other quantization, or none."
+            f"{first_line(error)}. Use the other quantization, or none."
         ) from error
 
 
 def _source(name: str, known: Iterable[str] = SHORT_NAMES) -> str:
     """What ``from_pretrained`` takes for ``name``: a folder that has a model in it, or a hub id.
 
-    ``known`` are the short names among which the nearest to a misspelt one is sought.
+    ``known`` are the short names among which a misspelt one is looked up.
     """
     if name in SHORT_NAMES:
         return str(SHORT_NAMES[name].folder())
@@ -263,17 +257,16 @@ _TRUST = (
 
 @contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Turns whatever transformers raises for an unreadable backbone into one message."""
+    """Turns any error that transformers raises for an unreadable backbone into one message."""
     try:
         yield
     except HycamError:
         raise
-    except Exception as error:  # damaged files make the libraries raise errors of any kind
+    except Exception as error:  # damaged files raise anything
         if "trust_remote_code" in str(error):  # transformers asks for an argument; a recipe has a field
             raise HycamError(
                 f"{name} cannot be read: it needs code of its own (auto_map in its configuration). {_TRUST}"
             ) from error
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         if Path(name).expanduser().is_dir():
             advice = "Needed: a causal language model as save_pretrained writes it, with its weights in safetensors."
         else:
@@ -281,7 +274,7 @@ def _explained(name: str) -> Iterator[None]:
                 "Check the name and the network; HF_HUB_OFFLINE=1 uses what was fetched before. "
                 f"A local folder needs no network, and {', '.join(SHORT_NAMES)} only the package registry."
             )
-        raise HycamError(f"The backbone {name} cannot be read: {reason}. {advice}") from error
+        raise HycamError(f"The backbone {name} cannot be read: {first_line(error)}. {advice}") from error
 
 
 @contextmanager

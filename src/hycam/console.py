@@ -1,4 +1,4 @@
-"""Progress: on a terminal as a bar with the time that is left, elsewhere as plain lines."""
+"""Progress: a bar with the remaining time on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def quiet_libraries(informative: bool = True) -> None:
 
 
 def plain_console(stderr: bool = False) -> Console:
-    """A console without markup, since names of tasks and files may hold what rich would take for some."""
+    """A console without markup, since names of tasks and files may look like it."""
     return Console(stderr=stderr, markup=False, emoji=False)
 
 
 def counted(update: Callable[[str, int, int], object], what: str, total: int) -> Callable[[int], None]:
-    """A function that takes the number of newly finished pieces and tells ``update`` how many of ``total`` are done."""
+    """A function that adds up finished pieces and tells ``update`` how many of ``total`` are done."""
     done = 0
 
     def add(pieces: int) -> None:
@@ -62,7 +62,7 @@ class Reports(Protocol):
 
 
 class Silence:
-    """Shows nothing: of several processes that train together, one shows the progress."""
+    """Shows nothing: only the main process shows progress."""
 
     def update(self, what: str, done: int, total: int, note: str = "") -> None:
         pass
@@ -127,8 +127,8 @@ class Reporter:
 
 @contextmanager
 def each_message_once() -> Iterator[None]:
-    """Holds back a log message that was shown before: a study prepares the same data for each of its folds."""
-    filters = [(handler, _FirstTime()) for handler in logging.getLogger().handlers]
+    """Suppresses repeated log messages: a study prepares the same data for each fold."""
+    filters = [(handler, _first_time()) for handler in logging.getLogger().handlers]
     for handler, first_time in filters:
         handler.addFilter(first_time)
     try:
@@ -138,14 +138,12 @@ def each_message_once() -> Iterator[None]:
             handler.removeFilter(first_time)
 
 
-class _FirstTime:
-    """A filter that lets each message through once."""
+def _first_time() -> Callable[[logging.LogRecord], bool]:
+    shown: set[str] = set()
 
-    def __init__(self) -> None:
-        self._shown: set[str] = set()
+    def is_new(record: logging.LogRecord) -> bool:
+        message, before = record.getMessage(), len(shown)
+        shown.add(message)
+        return len(shown) > before
 
-    def __call__(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        is_new = message not in self._shown
-        self._shown.add(message)
-        return is_new
+    return is_new

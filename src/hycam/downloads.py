@@ -121,13 +121,13 @@ def cache_folder() -> Path:
 
 
 def fetched_member(wheel: Wheel, member: str) -> Path | None:
-    """Path of one file of a wheel if it is in the cache, else None. Writes and fetches nothing."""
+    """The path of a wheel's file in the cache, or None. Writes and fetches nothing."""
     path = _wheel_path(wheel) / member
     return path if path.exists() else None
 
 
 def wheel_member(wheel: Wheel, member: str) -> Path:
-    """Path of one file of a wheel, in the cache. The first call fetches all of the wheel's files.
+    """The path of a wheel's file in the cache. The first call fetches all of the wheel's files.
 
     A cache that has the file need not be writable. A file there that was damaged or changed is fetched again, with a
     warning.
@@ -137,7 +137,7 @@ def wheel_member(wheel: Wheel, member: str) -> Path:
         member: one of ``wheel.members``.
 
     Raises:
-        HycamError: the registry cannot be reached, the checksum differs, or there is no room on the disk.
+        HycamError: the registry cannot be reached, the checksum differs, or the disk is full.
     """
     folder = _wheel_path(wheel)
     path = folder / member

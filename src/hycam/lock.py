@@ -17,7 +17,7 @@ from hycam.files import write_whole
 LOCK_FILE = ".lock"
 _HOLDER_FILE = ".holder.json"
 OWN_FILES = frozenset((LOCK_FILE, _HOLDER_FILE))
-"""What remains in a folder after it was locked; whether it is locked now, the system knows and no file."""
+"""What remains in a folder after it was locked. Only the operating system knows whether it is locked now."""
 
 _PATIENCE_SECONDS = 1.0  # a process that only checks the lock holds it for a moment
 
@@ -26,10 +26,7 @@ _PATIENCE_SECONDS = 1.0  # a process that only checks the lock holds it for a mo
 def alone(folder: Path, work: str, hint: str = "Name another folder with --output.") -> Iterator[None]:
     """Locks a folder, which is created if need be; the system releases it when the process ends, however it ends.
 
-    Args:
-        folder: where no other process may work.
-        work: what is done there, as a verb: ``"trains in"``.
-        hint: what the user can do besides waiting for the other process or stopping it.
+    ``work`` says what is done there (``"trains in"``), and ``hint`` what else the user can do.
 
     Raises:
         HycamError: another process has locked it (the message says which), or it cannot be locked.

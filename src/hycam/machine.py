@@ -1,4 +1,4 @@
-"""What a run ran on: versions, commit, hardware and memory."""
+"""What a run ran on: versions, commit, hardware, peak memory."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The table of methods: a name, the adapter, the optimizer and its groups, the learning rate, and the source.
 
-This is the single place where a method is added; recipes, the command line, the budgets and the contract tests all take
+Methods are added here alone; recipes, the command line, the budgets and the contract tests all take
 their methods from here. :mod:`hycam.adapt` puts one of them on a backbone.
 """
 
@@ -84,10 +84,10 @@ class Method:
         chosen = {**self.settings, **given}
         if self.alpha_follows_rank and "r" in given and self.alpha_follows_rank not in given:
             chosen[self.alpha_follows_rank] = given["r"]
-        if isinstance(chosen.get("modules_to_save"), str):  # PEFT would match its letters
+        if isinstance(chosen.get("modules_to_save"), str):  # PEFT would match its characters
             chosen["modules_to_save"] = [chosen["modules_to_save"]]
         try:
-            if self.config_class and "r" in chosen and chosen["r"] < 1:  # PEFT's own would notice in the middle
+            if self.config_class and "r" in chosen and chosen["r"] < 1:  # PEFT's own methods would fail later
                 raise ValueError(f"r must be at least 1, not {chosen['r']}.")
             return config_class(task_type=TaskType.CAUSAL_LM, **chosen)
         except (TypeError, ValueError, ImportError) as error:
@@ -146,14 +146,14 @@ class Method:
 def _peft_types() -> list[str]:
     """The methods of PEFT that ``name: peft`` takes: those that put layers into the backbone.
 
-    Prompt learning moves the positions that the trainer reads, Poly and Shadow want a forward of their own, and
-    trainable tokens have tokens to be named.
+    Prompt learning moves the positions that the trainer reads, Poly and Shadow need a forward of their own, and
+    trainable tokens need a list of tokens.
     """
-    left_out = {"POLY", "SHADOW", "TRAINABLE_TOKENS"}
+    unusable = {"POLY", "SHADOW", "TRAINABLE_TOKENS"}
     return [
         str(kind.value)
         for kind, tuner in PEFT_TYPE_TO_TUNER_MAPPING.items()
-        if hasattr(tuner, "tuner_layer_cls") and not issubclass(tuner, Tuner) and kind.value not in left_out
+        if hasattr(tuner, "tuner_layer_cls") and not issubclass(tuner, Tuner) and kind.value not in unusable
     ]
 
 

@@ -1,4 +1,4 @@
-"""The processes that train together, as ``torch.distributed`` knows them; a single process needs none of it."""
+"""Collectives of ``torch.distributed`` that also work without a process group."""
 
 from __future__ import annotations
 

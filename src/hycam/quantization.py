@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 Quantization = Literal["8bit", "4bit"]
 
 _FIRST_ON_A_CPU = "0.50"  # of bitsandbytes
-_NOISY = ("bitsandbytes.backends.cpu.ops", "bitsandbytes.autograd._functions")
+_NOISY = "bitsandbytes.autograd._functions"
 
 
 def check_quantization(quantization: Quantization, device: torch.device) -> None:
     """Checks that backbones can be quantised here. Loads none.
 
     Raises:
-        HycamError: bitsandbytes is not there or too old, or has nothing for this kind of device.
+        HycamError: bitsandbytes is missing, too old, or does not support this kind of device.
     """
     if quantization not in ("8bit", "4bit"):
         raise HycamError(f'quantization is "{quantization}": 8bit or 4bit was expected, or null for none.')
@@ -63,7 +63,7 @@ def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsA
 
 
 def quantized_before(config: PreTrainedConfig) -> str | None:
-    """How the weights of a folder are already quantised, such as ``"bitsandbytes"``; None if they are not."""
+    """How the weights are already quantised, such as ``"bitsandbytes"``; None if they are not."""
     kept = getattr(config, "quantization_config", None)
     if kept is None:
         return None
@@ -76,7 +76,7 @@ def keep_weights(model: nn.Module) -> None:
 
     On a CPU with AVX512-BF16, bitsandbytes lays the weights of a layer out anew the first time that it runs without
     gradients, for faster decoding. The new layout has its scales in bfloat16 and no backward pass: after the first
-    validation the model would be another one, and gradients would end at such a layer without a word.
+    validation the model would be another one, and gradients would silently stop at such a layer.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
@@ -84,6 +84,5 @@ def keep_weights(model: nn.Module) -> None:
 
 
 def quiet_bitsandbytes() -> None:
-    """Silences what bitsandbytes logs in every forward of every layer, and about a kernel that is not used here."""
-    for name in _NOISY:
-        logging.getLogger(name).setLevel(logging.ERROR)
+    """Silences what bitsandbytes logs in every forward of every layer."""
+    logging.getLogger(_NOISY).setLevel(logging.ERROR)

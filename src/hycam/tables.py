@@ -43,7 +43,7 @@ class Tables:
 
         Args:
             rows: token ids.
-            new: at most so many tokens are generated after each row; the last of them is never looked up.
+            new: most tokens to generate after each row; the last of them is never looked up.
 
         Raises:
             HycamError: an id or a position is beyond its table.

@@ -202,21 +202,6 @@ def test_word_for_word_answers_are_right_in_every_task_whatever_its_script(
     assert "marks: 2 of 2 references have no word (a-z0-9), so it has no ROUGE-L" in caplog.text
 
 
-def test_tasks_with_the_same_words_are_pooled(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    texts = {"zh": CHINESE, "also zh": CHINESE[:1]}
-    answers = {"zh": ["猫整天都睡在床上。", "我们训练语言模型。"], "also zh": ["猫睡在垫子上。"]}
-    replies = iter(answers.values())
-    monkeypatch.setattr("hycam.evaluation.evaluate.generate", lambda *_: next(replies))
-    parts = {name: told(said, tokenizer) for name, said in texts.items()}
-    found = evaluate(model, tokenizer, parts, NEW, batch_size=4)
-    every = [[text for texts_ in of.values() for text in texts_] for of in (answers, texts)]
-    assert found.pooled["bleu4"] == bleu4(*every, Tokens("zh", "unicode"))
-    assert found.bleu_signature == bleu_signature(Tokens("zh", "unicode"))
-    assert 0 < found.pooled["bleu4"] < 1
-
-
 def test_the_tokens_do_not_depend_on_how_many_rows_are_answered(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast
 ) -> None:

@@ -11,7 +11,6 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
-import hycam
 from architectures import tiny
 from hycam.errors import HycamError
 from hycam.evaluation.generation import generate
@@ -140,14 +139,6 @@ def test_an_adapted_model_answers_with_its_adapter_and_keeps_its_settings(
     assert expected != base
     assert generate(adapted, tokenizer, prompts, NEW, batch_size=4) == expected
     assert adapted.get_base_model().generation_config is own
-
-
-def test_an_untrained_hycam_adapter_answers_as_its_backbone(
-    model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: list[list[int]]
-) -> None:
-    base = generate(model, tokenizer, prompts, NEW, batch_size=4)
-    adapted = get_peft_model(model, hycam.HyCAMConfig(task_type="CAUSAL_LM", r=4, num_specialized=2))
-    assert generate(adapted, tokenizer, prompts, NEW, batch_size=4) == base
 
 
 def test_tokenizer_and_mode_are_left_as_found(

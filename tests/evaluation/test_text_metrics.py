@@ -57,16 +57,6 @@ def test_bleu4_is_the_counted_one(seed: int) -> None:
     assert bleu4(predictions, references) == pytest.approx(expected, rel=1e-9)
 
 
-def test_bleu4_of_a_copy_is_one() -> None:
-    assert bleu4(["a b c d e"], ["a b c d e"]) == pytest.approx(1)
-
-
-def test_bleu4_counts_matches_over_the_corpus_and_not_row_by_row() -> None:
-    predictions, references = made_texts(12, seed=7)
-    rows = [bleu4([one], [two]) for one, two in zip(predictions, references, strict=True)]
-    assert bleu4(predictions, references) != pytest.approx(sum(rows) / len(rows), abs=0.01)
-
-
 @pytest.mark.parametrize(
     ("predictions", "references"),
     [
@@ -80,13 +70,6 @@ def test_bleu4_counts_matches_over_the_corpus_and_not_row_by_row() -> None:
 )
 def test_bleu4_without_a_match_of_every_length_is_zero(predictions: list[str], references: list[str]) -> None:
     assert bleu4(predictions, references) == 0
-
-
-def test_an_empty_answer_lowers_bleu4_as_its_missing_words_do() -> None:
-    predictions, references = made_texts(6, seed=1)
-    expected = counted_bleu4([*predictions, ""], [*references, "the cat sat on the mat"])
-    assert bleu4([*predictions, ""], [*references, "the cat sat on the mat"]) == pytest.approx(expected, rel=1e-9)
-    assert expected < bleu4(predictions, references)
 
 
 def test_bleu4_heeds_case_and_splits_off_punctuation() -> None:

@@ -25,9 +25,6 @@ SIZES = {"q_proj": (32, 32), "k_proj": (32, 16), "v_proj": (32, 16), "o_proj": (
 BLOCK = {name: f"{'self_attn' if name[0] in 'qkvo' else 'mlp'}.{name}" for name in SIZES}
 
 
-# Settings
-
-
 # The layer
 
 
@@ -43,18 +40,6 @@ def test_the_factors_are_drawn_as_a_linear_layer_is(method: str, kind: str) -> N
         # A uniform distribution's deviation, within 5 % over 1,900 draws and more (where it scatters by 1 to 2 %).
         assert abs(values.std().item() * math.sqrt(3 * fan_in) - 1) < 0.05
         assert not torch.equal(values[0], values[1])  # drawn for each map apart
-
-
-@both
-def test_an_adapter_beside_the_active_one_is_frozen_until_it_is_its_turn(method: str) -> None:
-    made = layer(method, linear("Linear", 12, 10))
-    made.update_layer("other", config(method, r=4))
-    for active, frozen in (("default", "other"), ("other", "default")):
-        made.set_adapter(active)
-        assert all(weight.requires_grad for weight in made.adapter_parameters(active).values())
-        assert not any(weight.requires_grad for weight in made.adapter_parameters(frozen).values())
-    made.update_layer("third", config(method))
-    assert not any(weight.requires_grad for weight in made.adapter_parameters("third").values())
 
 
 @both
@@ -141,17 +126,7 @@ def test_a_target_that_is_no_linear_layer_is_refused_before_anything_is_wrapped(
     base = tiny()
     before = kinds(base)
     there = "q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
-    with pytest.raises(HycamError, match=rf"(embed_tokens|self_attn|lm_head|mlp).*no linear layer that.*{there}\."):
-        attach(method, base, target_modules=target)
-    assert kinds(base) == before
-
-
-@both
-@pytest.mark.parametrize("target", [["query"], r".*\.query", "query"])
-def test_a_target_that_is_not_there_is_refused_before_anything_is_wrapped(method: str, target) -> None:
-    base = tiny()
-    before = kinds(base)
-    with pytest.raises(HycamError, match=r"matches nothing.*q_proj, k_proj"):
+    with pytest.raises(HycamError, match=rf"(embed_tokens|self_attn|lm_head|mlp).*one of the linear layers.*{there}\."):
         attach(method, base, target_modules=target)
     assert kinds(base) == before
 

@@ -31,9 +31,9 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # PEFT looks for the backbone's configuration
 
 
-@pytest.fixture(params=[True, False], ids=["tied", "untied"])
+@pytest.fixture
 def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    tiny(tie_word_embeddings=request.param, num_hidden_layers=1).save_pretrained(tmp_path / "backbone")
+    tiny(tie_word_embeddings=request.param == "tied", num_hidden_layers=1).save_pretrained(tmp_path / "backbone")
     return tmp_path / "backbone"
 
 
@@ -67,7 +67,16 @@ def logits(model: torch.nn.Module) -> Tensor:
 
 
 @pytest.mark.parametrize("modules", [(), ("embed_tokens",), ("lm_head",), ("embed_tokens", "lm_head")], ids="+".join)
-@pytest.mark.parametrize("grown", [False, True], ids=["same", "grown"])
+@pytest.mark.parametrize(
+    ("folder", "grown"),
+    [
+        ("tied", True),
+        ("untied", False),
+        pytest.param("tied", False, marks=pytest.mark.soak),
+        pytest.param("untied", True, marks=pytest.mark.soak),
+    ],
+    indirect=["folder"],
+)
 @pytest.mark.parametrize(
     "method", ["hycam", *(pytest.param(other, marks=pytest.mark.soak) for other in CONFIGS if other != "hycam")]
 )
@@ -87,6 +96,7 @@ def test_it_is_loaded_and_resumed_with_the_logits_that_it_was_saved_with(
     assert torch.equal(logits(trained(again, tmp_path / "again", tmp_path / "run" / "checkpoint-1")), expected)
 
 
+@pytest.mark.parametrize("folder", ["tied", "untied"], indirect=True)
 @pytest.mark.parametrize("method", OURS)
 def test_another_shape_or_another_weight_of_the_backbone_is_refused_before_anything_is_copied(
     folder: Path, method: str, tmp_path: Path

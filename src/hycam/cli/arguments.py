@@ -1,4 +1,4 @@
-"""Parsing apart from recipes: for the verbs that take none, and ``--launch N``."""
+"""Parsing for the verbs without a recipe, and ``--launch N``."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None, imported: Callable[[], None] | 
         if imported is not None:
             imported()
         status = module.main(rest)
-        sys.stdout.flush()  # a reader that has gone is noticed here
+        sys.stdout.flush()  # raises if the reader has gone
     except HycamError as error:
         if str(error):
             _in_turn(error)
@@ -87,8 +87,8 @@ def _imported(verb: str) -> ModuleType:
 def _in_turn(error: HycamError) -> None:
     """Delays the message of all but one of the processes that train together.
 
-    If all of them failed alike, the first one says so, and the launcher ends the others while they wait here. A process
-    that lost another one waits too, since the other knows the reason.
+    If all fail alike, the first one says so and the launcher ends the others while they wait here. A process that lost
+    another one waits too, since the other knows the reason.
     """
     time.sleep(10 * (int(os.environ.get("LOCAL_RANK", "0")) > 0) + 5 * isinstance(error, LostProcess))
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from typing import Any, cast
 
 from jsonargparse import ArgumentParser
 from rich.table import Table
 
-from hycam.budget import budgets
+from hycam import backbones
+from hycam.adapt import adapt, empty_backbone, trainable_parameters
 from hycam.cli.arguments import parse
 from hycam.console import plain_console, quiet_libraries
+from hycam.errors import HycamError
 from hycam.methods import METHODS
 
 
@@ -28,24 +31,52 @@ def main(arguments: Sequence[str]) -> None:
     quiet_libraries()
     entries = budgets(chosen.backbone)
     if chosen.json:
-        always = ("name", "trainable_parameters", "total_parameters", "share")
-        found = [{k: v for k, v in asdict(entry).items() if k in always or v is not None} for entry in entries]
-        print(json.dumps(found, indent=2))
+        print(json.dumps(entries, indent=2))
         return
     table = Table("method", "trainable", "share", "what is trained", box=None, padding=(0, 2, 0, 0))
     table.columns[1].justify = table.columns[2].justify = "right"
     for entry in entries:
-        if entry.refused is not None:
-            table.add_row(entry.name, "-", "-", entry.refused)
+        name, method = entry["name"], METHODS[entry["name"]]
+        if "refused" in entry:
+            table.add_row(name, "-", "-", entry["refused"])
             continue
-        summary = f"{METHODS[entry.name].summary}; {METHODS[entry.name].source}"
-        if entry.deviation is not None:
-            summary = f"{METHODS[entry.name].summary}: {entry.rank} ({entry.deviation:+.1%})"
-        table.add_row(entry.name, f"{entry.trainable_parameters:,}", f"{entry.share:.2%}", summary)
+        summary = f"{method.summary}; {method.source}"
+        if "rank" in entry:
+            summary = f"{method.summary}: {entry['rank']} ({entry['deviation']:+.1%})"
+        table.add_row(name, f"{entry['trainable_parameters']:,}", f"{entry['share']:.2%}", summary)
     console = plain_console()
     console.print(table)
     console.print(
-        f"{chosen.backbone} has {entries[0].total_parameters:,} parameters. Any other method of PEFT is "
+        f"{chosen.backbone} has {entries[0]['total_parameters']:,} parameters. Any other method of PEFT is "
         "`name: peft, config: {peft_type: ...}` in a recipe.",
         highlight=False,
     )
+
+
+def budgets(backbone: str | os.PathLike[str]) -> list[dict[str, Any]]:
+    """The size of every method on a backbone, in the order of the table, counted without weights.
+
+    Returns:
+        ``name``, ``trainable_parameters``, ``total_parameters`` (of the backbone alone) and ``share`` of each; also
+        ``rank`` and ``deviation`` (from HyCAM's number of trainable parameters, relative) of an equal-budget baseline.
+        A method that cannot adapt the backbone has None for its figures, and the reason as ``refused``.
+
+    Raises:
+        HycamError: there is no such backbone.
+    """
+    config = backbones.config(backbone)
+    total = empty_backbone(config).num_parameters()
+    found: dict[str, dict[str, Any]] = {}
+    for name, method in METHODS.items():
+        found[name] = {"name": name, "trainable_parameters": None, "total_parameters": total, "share": None}
+        try:
+            adapted = adapt(empty_backbone(config), name, empty=True)  # afresh, since adapters change it
+        except HycamError as error:
+            found[name]["refused"] = str(error)
+            continue
+        trainable = trainable_parameters(adapted)
+        found[name] |= {"trainable_parameters": trainable, "share": trainable / total}
+        if method.matches_hycam:
+            found[name]["rank"] = cast(Any, adapted.peft_config["default"]).r
+            found[name]["deviation"] = trainable / found["hycam"]["trainable_parameters"] - 1
+    return list(found.values())

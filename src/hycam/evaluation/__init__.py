@@ -1,1 +1,1 @@
-"""How good a model is at each task: perplexity, text metrics of its greedy answers, and the answers themselves."""
+"""A model's quality per task: perplexity, text metrics of its greedy answers, and the answers."""

@@ -1,4 +1,4 @@
-"""Evaluation on several tasks: perplexity of their responses, BLEU-4 and ROUGE-L of the model's own answers."""
+"""Evaluation on several tasks: perplexity of the responses, BLEU-4 and ROUGE-L of the model's answers."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def evaluate(
             ``response``, ``input_ids``, ``labels`` and ``prompt_length`` (how many tokens an answer continues).
         max_new_tokens: tokens in an answer, at most.
         batch_size: rows in a batch, at most.
-        generate_rows: how many rows of each task are answered, from the first on; None for all.
+        generate_rows: answer only the first rows of each task, at most this many; None for all.
         progress: see ``Progress``.
 
     Raises:
@@ -82,7 +82,7 @@ def _end(rows: Dataset) -> int | None:
 
 @dataclass(frozen=True)
 class _Task:
-    """One task: its likelihoods, the answers to its first rows, and how close those are to their references.
+    """One task: its likelihoods, and the answers to its first rows with their scores.
 
     ``rouge`` is ROUGE-L of each answer. ``bleu4`` and ``rouge_l`` are the task's own, None where it has none.
     """
@@ -161,20 +161,17 @@ def _rouge_l(name: str, scores: np.ndarray, references: Sequence[str], tokens: T
 def _together(tasks: Mapping[str, _Task], max_new_tokens: int) -> Evaluation:
     answered = [task for task in tasks.values() if task.answers]
     signatures = {bleu_signature(task.tokens) for task in answered}
-    is_one_corpus = len(signatures) == 1  # n-grams of words and of characters are not counted together
-    every = across_tasks({name: task.nll for name, task in tasks.items()})
+    is_one_corpus = len(signatures) == 1  # n-grams of words and of characters cannot be pooled
+    macro, pooled = across_tasks({name: task.nll for name, task in tasks.items()})
     return Evaluation(
         tasks={name: task.figures for name, task in tasks.items()},
         macro={
-            "perplexity": every.perplexity,
-            "perplexity_mean": every.perplexity_mean,
-            "nll": every.nll,
+            **macro,
             "bleu4": _mean(task.bleu4 for task in tasks.values()),
             "rougeL": _mean(task.rouge_l for task in tasks.values()),
         },
         pooled={
-            "perplexity": every.perplexity_pooled,
-            "nll": every.nll_pooled,
+            **pooled,
             "bleu4": _pooled_bleu4(answered) if is_one_corpus else None,
             "rougeL": _mean(chain.from_iterable(task.rouge for task in answered if task.rouge_l is not None)),
         },

@@ -37,8 +37,7 @@ def generate(
         max_new_tokens: tokens in an answer, at most, its end token included.
         batch_size: prompts in a batch, at most.
         progress: called after each batch with the number of prompts in it.
-        end: the token that ends a response in training, where that may be another one: in a chat the template
-            decides.
+        end: the token that ends a response in training, which a chat's template may change.
 
     Returns:
         One text for each prompt, in the order of ``prompts``, without special tokens.
@@ -91,7 +90,7 @@ def _decode(tokenizer: PreTrainedTokenizerBase, new: torch.Tensor, ends: list[in
 
 @contextmanager
 def _settings(model: PreTrainedModel, settings: GenerationConfig) -> Iterator[None]:
-    """Replaces the model's generation settings, which would fill in whatever ``settings`` leaves open."""
+    """Replaces the model's generation settings, which would fill in whatever ``settings`` omits."""
     own = model.generation_config
     model.generation_config = settings
     try:

@@ -1,4 +1,4 @@
-"""A model as it is when it is measured: evaluation mode, no gradients."""
+"""A model while it is measured: evaluation mode, no gradients."""
 
 from __future__ import annotations
 

@@ -42,33 +42,18 @@ class NLL:
         return _exp(self.per_token)
 
 
-@dataclass(frozen=True)
-class AcrossTasks:
-    """One figure for several tasks, computed in three ways.
+def across_tasks(tasks: Mapping[str, NLL]) -> tuple[dict[str, float], dict[str, float]]:
+    """The figures of at least one task as ``(macro, pooled)``.
 
-    ``perplexity`` is the headline, ``exp`` of ``nll``, the mean over tasks of the NLL per token: the geometric mean
-    of the tasks' perplexities. ``perplexity_mean`` is their arithmetic mean, which one hard task can dominate.
-    ``perplexity_pooled`` (``exp`` of ``nll_pooled``) weighs every token the same, so long tasks count for more.
+    ``macro`` weighs every task the same: ``nll`` is the mean over tasks of the NLL per token; ``perplexity``, the
+    headline, its ``exp``, the geometric mean of the tasks' perplexities; ``perplexity_mean`` their arithmetic mean,
+    which one hard task can dominate. ``pooled`` (``nll``, ``perplexity``) weighs every token the same.
     """
-
-    nll: float
-    perplexity: float
-    perplexity_mean: float
-    nll_pooled: float
-    perplexity_pooled: float
-
-
-def across_tasks(tasks: Mapping[str, NLL]) -> AcrossTasks:
-    """The figures of at least one task."""
     nll = float(np.mean([task.per_token for task in tasks.values()]))
+    mean = float(np.mean([task.perplexity for task in tasks.values()]))
     pooled = float(sum(task.nll.sum() for task in tasks.values()) / sum(task.tokens.sum() for task in tasks.values()))
-    return AcrossTasks(
-        nll=nll,
-        perplexity=_exp(nll),
-        perplexity_mean=float(np.mean([task.perplexity for task in tasks.values()])),
-        nll_pooled=pooled,
-        perplexity_pooled=_exp(pooled),
-    )
+    macro = {"perplexity": _exp(nll), "perplexity_mean": mean, "nll": nll}
+    return macro, {"perplexity": _exp(pooled), "nll": pooled}
 
 
 def response_nll(
@@ -95,8 +80,8 @@ def response_nll(
         batch_size: rows in a batch, at most.
         batch_tokens: tokens in a batch, at most. That bounds the logits: 2,048 with a vocabulary of 49,152 are 0.4 GB.
         progress: called after each batch with the number of rows in it.
-        shared: whether the batches are divided among all processes of the group; each gets the whole result. A process
-            without a batch of its own repeats one, since a sharded model runs on all processes or on none.
+        shared: whether the processes of the group divide the batches; each gets the whole result. A process without
+            a batch repeats one, since a sharded model runs on all processes or on none.
 
     Raises:
         HycamError: no token is labelled, a row exceeds the model's tables, or the model makes its logits without its
@@ -124,7 +109,7 @@ def response_nll(
     if shared:
         nll, tokens = processes.all_reduce(nll, model.device), processes.all_reduce(tokens, model.device)
     if tokens.sum() == 0:
-        raise HycamError(f"None of the {len(lengths)} rows to evaluate has a labelled token: there is no response.")
+        raise HycamError(f"None of the {len(lengths)} rows to evaluate has a labelled token to score.")
     return NLL(rows=list(rows["row"]), nll=nll.numpy(), tokens=tokens.numpy())
 
 

@@ -18,7 +18,7 @@ def bleu4(predictions: Sequence[str], references: Sequence[str], tokens: Tokens 
     somewhere in the corpus. An empty prediction adds its reference's length and no match.
 
     Raises:
-        ValueError: no prediction, or another number of references.
+        ValueError: there is no prediction, or the numbers of predictions and references differ.
     """
     if len(predictions) != len(references) or not predictions:
         raise ValueError(f"{len(predictions)} predictions for {len(references)} references")
@@ -34,7 +34,7 @@ def bleu_signature(tokens: Tokens = ENGLISH) -> str:
 
 def bleu_metric(tokens: Tokens = ENGLISH) -> BLEU:
     """sacrebleu's BLEU with the settings of :func:`bleu4`, on its scale from 0 to 100."""
-    # `force` only silences a hint about predictions that look tokenised already.
+    # `force` only silences a hint about predictions that look tokenised.
     return BLEU(smooth_method="none", tokenize=tokens.bleu, max_ngram_order=4, force=True)
 
 
@@ -45,7 +45,7 @@ def rouge_l(predictions: Sequence[str], references: Sequence[str], tokens: Token
     reference without any of ``tokens`` gives 0.
 
     Raises:
-        ValueError: as many predictions as references are needed.
+        ValueError: the numbers of predictions and references differ.
     """
     scorer = RougeScorer(["rougeL"], tokenizer=tokens.rouge_tokenizer)
     pairs = zip(predictions, references, strict=True)

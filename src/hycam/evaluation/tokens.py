@@ -1,4 +1,4 @@
-"""What counts as a word when answers are compared with references: chosen once per task, from its references."""
+"""What counts as a word when answers are compared with references: chosen once per task, by its references."""
 
 from __future__ import annotations
 

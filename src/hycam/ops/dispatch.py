@@ -1,4 +1,4 @@
-"""The backends of the modulation by name, which of them runs where, and the process-wide choice of one."""
+"""The backends of the modulation by name, where each runs, and the choice of the process."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ def modulate(
 ) -> tuple[Tensor, Routing | None]:
     """The modulated attention output, and ``(p, logits)`` with their gradients for the balance loss (Eq. 10).
 
-    ``"auto"`` takes ``triton`` on CUDA with a working driver, for the types, ranks and variants that its kernels take;
-    else ``eager``. It does not ask which tensors require a gradient: an adapter that was loaded frozen and the one that
-    was saved give the same bits in the same mode. A backend that is named is taken on any device. What it cannot
-    compute goes to ``eager``, with a warning. Each choice is logged with its reason once in a process.
+    ``"auto"`` takes ``triton`` on CUDA with a working driver, for the types, ranks and variants that its kernels
+    support; else ``eager``. It ignores which tensors require a gradient, so that a saved adapter and the same one
+    loaded frozen give the same bits in the same mode. A named backend is taken on any device; what it cannot compute
+    goes to ``eager``, with a warning. Each choice is logged once in a process, with its reason.
 
     Args:
         h, a, weights, noise, residual: see :func:`hycam.ops.reference.modulate`.
@@ -95,10 +95,10 @@ def set_backend(name: str) -> ExitStack:
         with hycam.set_backend("reference"):
             model(input_ids=ids, labels=labels).loss.backward()
 
-    Gradient checkpointing computes layers again in the backward pass, so that has to lie in the block as well.
+    Gradient checkpointing computes layers again in the backward pass, which must then be in the block as well.
 
     Args:
-        name: ``"auto"``, which is the start, or one of :data:`BACKENDS`.
+        name: ``"auto"``, the initial value, or one of :data:`BACKENDS`.
 
     Raises:
         HycamError: there is no such backend, or it does not work here.

@@ -1,9 +1,9 @@
-"""The modulation as ordinary products: one for all that maps h to rank r, then one after the other for B.
+"""The modulation as ordinary products: one for all maps of h to rank r, then one for each B.
 
-The specialised modules cannot be fused into one map, since each has its own SiLU before the mix. What can be shared is:
-N is multiplied into A, which is r by r by d once and saves r by r for every token; all K maps to rank r are one
-product; only the K maps back to d are taken one after the other, and no tensor of K times the hidden state is ever
-formed. What follows the products is one operation, see :mod:`hycam.ops.mixing`.
+The specialised modules cannot be fused into one map, since each has its own SiLU before the mix. But N is multiplied
+into A, which costs r by r by d once and saves r by r for every token; all K maps to rank r are one product; and only
+the K maps back to d follow one another, so no tensor of K times the hidden state is formed. What follows the products
+is one operation, see :mod:`hycam.ops.mixing`.
 """
 
 from __future__ import annotations

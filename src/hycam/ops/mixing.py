@@ -1,8 +1,8 @@
-"""All of the modulation that follows its products, and its gradients: SiLU, the mix of the modules, the scaling of a.
+"""What follows the products of the modulation, with gradients: SiLU, the mix of the modules, the scaling of a.
 
-It is as many passes over tensors of the hidden state's size as there are operations, so it goes through some tokens at
-a time: then each operation finds what the last one left in the processor's cache, and memory is used again that is
-there already. Nothing is kept for the backward pass but what goes in.
+Each operation is a pass over tensors of the hidden state's size, so they take some tokens at a time: each operation
+then finds the last one's result in the processor's cache, and memory is reused. Only the inputs are kept for the
+backward pass.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# Tokens at a time. On a CPU a chunk of each tensor fits into the cores' caches and is work enough for two threads;
-# of half as many they wait for each other. Elsewhere it is the launch of each operation that counts.
+# Tokens at a time. On a CPU a chunk of each tensor fits into the cores' caches and is enough work for two threads; with
+# half as many they wait for each other. Elsewhere the launch of each operation counts.
 CPU_CHUNK = 512
 CHUNK = 2048
 
@@ -61,8 +61,8 @@ class _Mix(torch.autograd.Function):
         inputs = ctx.saved_tensors
         if not torch.is_grad_enabled():
             return _backward(gradient, inputs, ctx.needs_input_grad)
-        # The gradients are to be differentiated again. That takes aliases, which no other input is a function of: of
-        # the inputs themselves it would go through those that were computed from another, and autograd does that again.
+        # The gradients are differentiated again. Aliases keep the inner pass from going through inputs that were
+        # computed from one another, which autograd does itself.
         inputs = [None if one is None else one.view_as(one) for one in inputs]
         needed = [at for at, needs in enumerate(ctx.needs_input_grad) if needs]
         found = torch.autograd.grad(_mix_plainly(*inputs), [inputs[at] for at in needed], gradient, create_graph=True)
@@ -149,7 +149,7 @@ def _chunk(rows: Tensor) -> int:
 
 
 def _write_product(x: Tensor, y: Tensor, into: Tensor) -> None:
-    """``x * y`` to where it belongs; ``x`` may be overwritten.
+    """Writes ``x * y``; ``x`` may be overwritten.
 
     An operation on two types makes temporary tensors, which cost several times what it does itself.
     """
@@ -173,7 +173,7 @@ def _common_type(*tensors: Tensor | None) -> torch.dtype:
 
 
 def _memory(count: int, like: Tensor, dtype: torch.dtype) -> list[Tensor]:
-    """Room for ``count`` chunks, which every chunk uses again, so that it lies in the cache."""
+    """Memory for ``count`` chunks, reused by every chunk so that it stays in the cache."""
     tokens, d = like.shape
     size = min(tokens, _chunk(like))
     return [torch.empty(size, d, dtype=dtype, device=like.device) for _ in range(count)]

@@ -1,7 +1,7 @@
-"""The modulation without gradients and noise: N folded into A, and one product for everything that is taken of h.
+"""The modulation without gradients and noise: N folded into A, and one product for all maps of h.
 
-Packed weights are a second copy, so they are kept small: N folded into A takes the place of both, B is used where it
-lies, and a large shared map stays where it is.
+Packed weights are a second copy, so they are kept small: N folded into A replaces both, and B and a large shared map
+are used in place.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from hycam.ops.products import product_type
 from hycam.ops.routing import at_least_float32, route
 from hycam.ops.weights import Dense, LowRank, Modulation, Router
 
-# A shared map of more weights than this is not copied: reading it takes far longer than the call that packing saves.
+# A shared map with more weights is not copied: reading it takes far longer than the call that packing saves.
 _SHARED_AT_MOST = 2**20
-# All modules are mapped back to d in one product as long as what comes out, [K, tokens, d], fits into a core's cache:
-# that is one call for the single token of a decoding step. Beyond it one module follows the other, which is as fast and
-# never holds more than one hidden state beside the result, however long the prompt.
+# All modules are mapped back to d in one product as long as the result, [K, tokens, d], fits into a core's cache: one
+# call for the single token of a decoding step. Beyond it the modules follow one another, which is as fast and holds at
+# most one hidden state beside the result, however long the prompt.
 _TOGETHER_AT_MOST = 2**17
 
 
@@ -32,10 +32,10 @@ class Packed:
         weight: ``[rows, d]``, what is multiplied with h: the shared map, ``scale * N_k A_k`` and the router. It lies in
             memory as ``[d, rows]``, which a product with one token reads faster than the usual order.
         bias: ``[rows]``, or None.
-        rows: how many rows are the shared module's, the specialised modules' and the router's; 0 for what is absent or
-            has a product of its own.
-        shared: what follows the shared rows (B of a low-rank map), or stands in their place (a large map, of h); None
-            where the rows are the pre-activation itself.
+        rows: the number of rows of the shared module, the specialised modules and the router; 0 for one that is absent
+            or has a product of its own.
+        shared: what follows the shared rows (B of a low-rank map), or replaces them (a large map of h); None where
+            the rows are the pre-activation itself.
         B: ``[K, r, d]``, a view of the layer's own ``[K, d, r]``; None without specialised modules.
         B_bias: ``[K, 1, d]``, scaled; or None.
         router: the router in at least float32, whose weights are used where the product's type is narrower.
@@ -63,7 +63,7 @@ def supports(weights: Modulation) -> str | None:
 
 @torch.no_grad()
 def pack(weights: Modulation) -> Packed:
-    """Packs weights that :func:`supports` has no objection to, in their own type or, under autocast, in autocast's.
+    """Packs weights that :func:`supports` accepts, in their own type or, under autocast, in autocast's.
 
     ``w_k = scale (B_k (N_k (A_k h + a_k) + n_k) + b_k) = B_k (scale N_k A_k h + scale (N_k a_k + n_k)) + scale b_k``;
     the products on the right are taken in at least float32 and rounded once.
@@ -121,7 +121,7 @@ def modulate(
 
     ``a * (1 + m)`` and not ``a + a * m``, as in :func:`hycam.ops.eager.modulate`.
     """
-    if torch.is_autocast_enabled(h.device.type):  # the types were settled when the weights were packed
+    if torch.is_autocast_enabled(h.device.type):  # packing has settled the types
         with torch.autocast(h.device.type, enabled=False):
             return modulate(h, a, packed, residual)
     x = h.to(packed.weight.dtype)
@@ -177,6 +177,6 @@ def _folded(weights: LowRank) -> tuple[Tensor, Tensor | None]:
 
 
 def _mapping_back(weights: LowRank, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-    """B, which is no copy where its type is right already, and its bias times the scale."""
+    """B, not copied where it has the type already, and its bias times the scale."""
     bias = None if weights.B_bias is None else (at_least_float32(weights.B_bias) * weights.scale).to(dtype)
     return weights.B.detach().to(dtype), bias

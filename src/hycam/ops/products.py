@@ -1,4 +1,4 @@
-"""All that multiplies the hidden state, as one function that keeps the hidden state once, and the types of products."""
+"""All products of the hidden state as one function that keeps it once, and the types of products."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The eager modulation under ``torch.utils.checkpoint``: only h and a are kept, and the rest is computed again.
 
-Of a layer nothing stays for its backward pass but what goes into it, and the router's logits and probabilities for the
-balance loss. The price is one more forward of the layer.
+A layer keeps its inputs for the backward pass, and the router's logits and probabilities for the balance loss. The
+price is one more forward of the layer.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def modulate(
     def forward(h: Tensor, a: Tensor, noise: Tensor | None, residual: Tensor | None, *_: Tensor) -> tuple:
         return eager.modulate(h, a, weights, noise, residual)
 
-    # The noise is handed in, so there is no state of a generator to bring back. The weights are handed in for autograd
-    # to notice if one of them changes before the backward pass.
+    # The noise is an argument, so no generator's state needs restoring. The weights are arguments so that autograd
+    # notices if one of them changes before the backward pass.
     inputs = (h, a, noise, residual, *weights.tensors())
     return checkpoint(forward, *inputs, use_reentrant=False, preserve_rng_state=False)
 

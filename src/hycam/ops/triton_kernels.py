@@ -29,20 +29,20 @@ def interpreted() -> bool:
 
 
 def unavailable() -> str | None:
-    """Why the kernels cannot run here; None where they can. The package alone is not enough, a driver is needed too."""
+    """Why the kernels cannot run here; None where they can. They need the package and a driver."""
     if importlib.util.find_spec("triton") is None:
         return "the package triton is not installed"
     if interpreted():
         return None
     if not torch.cuda.is_available():
-        return "there is no CUDA device with a working driver"
+        return "no CUDA device has a working driver"
     if not torch.version.cuda:
         return "this PyTorch is not built for CUDA"
     try:
         from triton.runtime import driver
 
         driver.active.get_current_target()
-    # Of many kinds: it compiles C code, which takes a compiler, Python's headers and libcuda.
+    # Of any kind: it compiles C code, which takes a compiler, Python's headers and libcuda.
     except Exception as error:
         return f"Triton's own driver does not start ({type(error).__name__}: {error})"
     return None

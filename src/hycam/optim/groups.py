@@ -1,4 +1,4 @@
-"""How the weights of an adapter are stepped, and the parameter groups that come of it."""
+"""The settings of a method's optimizer, and the parameter groups that follow from them."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class OptimizerSettings:
         preconditioned: whether the gradients of low-rank factors are preconditioned
             (:class:`hycam.optim.RiemannianAdamW`).
         damping: delta of the preconditioner.
-        multipliers: by the name of an adapter's weight, such as ``multilora_scaling``, its learning rate over that of
-            the other weights.
-        no_decay: the names of the weights without weight decay, beside norms and biases.
+        multipliers: learning rates over that of the other weights, by the name of an adapter's weight such as
+            ``multilora_scaling``.
+        no_decay: names of further weights without weight decay, like norms and biases.
     """
 
     preconditioned: bool = False
@@ -53,7 +53,7 @@ def parameter_groups(
     trained = {part for name, p in model.named_parameters() if p.requires_grad for part in name.split(".")}
     for weight in settings.multipliers:
         if weight not in trained:
-            raise HycamError(f'There is no trained weight called "{weight}" to give a learning rate of its own.')
+            raise HycamError(f'No trained weight is called "{weight}", so it cannot have a learning rate of its own.')
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

@@ -53,10 +53,8 @@ def precondition(A: Tensor, B: Tensor, grad_A: Tensor, grad_B: Tensor, damping: 
     product ``B A`` by the same amount however its scale is shared out between A and B.
 
     Args:
-        A: ``[..., r, in]``.
-        B: ``[..., out, r]``.
-        grad_A: the gradient of A, of its shape.
-        grad_B: the gradient of B, of its shape.
+        A, B: ``[..., r, in]`` and ``[..., out, r]``.
+        grad_A, grad_B: their gradients, of the same shapes.
         damping: delta, which keeps the inverse finite while a factor is (nearly) singular, as B is at the start.
 
     Returns:
@@ -74,14 +72,14 @@ def precondition(A: Tensor, B: Tensor, grad_A: Tensor, grad_B: Tensor, damping: 
 def _solve(gram: Tensor, rhs: Tensor) -> Tensor:
     """``gram^-1 rhs`` for symmetric positive definite matrices, batched.
 
-    Cholesky, and where rounding has made a matrix indefinite in its last digits (a factor of low rank under a damping
-    below the type's resolution) the pseudo-inverse, which leaves out the directions that the factor does not have. Only
-    there: in the others of the batch it would cut small directions that Cholesky still solves for.
+    By Cholesky; where rounding has made a matrix indefinite (a factor of low rank with a damping below the type's
+    resolution), by the pseudo-inverse, which ignores the directions that the factor does not have. In the rest of the
+    batch it would cut small directions that Cholesky still solves for.
     """
     lower, info = torch.linalg.cholesky_ex(gram)
     solution = torch.cholesky_solve(rhs, lower)
     finite = gram.isfinite().all(dim=(-2, -1))
-    solution = torch.where(finite[..., None, None], solution, torch.nan)  # a broken factor is not to be mended here
+    solution = torch.where(finite[..., None, None], solution, torch.nan)  # do not hide a broken factor
     failed = (info > 0) & finite
     if failed.any():
         solution[failed] = torch.linalg.pinv(gram[failed], hermitian=True) @ rhs[failed]
@@ -91,9 +89,9 @@ def _solve(gram: Tensor, rhs: Tensor) -> Tensor:
 class RiemannianAdamW(torch.optim.AdamW):
     """AdamW whose moments are fed with preconditioned gradients (the optimizer of RieMoE-LoRA).
 
-    At each step the gradients of every pair of factors are replaced by those of :func:`precondition`, both from the
-    factors before the step; everything else, and all other parameters, is ``torch.optim.AdamW``, whose moments have the
-    parameters' type. The trainer clips gradients before the step, so before they are preconditioned.
+    Each step first replaces the gradients of every pair of factors by those of :func:`precondition`; the rest is
+    ``torch.optim.AdamW``, whose moments have the parameters' type. The trainer clips gradients before the step, so
+    before they are preconditioned.
 
     Args:
         params: parameters or groups, as for AdamW; those of the pairs must be among them.
@@ -103,8 +101,8 @@ class RiemannianAdamW(torch.optim.AdamW):
 
     Raises:
         ValueError: the damping is negative, there is no pair, a factor is not among ``params`` or is in float16, or a
-            step is given a closure, which would compute the gradients anew after they were preconditioned.
-        RuntimeError: at a step there are gradients, but none for any pair: something has replaced the parameters.
+            step is given a closure, which would compute the gradients again after the preconditioning.
+        RuntimeError: a step has gradients, but none for any pair: something has replaced the parameters.
     """
 
     def __init__(self, params: Any, pairs: Iterable[Pair], damping: float = 1e-6, **kwargs: Any) -> None:
@@ -129,7 +127,7 @@ class RiemannianAdamW(torch.optim.AdamW):
 
     def __getstate__(self) -> dict[str, Any]:
         raise TypeError(
-            "A RiemannianAdamW cannot be copied or pickled, since the copy would not know the factors: make a new one "
+            "A RiemannianAdamW cannot be copied or pickled, since the copy would lose the factors: make a new one "
             "over the copied parameters and load this one's state_dict()."
         )
 

@@ -49,7 +49,7 @@ def validation_losses(
         name: response_nll(model, tokenizer, rows, batch_size, progress=count, shared=True)
         for name, rows in tasks.items()
     }
-    found = {"eval_loss": across_tasks(nlls).nll}
+    found = {"eval_loss": across_tasks(nlls)[0]["nll"]}
     found |= {f"eval_loss_{name}": nll.per_token for name, nll in nlls.items()}
     if not math.isfinite(found["eval_loss"]):
         broken = ", ".join(name for name, nll in nlls.items() if not math.isfinite(nll.per_token))

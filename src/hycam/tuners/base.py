@@ -1,7 +1,7 @@
 """What every adapter of this project promises beyond PEFT's own base classes.
 
-One adapter is active at a time; an adapter whose weights do not fit is refused before any of them is copied; and a
-model whose last adapter was deleted is the backbone again.
+One adapter is active at a time; weights that do not fit are refused before any is copied; and a model without its last
+adapter is the backbone again.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         base_layer: the module of the backbone.
     """
 
-    linear_names: tuple[str, ...] = ()  # those of `adapter_layer_names` that are linear maps, and saved as such
-    not_mergeable: str | None = None  # why not, where the method cannot be folded into the backbone's weights
+    linear_names: tuple[str, ...] = ()  # the `adapter_layer_names` that are linear maps, and saved as such
+    not_mergeable: str | None = None  # the reason, where a method cannot be merged into the weights
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__()
@@ -106,7 +106,7 @@ class Tuner(CheckedBeforeLoading):
         was_active = adapter_name in self.active_adapters
         super().delete_adapter(adapter_name)
         if was_active and self.active_adapters:
-            # The adapter that takes over may have modules_to_save that the deleted one had not; PEFT leaves those off.
+            # The next adapter may have modules_to_save that the deleted one did not have; PEFT leaves those inactive.
             self.set_adapter(self.active_adapters)
 
     def unload(self) -> nn.Module:
@@ -140,8 +140,8 @@ class Tuner(CheckedBeforeLoading):
     ) -> dict[str, Tensor]:
         """Refuses weights that do not fit before any of them is copied.
 
-        PEFT would skip a missing one in silence, copy integers into floating-point weights, and let a file replace
-        weights of the backbone. Only its embeddings may be in the file, where PEFT saved them after they were resized.
+        PEFT would silently skip a missing one, copy integers into floating-point weights, and let a file replace
+        weights of the backbone. Only the backbone's embeddings may be in the file: PEFT saves them after a resize.
         """
         remapped = super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
         own = {
@@ -153,8 +153,8 @@ class Tuner(CheckedBeforeLoading):
         saved = f".modules_to_save.{adapter_name}."
         whole = model.state_dict()
         own |= {name: Spec.of(value) for name, value in whole.items() if saved in name}
-        # Those that the adapter trains are in `own`. Of a resized backbone the file has them a second time, under a
-        # name that leads nowhere.
+        # The trained ones are in `own`. For a resized backbone the file has them a second time, under a name that
+        # matches nothing.
         embeddings = {
             cls._remove_adapter_name_from_key(name, adapter_name) if saved in name else name: Spec.of(whole[name])
             for name in _embeddings(model)
@@ -173,22 +173,22 @@ def _embeddings(model: nn.Module) -> Iterator[str]:
 
 
 class _Adapters(dict[str, PeftConfig]):
-    """The configurations by adapter, for the two look-ups of ``PeftModel`` that no method of the tuner can reach."""
+    """The configurations by adapter, with two look-ups of ``PeftModel`` that bypass the tuner's methods."""
 
     def __init__(self, adapters: dict[str, PeftConfig], config_class: type[PeftConfig]) -> None:
         super().__init__(adapters)
         self.config_class = config_class
 
     def __contains__(self, name: object) -> bool:
-        """``PeftModel.set_adapter`` begins with this, and a list of names would be an unhashable key."""
+        """``PeftModel.set_adapter`` asks this first, and a list of names would be an unhashable key."""
         if isinstance(name, (list, tuple)):
             raise ValueError(ONE_AT_A_TIME.format(list(name)))
         return super().__contains__(name)
 
     def __missing__(self, name: str) -> PeftConfig:
-        """``PeftModel.forward`` looks up the adapter that it remembers as active, also when the last one is deleted.
+        """``PeftModel.forward`` looks up the last active adapter, even when it has been deleted.
 
-        A default configuration lets the call through, to layers that have no adapter and so are the backbone.
+        A default configuration lets the call pass to layers that, without an adapter, are the backbone's.
         """
         if self:
             raise KeyError(name)

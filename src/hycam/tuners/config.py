@@ -17,14 +17,13 @@ class AdapterConfig(PeftConfig):
 
     Args:
         r: rank of each low-rank map.
-        alpha: None for the factor 1, or a number: what the low-rank maps give is multiplied by ``alpha / r``.
+        alpha: None for the factor 1, or a number: the low-rank maps' output is multiplied by ``alpha / r``.
         target_modules: modules to adapt, by the ends of their names or a pattern; None finds them.
-        exclude_modules: modules to leave out, as in PEFT.
+        exclude_modules: modules not to adapt, as in PEFT.
         layers_to_transform: indices of the layers to adapt; all by default.
-        layers_pattern: name of the list of layers, where it is not one that PEFT knows.
+        layers_pattern: name of the list of layers, where PEFT does not know it.
         modules_to_save: further modules to train and save with the adapter.
-        init_weights: True starts as the backbone itself. False draws everything at random, which is of use in tests
-            only.
+        init_weights: True starts as the backbone itself. False draws everything at random, which only tests need.
 
     Raises:
         ValueError: a value outside its range, with the value.
@@ -66,5 +65,5 @@ class AdapterConfig(PeftConfig):
 
     @property
     def scale(self) -> float:
-        """The factor of what the low-rank maps give."""
+        """The factor of the low-rank maps' output."""
         return 1.0 if self.alpha is None else self.alpha / self.r

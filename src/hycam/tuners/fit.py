@@ -28,16 +28,16 @@ class Spec(NamedTuple):
 def check_fit(own: Mapping[str, Spec], found: Mapping[str, Spec], optional: Mapping[str, Spec]) -> None:
     """Compares what an adapter has on this backbone with what a file holds.
 
-    The types need not be the same, since a file may be saved in half precision, but have to be floating-point ones:
-    PyTorch would turn integers into numbers that nobody trained. The values are not looked at.
+    The types may differ, since a file may be saved in half precision, but must be floating-point: PyTorch would convert
+    integers silently. The values are not checked.
 
     Args:
         own: the adapter's weights by name; all are needed.
         found: those of the file.
-        optional: what may be in the file besides, and then has to fit too.
+        optional: what else may be in the file, and then has to fit too.
 
     Raises:
-        HycamError: names that are missing or have no place, or shapes or types that differ; the first few with both.
+        HycamError: names are missing or unknown, or shapes or types differ; the first few are listed.
     """
     missing = sorted(own.keys() - found.keys())
     if missing:

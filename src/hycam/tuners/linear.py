@@ -46,11 +46,11 @@ class StackedLayer(AdapterLayer):
     Held per adapter, with the method's prefix in front: ``A`` ``[n, r, in]`` and ``B`` ``[n, out, r]``.
 
     Args:
-        base_layer: an ``nn.Linear``, or the ``Conv1D`` of GPT-2 and its kin, which holds its weight transposed.
+        base_layer: an ``nn.Linear``, or GPT-2's ``Conv1D``, which holds its weight transposed.
     """
 
     prefix: str
-    starts_at_zero: str  # the name of what is zero in an adapter that changes nothing
+    starts_at_zero: str  # the weight that is zero in an untrained adapter
 
     def __init__(self, base_layer: nn.Module) -> None:
         super().__init__(base_layer)
@@ -84,7 +84,7 @@ class StackedLayer(AdapterLayer):
     def reset_adapter_parameters(self, adapter_name: str, identity: bool) -> None:
         """Every map is drawn as ``nn.Linear`` is, uniform in ``±1/sqrt(fan_in)`` (Kaiming with a = sqrt 5).
 
-        ``identity``: what the method starts at zero is set to zero, so that delta is exactly 0.
+        With ``identity``, the weight ``starts_at_zero`` is zero, so that delta is exactly 0.
         """
         for name, parameter in self.adapter_parameters(adapter_name).items():
             if identity and name.startswith(self.starts_at_zero):

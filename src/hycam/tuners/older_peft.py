@@ -17,7 +17,7 @@ from torch import Tensor, nn
 class _Older(BaseTuner):
     """Calls ``_remap_adapter_state_dict_for_load`` of the tuner as PEFT 0.21 does, before any weight is copied.
 
-    Both class methods are what PEFT's own are where a tuner does not change them.
+    Both class methods are PEFT 0.21's defaults.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -46,7 +46,7 @@ def _check(tuner: _Older, state_dict: dict[str, Any], prefix: str, *_: Any) -> N
     parameters = dict(tuner.named_parameters(remove_duplicate=False))
     found = {f"{name}.weight" if f"{name}.weight" in parameters else name: value for name, value in found.items()}
     if _is_whole_model(parameters, found):
-        return  # a checkpoint of everything, which PEFT loads no adapter from
+        return  # a checkpoint of the whole model, not an adapter
     named = [adapter for adapter in tuner.peft_config if any(_belongs(name, adapter) for name in found)]
     for adapter in named or tuner.active_adapters:
         others = [other for other in named if other != adapter]
@@ -59,7 +59,7 @@ def _belongs(name: str, adapter: str) -> bool:
 
 
 def _is_whole_model(parameters: dict[str, nn.Parameter], found: dict[str, Any]) -> bool:
-    names = defaultdict(list)  # of one parameter there are several where weights are tied
+    names = defaultdict(list)  # a tied parameter has several
     for name, parameter in parameters.items():
         names[parameter].append(name)
     return all(any(name in found for name in several) for several in names.values())

@@ -1,4 +1,4 @@
-"""Makes a method known to PEFT. The only file that touches PEFT's enum."""
+"""Registers a method with PEFT. The only file that touches PEFT's enum."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hycam.tuners.weights import NAMES_ARE_OLDER
 
 
 def _add_peft_type(name: str) -> None:
-    """Adds a member to PEFT's enum of methods. Python's enums are closed, so it is put in by hand."""
+    """Adds a member to PEFT's enum of methods, by hand since Python's enums are closed."""
     if name in PeftType.__members__:
         return
     member = str.__new__(PeftType, name)
@@ -24,10 +24,9 @@ def _add_peft_type(name: str) -> None:
 
 
 def register(config_class: type[PeftConfig], tuner: type[Tuner]) -> None:
-    """Makes a method known to PEFT under the tuner's prefix; what is known already is left as it is.
+    """Registers a method with PEFT under the tuner's prefix, once.
 
-    To be called by the folder of the method, behind its imports: its configuration needs the new member of the enum as
-    soon as one is made.
+    The method's folder calls this after its imports, before any configuration is made: that needs the enum's member.
     """
     name = tuner.prefix.removesuffix("_")
     _add_peft_type(name.upper())
@@ -38,9 +37,9 @@ def register(config_class: type[PeftConfig], tuner: type[Tuner]) -> None:
 
 
 def _read_saved_names(layer: type[AdapterLayer]) -> None:
-    """Lets ``load_adapter`` of a ``transformers`` model find the weights of a file, as PEFT's own loading does.
+    """Lets ``load_adapter`` of a ``transformers`` model find the weights of a file, as PEFT's loading does.
 
-    It puts the adapter's name behind a saved one, ``hycam_A.default``; in the model that is ``hycam_A.default.weight``.
+    It appends the adapter's name to a saved one, ``hycam_A.default``; the model has ``hycam_A.default.weight``.
     """
     try:
         from transformers.conversion_mapping import (

@@ -18,7 +18,7 @@ ALL_LINEAR = "all-linear"
 
 
 def linear_layers(model: nn.Module) -> list[str]:
-    """Names of the linear layers of a backbone, in its order, without the output layer and what PEFT put in."""
+    """Names of a backbone's linear layers, in order, without the output layer and the insides of adapters."""
     output = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     wrappers = (BaseTunerLayer, AuxiliaryTrainingWrapper)
     inside = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, wrappers))
@@ -34,16 +34,12 @@ def _unwrapped(module: nn.Module) -> nn.Module:
 
 
 def check_targets(config: PeftConfig, model: nn.Module, kind: str, there: list[str]) -> None:
-    """Refuses targets that match nothing, before the backbone is touched; the error lists what there is.
+    """Refuses targets that match nothing, before the backbone is changed; the error lists the candidates.
 
-    PEFT notices too, but its error names only the targets it was given. It also adapts a module that is named in full
-    whatever ``layers_to_transform`` says, so the two together are refused.
+    PEFT's own error names only the given targets. PEFT also adapts a module that is named in full whatever
+    ``layers_to_transform`` says, so the two together are refused.
 
-    Args:
-        config: the adapter's configuration.
-        model: the backbone.
-        kind: what the method adapts, in the plural.
-        there: the names of those.
+    ``kind`` is what the method adapts, in the plural, and ``there`` the names of those modules.
 
     Raises:
         HycamError: no module of ``model`` has such a name in the layers to transform, or one is named in full.
@@ -57,7 +53,7 @@ def check_targets(config: PeftConfig, model: nn.Module, kind: str, there: list[s
     if layers is not None and in_full:
         raise HycamError(
             f"layers_to_transform has no effect on a module that is named in full ({in_full[0]}): name the modules by "
-            "their last part, or leave layers_to_transform out."
+            "their last part, or remove layers_to_transform."
         )
     if any(check_target_module_exists(config, name) for name in names):
         return
@@ -72,18 +68,16 @@ def check_targets(config: PeftConfig, model: nn.Module, kind: str, there: list[s
 def settle_targets(
     config: PeftConfig, model: nn.Module, kind: str, there: list[str], prefix: str, takes_all_linear: bool
 ) -> None:
-    """Fills in ``target_modules`` where it is left open, and refuses targets that are not of the method's kind.
+    """Fills in ``target_modules`` where it is None, and refuses targets that are not of the method's kind.
 
     Args:
-        config: the adapter's configuration, which is changed.
-        model: the backbone, perhaps with other adapters.
-        kind: what the method adapts, in the singular.
-        there: the names of those.
+        config, model: the adapter's configuration, which is changed, and the backbone, perhaps with other adapters.
+        kind, there: what the method adapts, in the singular, and the names of those modules.
         prefix: of the method; modules inside its own layers have it in their names, and are skipped.
-        takes_all_linear: whether ``"all-linear"`` leaves it open, too.
+        takes_all_linear: whether ``"all-linear"`` means None.
 
     Raises:
-        HycamError: as :func:`check_targets`; or a target is no module of that kind.
+        HycamError: as :func:`check_targets`; or a target is not a module of that kind.
     """
     targets: Any = getattr(config, "target_modules", None)
     names = [name for name, _ in model.named_modules() if name]
@@ -99,7 +93,7 @@ def settle_targets(
             continue
         if is_all_linear or check_target_module_exists(config, name):
             raise HycamError(
-                f"target_modules={targets!r} matches {name}, which is no {kind} that this method adapts. Leave "
+                f"target_modules={targets!r} matches {name}, which is not one of the {kind}s. Leave "
                 f"target_modules at None, or name some of {', '.join(last_parts(there))}."
             )
 
@@ -112,8 +106,8 @@ def last_parts(names: Iterable[str]) -> list[str]:
 def shortest_suffixes(wanted: list[str], names: list[str]) -> list[str]:
     """The fewest trailing parts of the wanted names that no other name ends with, such as ``b.c`` of ``a.b.c``.
 
-    Suffixes and not full names, because PEFT ignores ``layers_to_transform`` for full names. Ends with as a string
-    does: PEFT matches ``modules_to_save`` so, and takes ``xb.c`` for ``b.c``.
+    Suffixes and not full names, because PEFT ignores ``layers_to_transform`` for full names. They are compared as
+    strings, since PEFT matches ``modules_to_save`` so: ``xb.c`` ends with ``b.c``.
     """
     kept = set(wanted)
     others = [name for name in names if name not in kept]

@@ -1,4 +1,4 @@
-"""Weights of adapters that are no linear layers, under names like those of PEFT's own."""
+"""Weights of adapters that are not linear layers, named as PEFT names its own."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from torch import Tensor, nn
 
 from hycam.errors import HycamError
 
-# Before PEFT 0.21 a tuner cannot rename the keys that are saved, so a state dictionary has the older names there.
+# Before PEFT 0.21 a tuner cannot rename saved keys, so a state dictionary has the older names there.
 NAMES_ARE_OLDER = not hasattr(BaseTuner, "_remove_adapter_name_from_key")
 
 
 class Weight(nn.Module):
     """One tensor of one adapter. A module of its own, so that its name ends in ``hycam_A.default.weight``.
 
-    Libraries go by such names: TRL, for one, copies an adapter to its reference by every name that has ``.default.``.
+    Libraries rely on such names: TRL copies an adapter to its reference by every name with ``.default.`` in it.
 
     Args:
         weight: the tensor.
@@ -31,7 +31,7 @@ class Weight(nn.Module):
     def shape(self) -> torch.Size:
         """Makes ``load_adapter`` of ``transformers`` 5 fail with a message where a state has the older names.
 
-        It takes this module for the parameter of that name, asks for its shape, and would replace it by a parameter.
+        It would take this module for the parameter of that name, ask for its shape, and replace it.
         """
         if not NAMES_ARE_OLDER:
             raise AttributeError
@@ -44,7 +44,7 @@ class Weight(nn.Module):
 class Weights(nn.ModuleDict):
     """One :class:`Weight` for each adapter.
 
-    The parameter itself once lay here, as ``hycam_A.default``: checkpoints with such names still load.
+    The parameter itself was once here, as ``hycam_A.default``; checkpoints with such names still load.
     """
 
     def __init__(self) -> None:

@@ -174,13 +174,6 @@ def test_the_norms_are_saved_under_the_backbones_own_names(architecture: str, tm
         assert torch.equal(logits(loaded), logits(model))
 
 
-def test_loaded_for_inference_nothing_is_trained(tmp_path: Path) -> None:
-    trained(uneven(dtype=torch.bfloat16)).save_pretrained(tmp_path)
-    for is_trainable, count in ((False, 0), (True, 4)):
-        loaded = PeftModel.from_pretrained(uneven(dtype=torch.bfloat16), tmp_path, is_trainable=is_trainable)
-        assert len(trained_norms(loaded)) == count
-
-
 @pytest.mark.parametrize("autocast", [True, False], ids=["loaded in float32", "loaded in bfloat16"])
 @pytest.mark.parametrize("low_cpu_mem_usage", [False, True])
 def test_norms_trained_in_float32_load_exactly_on_a_bfloat16_backbone(

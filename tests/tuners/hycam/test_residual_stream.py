@@ -13,7 +13,7 @@ from peft import PeftModel, get_peft_model
 from torch import Tensor
 from torch.nn import functional as F
 
-from architectures import ARCHITECTURES, tiny, tokens
+from architectures import tiny, tokens
 from hycam import HyCAMConfig
 from hycam.errors import HycamError
 from hycam.tuners.hycam import HyCAMLayer
@@ -85,7 +85,7 @@ def test_a_block_computes_what_the_released_code_computes(architecture: str, tra
         assert m.abs().max() > 0.1
 
 
-@pytest.mark.parametrize("architecture", sorted(set(ARCHITECTURES) - set(FAMILIES)))
+@pytest.mark.parametrize("architecture", ["gpt2", "phi", "gemma2", "olmo2"])
 def test_other_architectures_are_refused_before_anything_is_wrapped(architecture: str) -> None:
     base = tiny(architecture)
     names = [name for name, _ in base.named_modules()]

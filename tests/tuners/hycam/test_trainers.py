@@ -231,9 +231,8 @@ def test_the_weighted_gradient_of_eq_10_is_what_the_weight_adds(
     check_what_the_weight_adds(kind, with_term, without, with_term.inputs)
 
 
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_loss_that_weighs_the_tokens_does_not_weigh_the_term(accumulation: int, tmp_path: Path) -> None:
-    both = steps("SFT", tmp_path, loss_type="dft", gradient_accumulation_steps=accumulation)
+def test_a_loss_that_weighs_the_tokens_does_not_weigh_the_term(tmp_path: Path) -> None:
+    both = steps("SFT", tmp_path, loss_type="dft", gradient_accumulation_steps=2)
     check_what_the_weight_adds("SFT", *both, both[0].inputs)
 
 

@@ -106,16 +106,6 @@ def test_a_merged_layer_gives_the_same_output_from_its_weight_alone(kind: str, a
     assert torch.equal(made(x), made.base_layer(x))
 
 
-@both_kinds
-def test_the_delta_weight_is_the_explicit_sum_in_the_weights_own_layout(kind: str) -> None:
-    made = layer("multilora", linear(kind, IN, OUT), alpha=5.0)
-    A, B, s = (getattr(made, f"multilora_{name}")["default"].weight for name in ("A", "B", "scaling"))
-    expected = sum(5.0 / 2 * torch.diag(s[i]) @ B[i] @ A[i] for i in range(3))
-    got = made.get_delta_weight("default")
-    assert got.shape == made.base_layer.weight.shape
-    torch.testing.assert_close(got, expected.T if kind == "Conv1D" else expected, rtol=1e-11, atol=1e-11)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_unmerging_gives_the_weight_back_to_the_last_bit(dtype: torch.dtype) -> None:
     made = layer("multilora", linear("Linear", IN, OUT), dtype)

@@ -10,5 +10,5 @@
 ``kl``
     ``lambada`` and ``replies``, where measured: KL(base || adapted), ``mean`` (nats per token), ``tokens``, ``texts``
 ``excluded``
-    by name, why a task that was asked for is not measured
+    by name, why a requested task is not measured
 """

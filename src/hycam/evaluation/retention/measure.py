@@ -37,7 +37,7 @@ _log = logging.getLogger(__name__)
 
 _DIGITS = 6  # of a row's bits in a result file
 _REPLY_TOKENS = 64
-_PLAIN = "{instruction}\n\n"  # how a backbone is asked that was not tuned for chat
+_PLAIN = "{instruction}\n\n"  # the prompt of a backbone that was not tuned for chat
 
 
 def base_of(model: PreTrainedModel, load: Callable[[], PreTrainedModel]) -> Base:
@@ -61,7 +61,7 @@ def base_of(model: PreTrainedModel, load: Callable[[], PreTrainedModel]) -> Base
 
 
 def _restores(model: PeftModel) -> bool:
-    """Our adapters and plain LoRA restore it. Trained biases, or initialisations that change the backbone, do not."""
+    """Our adapters and plain LoRA do; trained biases, or initialisations that change the backbone, do not."""
     return isinstance(model.base_model, Tuner) or all(map(_is_plain_lora, model.peft_config.values()))
 
 
@@ -97,7 +97,7 @@ def replies(
 class Retention:
     """Scores a model and its backbone on the same rows, and takes KL(base || adapted).
 
-    The backbone is measured once, so that a model that goes on training can be measured again and again.
+    The backbone is measured only once, however often a model in training is.
 
     Args:
         model: the adapted model.
@@ -105,7 +105,7 @@ class Retention:
         base: gives the backbone (see :func:`base_of`); None where ``model`` is the backbone, which is then scored once.
         recipe: what is measured.
         reporter: shows progress.
-        tuned: names of the tasks that were trained; a task that one of them bears on is left out, with a warning.
+        tuned: names of the trained tasks; a retention task that overlaps with one is skipped, with a warning.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Retention:
         trained = set(tuned)
         self._excluded = {name: reason for name in recipe.tasks if (reason := excluded(name, trained)) is not None}
         for name, reason in self._excluded.items():
-            _log.warning("retention: %s is left out: %s.", name, reason)
+            _log.warning("retention: %s is skipped: %s.", name, reason)
         self._of_base: dict[str, Scores] = {}
         self._replied: list[Continued] = []
 

@@ -13,14 +13,14 @@ class RetentionRecipe:
     """What an adapted backbone has kept of its abilities.
 
     Args:
-        tasks: Tasks it was not adapted to: hellaswag, piqa, arc_easy, sciq, openbookqa, lambada, coqa, squad. None are
-            measured by default.
-        rows: At most so many rows of each.
+        tasks: Tasks it was not adapted to: hellaswag, piqa, arc_easy, sciq, openbookqa, lambada, coqa, squad. None by
+            default.
+        rows: Most rows of each task.
         accuracy: Score the wrong choices too, for the accuracy; takes as many times longer as there are choices.
-        kl_texts: So many passages of LAMBADA on which KL(base || adapted) is taken; 0 for none.
-        kl_replies: So many of the 40 fixed chat prompts, on the base's own replies to which KL is taken; 0 for none.
+        kl_texts: Number of LAMBADA passages on which KL(base || adapted) is taken; 0 for none.
+        kl_replies: Number of the 40 fixed chat prompts on whose replies by the base KL is taken; 0 for none.
         batch_size: Rows in a batch.
-        at_validations: In a study, measure it at every validation of the training too, and once before the first step.
+        at_validations: In a study, also measure at every validation of the training and before the first step.
     """
 
     tasks: list[str] = field(default_factory=list)
@@ -51,7 +51,7 @@ class RetentionRecipe:
         return bool(self.tasks or self.kl_texts or self.kl_replies)
 
 
-# What the backbone is asked for the replies on which an adapted model is compared with it. Fixed: never reorder them.
+# The backbone's replies to these are what KL compares an adapted model on. Never reorder them.
 CHAT_PROMPTS = (
     "What can I cook with rice, two eggs and a tin of tomatoes?",
     "Explain to a ten-year-old why the sky is blue.",

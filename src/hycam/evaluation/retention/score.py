@@ -1,4 +1,4 @@
-"""How likely a model finds continuations (bits per byte, accuracy), and how far its distributions have moved (KL)."""
+"""How likely a model finds continuations (bits per byte, accuracy), and how far its distributions moved (KL)."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from hycam.labelled import IGNORED
 from hycam.tables import Tables
 
 AS_IT_IS = "{instruction}"
-"""The prompt form of a text that the model sees without anything around it."""
+"""The prompt form of a text with nothing around it."""
 
 Base = Callable[[], AbstractContextManager[PreTrainedModel]]
-"""Gives the backbone for as long as it is needed; the adapted model may be out of use meanwhile."""
+"""Gives the backbone for the length of a block, in which the adapted model may not be usable."""
 
 _BATCH_TOKENS = 2048
 # KL takes the logits of every position, of two models: with a vocabulary of 49,152 some 0.1 GB each, and as much again
@@ -47,14 +47,11 @@ def joined(
     """Context and continuation tokenised as one text, as a model reads them.
 
     The space between the two belongs to the continuation, since nearly every tokenizer (byte-level or SentencePiece)
-    begins a token there. Tokenised apart, SentencePiece would put a second space there. If a token spans the boundary
-    all the same, the continuation begins with that token.
+    begins a token there; tokenised apart, SentencePiece would add a second one. If a token still spans the boundary,
+    the continuation begins with that token.
 
-    Args:
-        contexts: texts, as many as ``continuations``.
-        continuations: texts.
-        tokenizer: puts its special tokens before a context, and none after a continuation.
-        style: ``"chat"`` if the contexts contain the special tokens.
+    The tokenizer's special tokens go before a context and never after a continuation. ``style`` is ``"chat"`` if the
+    contexts contain them already.
     """
     before = encode_prompts(list(contexts), tokenizer, style)
     whole = encode_texts([a + b for a, b in zip(contexts, continuations, strict=True)], tokenizer, style)
@@ -120,7 +117,7 @@ def likelihoods(
 class Scores:
     """A model on a task, by row: ``bits`` and UTF-8 ``bytes`` of the gold continuation, and whether it is ``correct``.
 
-    All are ``[rows]``; ``correct`` is None where the task, or what was scored of it, cannot tell.
+    All are ``[rows]``; ``correct`` is None where the task, or the scored part of it, cannot tell.
     """
 
     bits: np.ndarray
@@ -161,8 +158,7 @@ def divergence(
 ) -> dict[str, Any]:
     """``mean_t sum_v p_base(v | t) log(p_base(v | t) / p_adapted(v | t))``, batch by batch, in at least float32.
 
-    In each row it is taken after the token before ``start`` and after every later one, the last included: what comes
-    first, each token after it, and whether the text ends there.
+    In each row it is taken after the token before ``start`` and after every later one, including the last.
 
     Args:
         model: the adapted model.

@@ -1,4 +1,4 @@
-"""The tasks that retention is measured on: where their rows come from, and how each becomes a context with choices."""
+"""The tasks of retention: where their rows come from, and how each becomes a context with choices."""
 
 from __future__ import annotations
 
@@ -111,6 +111,6 @@ _TUNED_WITH = {"squad": "dolly"}
 def excluded(name: str, tuned: set[str]) -> str | None:
     """Why a task cannot show retention after training on the tasks ``tuned``; None where it can."""
     if name in tuned:
-        return f"{name} is one of the tasks that are tuned"
+        return f"{name} is one of the trained tasks"
     related = _TUNED_WITH.get(name)
-    return f"{related}, which is tuned, asks for answers from such passages too" if related in tuned else None
+    return f"{related}, which is trained, asks for answers from such passages too" if related in tuned else None

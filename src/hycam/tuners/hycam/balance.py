@@ -1,4 +1,4 @@
-"""The load-balancing term of the objective: what is recorded for it, Eq. 10 over one micro-batch, and its loss."""
+"""The load-balancing term of the objective: its records, Eq. 10 over one micro-batch, and the loss."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class TrainingStats:
 
 
 class RoutingRecorder:
-    """Shared by all layers of one tuner, which opens it around a training forward and then collects what they kept.
+    """Shared by all layers of one tuner, which opens it around a training forward and then collects their records.
 
     Only in between are records kept: when gradient checkpointing runs a layer again in the backward pass the recorder
     is closed, so a recomputation changes nothing.
 
-    A record is kept on its layer. Were it written here, under the layer's name, no graph that ``torch.compile`` makes
-    of one block could serve another block.
+    Each layer keeps its own record: written here under the layer's name, it would keep ``torch.compile`` from sharing
+    one graph among the blocks.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class RoutingRecorder:
         self.is_open = False
 
     def takes(self, has_router: bool, weight: float) -> bool:
-        """Whether a layer in training, whose balance loss has ``weight``, is to keep its record now.
+        """Whether a layer in training, whose balance loss has ``weight``, keeps its record now.
 
         Raises:
             RuntimeError: the layer runs without gradients inside a forward that has them, which is what the reentrant
@@ -108,7 +108,7 @@ def routing_statistics(
     """
     first = next(iter(records.values()))[0]
     mask = _token_mask(mask, first)
-    device = first.device  # where a model is split over devices, the sums (a few numbers a layer) come together here
+    device = first.device  # of a model that is split over devices, the sums (a few numbers a layer) meet here
     sums = torch.stack(
         [
             routing_sums(p, logits, None if mask is None else mask.to(p.device)).to(device)
@@ -147,7 +147,7 @@ def add_balance_term(
     Args:
         outputs: what the model returned, a tuple or with names.
         term: None where there is no router, or where it has no weight.
-        scored: the labels that the loss is over, -100 where there is none; None without labels.
+        scored: the labels in the loss, -100 where there is none; None without labels.
         items: see above; None where the loss is the micro-batch's mean.
         warn: called with a message for the user where the term cannot act.
     """
@@ -174,7 +174,7 @@ def add_balance_term(
 
 
 def scored_labels(labels: Tensor | None, shift_labels: Tensor | None, task_type: str | None) -> Tensor | None:
-    """The labels that a model's loss is over: those of the next tokens, or, for a classifier, all of them."""
+    """The labels in a model's loss: those of the next tokens, or, for a classifier, all of them."""
     if shift_labels is not None or labels is None:
         return shift_labels
     return labels if task_type in ("SEQ_CLS", "TOKEN_CLS") else labels[..., 1:]

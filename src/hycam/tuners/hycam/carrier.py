@@ -37,7 +37,7 @@ NOT_THE_LOSS = (
 )
 
 
-@torch.compiler.disable  # who calls cannot be traced
+@torch.compiler.disable  # the caller's frames cannot be traced
 def carry(
     term: Tensor,
     share: Tensor | None,
@@ -50,9 +50,9 @@ def carry(
 
     Args:
         term: Eq. 10 times its weight, a scalar.
-        share: what part of the whole batch's loss this micro-batch's ``loss`` is; None for all of it.
+        share: this micro-batch's part of the whole batch's loss; None for all of it.
         loss: the model's own loss; None where it computed none.
-        scored: the labels that a loss is over, -100 where there is none; None without labels.
+        scored: the labels in the loss, -100 where there is none; None without labels.
         outputs: everything that the model returned, by name or position.
         warn: called with a message for the user where the term cannot act.
 
@@ -77,7 +77,7 @@ def carry(
 
 
 def _tensors(value: Any) -> list[Tensor]:
-    """Those that have a gradient: an output itself, or what is in a tuple of them (the hidden states of all layers)."""
+    """The tensors with a gradient: an output itself, or those in a tuple (the hidden states of all layers)."""
     values = value if type(value) is tuple else (value,)
     return [one for one in values if isinstance(one, Tensor) and one.requires_grad]
 
@@ -154,7 +154,7 @@ def _running_trainer() -> tuple[Trainer | None, Tensor | int | None]:
 def _scales_a_loss_of_its_own(trainer: Trainer | None) -> bool:
     """Whether a loss that this trainer computes from other outputs than ``loss`` is scaled in a known way.
 
-    With label smoothing and a loss function of the user's, labelled tokens weigh the loss that the model is not told.
+    Label smoothing and a user's own loss function weigh by labelled tokens that the model never sees.
     """
     if trainer is None:
         return False

@@ -35,10 +35,10 @@ class HyCAMConfig(AdapterConfig):
         r: rank of a specialised module. Its cost grows as ``num_specialized * r * (2 d + r)`` parameters a layer.
         shared: ``"full"`` (one d x d map), ``"low_rank"`` or ``"none"``.
         specialized: ``"low_rank"``, ``"full"`` or ``"none"`` (then there is no router either).
-        routing: ``"soft"`` mixes all modules by the Gumbel-softmax; ``"hard"`` takes one per token (straight-through).
+        routing: ``"soft"`` mixes all modules by Gumbel-softmax; ``"hard"`` takes one per token (straight-through).
         temperature: tau of the Gumbel-softmax. Lower is closer to a choice of one module.
-        noise: when Gumbel noise is drawn: ``"train"`` (in training mode and with gradients on, so that answers which a
-            trainer generates have none), ``"always"`` (evaluation becomes random, as in the authors' code) or
+        noise: when Gumbel noise is drawn: ``"train"`` (in training mode and with gradients on, so that answers that
+            a trainer generates have none), ``"always"`` (evaluation becomes random, as in the authors' code) or
             ``"never"``.
         balance_weight: weight of the load-balancing loss (Eq. 10) that training with ``labels`` adds to the task loss.
             The released code adds none. Beside ``train_router=False`` it only acts through what the layers below make
@@ -56,13 +56,13 @@ class HyCAMConfig(AdapterConfig):
             Without specialised modules there is no router, and this has no effect.
         train_inner: True (the paper) trains the inner map N of a low-rank module. False fixes it at the identity, so
             that a module is ``B_k A_k`` as in LoRA, and saves it with the adapter.
-        train_norms: True (the released code) also trains a copy of each norm of the adapted blocks, the final norm left
-            out, and saves it with the adapter; the names are added to ``modules_to_save``. False (the paper) trains
+        train_norms: True (the released code) also trains a copy of each norm of the adapted blocks, not the final
+            norm, and saves it with the adapter; the names are added to ``modules_to_save``. False (the paper) trains
             none.
         target_modules: attention modules to adapt; None finds them all. HyCAM adapts attention modules and nothing
             else, so ``"all-linear"`` or the name of a linear layer is refused.
-        init_weights: True starts at the identity (shared and B at zero). False draws everything at random, which is
-            of use in tests only.
+        init_weights: True starts at the identity (shared and B at zero). False draws everything at random, which only
+            tests need.
         **kwargs: see :class:`hycam.tuners.config.AdapterConfig`.
 
     Raises:

@@ -154,7 +154,7 @@ class HyCAMLayer(AdapterLayer):
         self.hycam_residual = args[0]
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        # Taken over, whether it is needed or not: kept in the module it would outlive the forward.
+        # Always taken out of the module, where it would outlive the forward.
         residual = self.hycam_residual
         if residual is not None:
             self.hycam_residual = None
@@ -181,7 +181,7 @@ class HyCAMLayer(AdapterLayer):
                 'block or the model, or use modulation_target="attention_output".'
             )
         noise = None
-        # Not in training mode alone: trainers that learn from a model's own answers generate them in that mode too.
+        # Training mode alone does not tell: trainers that learn from a model's own answers generate them in it too.
         learns = self.training and torch.is_grad_enabled()
         if config.specialized != "none" and (config.noise == "always" or (config.noise == "train" and learns)):
             noise = gumbel_noise(torch.Size((*h.shape[:-1], config.num_specialized)), h.device)
@@ -197,8 +197,8 @@ class HyCAMLayer(AdapterLayer):
     def _packed(self, adapter: str, config: HyCAMConfig) -> Packed | None:
         """The packed weights, in a block of :func:`hycam.packed` and in a forward that can use them.
 
-        Only whole parameters are packed: those that a sharded model gathers for the length of a forward (FSDP's views,
-        ZeRO's parameters) would stay gathered.
+        Only whole parameters are packed: those that a sharded model gathers for a forward (FSDP's views, ZeRO's
+        parameters) would stay gathered.
         """
         if torch.compiler.is_compiling() or self.hycam_packed is None:
             return None
@@ -256,19 +256,19 @@ class HyCAMLayer(AdapterLayer):
         self._freeze()
 
     def _freeze(self) -> None:
-        """What an adapter does not train stays as it is; PEFT sets all of an adapter it activates to be trained."""
+        """Freezes what an adapter does not train: PEFT makes all weights of an active adapter trainable."""
         for adapter, config in self.hycam_config.items():
             for attribute in _frozen(config):
                 if adapter in getattr(self, attribute):
                     getattr(self, attribute)[adapter].requires_grad_(False)
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy, pickled or not, has nothing packed: no block would end for it."""
+        """Copies have nothing packed, since no block would end for them."""
         return {**self.__dict__, "hycam_packed": None}
 
     def _move_adapter_to_device_of_base_layer(self, adapter_name: str, device: torch.device | None = None) -> None:
-        # PEFT looks for `.weight`, which an attention module has not. In a quantised backbone the packed weights are
-        # integers; the norms or biases beside them, or nothing, then tell the type.
+        # PEFT looks for `.weight`, which an attention module does not have. In a quantised backbone the weights are
+        # integers; norms or biases beside them, if any, then give the type.
         parameters = list(self.base_layer.parameters())
         like = next((p for p in parameters if p.is_floating_point()), next(iter(parameters), None))
         if like is None:
@@ -289,5 +289,5 @@ class HyCAMLayer(AdapterLayer):
 
 
 def _frozen(config: HyCAMConfig) -> tuple[str, ...]:
-    """The attributes of a layer whose weights an adapter of this configuration does not train."""
+    """The attributes of a layer that an adapter of this configuration does not train."""
     return (() if config.train_router else ("hycam_router",)) + (() if config.train_inner else _INNER)

@@ -125,7 +125,7 @@ class HyCAMModel(Tuner):
         return HyCAMLayer(module, sizes.hidden_size, getattr(sizes, "initializer_range", 0.02), name, self.recorder)
 
     def _replace_module(self, parent: nn.Module, child_name: str, new_module: nn.Module, child: nn.Module) -> None:
-        # PEFT's own version reads `child.weight`, which an attention module has not (or it is a module of that name).
+        # PEFT's own version reads `child.weight`, which an attention module does not have, or has as a submodule.
         setattr(parent, child_name, new_module)
 
     def forward(self, *args: Any, balance_mask: Tensor | None = None, **kwargs: Any) -> Any:
@@ -133,8 +133,8 @@ class HyCAMModel(Tuner):
 
         Args:
             args, kwargs: the backbone's own.
-            balance_mask: ``(batch, seq)``, the tokens that Eq. 10 is over where ``attention_mask`` does not tell: of
-                the filler batch of a process without rows it is all zeros.
+            balance_mask: ``(batch, seq)``, the tokens that count in Eq. 10 where ``attention_mask`` does not tell: all
+                zeros for the filler batch of a process without rows.
         """
         if not (self.training and torch.is_grad_enabled() and self._has_active_adapter()):
             return self.model(*args, **kwargs)
@@ -165,7 +165,7 @@ class HyCAMModel(Tuner):
         return any(not layer.disable_adapters for layer in self._adapter_layers())
 
     def _records(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """What the routers did in this forward, ``{layer: (p, logits)}``; the layers hold it no longer."""
+        """What the routers did in this forward, ``{layer: (p, logits)}``, taken from the layers."""
         records = {}
         for layer in self._adapter_layers():
             if layer.hycam_routing is not None:

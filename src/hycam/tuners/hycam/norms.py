@@ -1,4 +1,4 @@
-"""The norms of a backbone, trained beside a frozen backbone."""
+"""Trained copies of a frozen backbone's norms."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch.func import functional_call
 class TrainedNorm(nn.Module):
     """One adapter's weights for one norm of the backbone, under the names that they have there.
 
-    PEFT may keep them in float32 on a bfloat16 backbone. They are applied in the type that the backbone's own norm has,
-    by a norm of its class: until they are trained, the result is the backbone's to the last bit, and no kernel meets a
-    weight of another type than it expects (a fused layer norm on a GPU refuses one).
+    PEFT may keep them in float32 on a bfloat16 backbone. They are applied in the type of the backbone's own norm, by a
+    norm of its class: untrained, they give the backbone's result to the last bit, and no kernel meets a weight of an
+    unexpected type (a fused layer norm on a GPU refuses one).
 
     Args:
         norm: the copy of the backbone's norm that PEFT made.

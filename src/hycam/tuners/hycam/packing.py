@@ -21,9 +21,9 @@ def packed(model: nn.Module) -> Iterator[None]:
             model.generate(**inputs)
 
     A layer packs its weights in the first forward that can use them: in evaluation mode, without gradients and noise,
-    and with the backend ``"auto"``. It forgets them at the end of the block, and in a forward that may train. Anything
-    else that changes an adapter (loading weights, moving the model, casting it) belongs outside the block, because the
-    packed weights would not follow. For a model without HyCAM layers the block does nothing.
+    and with the backend ``"auto"``. It drops them at the end of the block, and in a forward that may train. Change an
+    adapter in any other way (load weights, move or cast the model) outside the block: packed weights do not follow.
+    For a model without HyCAM layers the block does nothing.
     """
     layers = [module for module in model.modules() if isinstance(module, HyCAMLayer) and module.hycam_packed is None]
     for layer in layers:

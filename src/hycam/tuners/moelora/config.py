@@ -21,10 +21,10 @@ class MoeLoraConfig(StackedConfig):
         num_experts: N. The HyCAM paper's comparison has 5; the authors of RieMoE-LoRA use 20 of rank 4.
         top_k: how many experts a token keeps. With 1 the renormalised gate is always 1 and so is never trained.
         r: rank of an expert. The cost is ``num_experts * (r * (in + out) + in)`` parameters a layer.
-        dropout: dropout of what the experts read, in training, with a mask for each expert; the gate reads without.
+        dropout: dropout of the experts' input, in training, with a mask for each expert; the gate has none.
         rescale_gate: let an expert's gradient carry ``sqrt(g)`` of each token in place of ``g``, which makes up for the
-            second factor g that preconditioning gives an expert's step. The forward value and the gate's own gradient
-            stay what they are.
+            second factor g that preconditioning gives an expert's step. The output and the gate's gradient stay the
+            same.
         **kwargs: see :class:`hycam.tuners.linear.StackedConfig`.
 
     Raises:

@@ -23,7 +23,7 @@ class MultiLoraConfig(StackedConfig):
     Args:
         num_branches: n. The HyCAM paper's comparison has 5.
         r: rank of a branch. Its cost is ``num_branches * (r * (in + out) + out)`` parameters a layer.
-        dropout: dropout of what the branches read, in training; one mask for all branches.
+        dropout: dropout of the branches' input, in training; one mask for all branches.
         **kwargs: see :class:`hycam.tuners.linear.StackedConfig`.
 
     Raises:

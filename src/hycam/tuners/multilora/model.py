@@ -40,7 +40,7 @@ class MultiLoraModel(StackedTuner):
         return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
 
     def _check_every_layer(self, adapter_names: list[str] | None, safe_merge: bool) -> None:
-        """Whatever a layer refuses is found before the first one is changed."""
+        """Finds what a layer refuses before the first one is changed."""
         for layer in self._adapter_layers():
             names = layer.active_adapters if adapter_names is None else adapter_names
             layer.merged_weight([name for name in names if safe_merge and name in layer.configs], safe_merge)
