@@ -144,7 +144,7 @@ def test_rows_limit_each_part_that_has_a_file_of_its_own(tmp_path: Path) -> None
     files = {part: write(tmp_path / f"{part}.jsonl", [asked(n) for n in range(9)]) for part in PARTS}
     found = divided(TaskRecipe(name="mine", rows=4, split=SplitRecipe("files", files=files)))
     assert [len(found.part(part)) for part in PARTS] == [4, 4, 4]
-    assert found.rows.of_parts == (4, 4, 4)
+    assert found.rows.sizes == (4, 4, 4)
 
 
 def test_the_source_changes_with_the_rows(file: str, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ import hycam.data.prepare
 from byte_tokenizer import byte_tokenizer
 from hycam.data.encode import encode
 from hycam.data.load import load_task
+from hycam.data.partition import split_fold
 from hycam.data.prepare import Prepared, prepare
 from hycam.data.prompts import Form
 from hycam.data.recipe import PARTS, DataRecipe, SplitRecipe, TaskRecipe
-from hycam.data.splits import split_fold
 from hycam.errors import HycamError
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hycam.data.splits import (
+from hycam.data.partition import (
     FOLDS,
     Split,
     order_key,

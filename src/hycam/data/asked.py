@@ -49,11 +49,9 @@ def asked_rows(wanted: str | TaskRecipe, recipe: DataRecipe) -> list[dict[str, A
             wanted = replace(wanted, columns={"response": "response", **wanted.columns})
     alone = replace(recipe, tasks=[wanted], split=SplitRecipe(), mixture=MixtureRecipe(), fold=0)
     (chosen,) = chosen_tasks(alone).values()
-    assert chosen.task is not None  # only a split by files has none
-    sources = tuple(map(_without_answers, chosen.task.sources))
-    return rows_of(
-        replace(chosen, task=replace(chosen.task, sources=sources)), alone, keep_empty=True
-    ).dataset.to_list()
+    (task,) = chosen.tasks  # the split is by folds
+    task = replace(task, sources=tuple(map(_without_answers, task.sources)))
+    return rows_of(replace(chosen, tasks=(task,)), alone, keep_empty=True).dataset.to_list()
 
 
 def asked_ids(

@@ -12,7 +12,7 @@ from hycam.data.columns import COLUMNS, ByColumns
 from hycam.data.llama_factory import DatasetInfo, dataset_info
 from hycam.data.messages import TAGS
 from hycam.data.read import ENDINGS, is_data_file
-from hycam.data.recipe import DataRecipe, SplitRecipe, TaskRecipe
+from hycam.data.recipe import PARTS, DataRecipe, SplitRecipe, TaskRecipe
 from hycam.data.rows import label_of
 from hycam.data.sources import NamedFile, OnHub, Source, Task, expanded, is_there
 from hycam.data.tasks import TASKS
@@ -21,13 +21,12 @@ from hycam.errors import HycamError, nearest, unknown
 
 @dataclass(frozen=True)
 class Chosen:
-    """One task of a recipe. ``parts`` has a task for each part where it is split by files, and is empty otherwise."""
+    """One task of a recipe. ``tasks`` is one that has all rows, or in a split by files one for each of ``PARTS``."""
 
     name: str
     entry: TaskRecipe
     split: SplitRecipe
-    task: Task | None
-    parts: Mapping[str, Task]
+    tasks: tuple[Task, ...]
 
 
 def chosen_tasks(recipe: DataRecipe) -> dict[str, Chosen]:
@@ -45,9 +44,10 @@ def chosen_tasks(recipe: DataRecipe) -> dict[str, Chosen]:
     for entry in wanted:
         one = _chosen(entry, recipe.split, info)
         if one.name in found:
+            where = " and ".join(each.tasks[0].sources[0].describe() for each in (found[one.name], one))
             raise HycamError(
-                f'Two tasks are called "{one.name}": {_where(found[one.name])} and {_where(one)}. A file is called '
-                "after its name, unless the recipe gives it another (name: ...); rename one of them, or leave one out."
+                f'Two tasks are called "{one.name}": {where}. A task is called after its file unless the recipe names '
+                "it (name: ...): rename one of them, or remove one."
             )
         found[one.name] = one
     recipe.mixture.check_tasks(list(found))
@@ -67,32 +67,28 @@ def _chosen(entry: str | TaskRecipe, split: SplitRecipe, info: DatasetInfo | Non
         else:
             raise unknown("task", entry, [*TASKS, *(info.names if info else ())])
     split = entry.split or split
-    if entry.name is not None and entry.path is None and entry.hub is None and split.by != "files":
-        return _known(entry, split, info)
     if split.by == "files":
-        return Chosen(name_of(entry), entry, split, None, own_parts(entry, split.files))
-    return Chosen(name_of(entry), entry, split, own_task(entry, split.column), {})
+        of_parts = own_parts(entry, split.files)
+        tasks = tuple(of_parts[part] for part in PARTS)
+    elif entry.name is not None and entry.path is None and entry.hub is None:
+        tasks = (_known(entry, entry.name, split, info),)
+    else:
+        tasks = (own_task(entry, split.column),)
+    return Chosen(name_of(entry), entry, split, tasks)
 
 
-def _known(entry: TaskRecipe, split: SplitRecipe, info: DatasetInfo | None) -> Chosen:
-    """A task of the table, or of LLaMA-Factory's, with settings of its own."""
-    assert entry.name is not None
-    if info is not None and entry.name in info.names:
-        raise HycamError(
-            f'"{entry.name}" is an entry of {info.path}: say what is to be different there, and name it alone.'
-        )
-    known = task(entry.name)
+def _known(entry: TaskRecipe, name: str, split: SplitRecipe, info: DatasetInfo | None) -> Task:
+    """A task of the table with settings of its own."""
+    if info is not None and name in info.names:
+        raise HycamError(f'"{name}" is an entry of {info.path}: make your changes there, and name it alone here.')
+    known = task(name)
     if split.by == "column" or entry.columns or entry.tags or entry.ignore:
         raise HycamError(
-            f'The columns of the task "{entry.name}" are known: it has no columns or tags to name, and none to ignore.'
+            f'The columns of the task "{name}" are known: it has no columns or tags to name, and none to ignore.'
         )
     if entry.subset or entry.revision or entry.hub_split != TaskRecipe.hub_split:
-        raise HycamError(f'Where the task "{entry.name}" comes from is known: set hub for another dataset there.')
-    return Chosen(known.name, entry, split, known, {})
-
-
-def _where(one: Chosen) -> str:
-    return (one.task or one.parts["train"]).sources[0].describe()
+        raise HycamError(f'Where the task "{name}" comes from is known: set hub for another dataset there.')
+    return known
 
 
 def task(name_or_path: str) -> Task:

@@ -13,10 +13,9 @@ from transformers import PreTrainedTokenizerBase
 
 from hycam.data.chosen import Chosen, chosen_tasks
 from hycam.data.encode import Counts, Encoded, encode, encode_on_disk, warn_of_bad_rows
-from hycam.data.partition import Rows, column, partition
+from hycam.data.partition import Rows, column, in_order, partition
 from hycam.data.prompts import Form, check_prompt
 from hycam.data.recipe import PARTS, DataRecipe
-from hycam.data.splits import in_order
 from hycam.errors import HycamError
 
 _log = logging.getLogger(__name__)

@@ -205,6 +205,10 @@ class Task:
             f'The data of the task "{self.name}" cannot be had: {"; ".join(reasons)}. {self.remedy}'.strip()
         )
 
+    def describe(self) -> str:
+        """Where its rows may come from, in a few words."""
+        return " or ".join(source.describe() for source in self.sources)
+
     def compare(self, rows: int) -> str | None:
         """How the number of rows differs from the paper's; None where it does not, or the paper has no such task.
 

@@ -77,7 +77,7 @@ def statistics(
         total_tokens=total,
         mean_tokens=total / samples if samples else 0.0,
         domain=task.domain,
-        source=" or ".join(source.describe() for source in task.sources),
+        source=task.describe(),
         paper_samples=task.paper.samples if task.paper else None,
         paper_tokens=task.paper.tokens if task.paper else None,
     )
