@@ -87,13 +87,13 @@ class TestThoughts:
     def test_an_answer_without_a_thought_is_refused_inside_an_open_one(self) -> None:
         for template in (R1.template, R1.template.replace("<|Assistant|>{{ m", "<|Assistant|><think>\n{{ m")):
             tokenizer = tokenizer_of(R1._replace(template=template), "lines")
-            with pytest.raises(HycamError, match=r"^a\.jsonl:1: .*begin with a thought.*reasoning_content.*alpaca"):
+            with pytest.raises(HycamError, match=r"^a\.jsonl:1: .*with a thought.*reasoning_content.*alpaca"):
                 encoded(plain_row("What is it?", "The answer."), tokenizer)
 
     @pytest.mark.parametrize("family", [QWEN_3, R1])
     def test_a_thought_that_does_not_end_is_not_begun_twice(self, family: Family) -> None:
         row = plain_row("What?", "<think>\nIt is")
-        with pytest.raises(HycamError, match=r"^a\.jsonl:1: The answer begins with <think>, and no </think> ends"):
+        with pytest.raises(HycamError, match=r"^a\.jsonl:1: The answer begins with <think> but has no </think>"):
             encoded(row, tokenizer_of(family, "lines"))
         assert trained(encoded(row, tokenizer_of(CHATML, "lines")), tokenizer_of(CHATML, "lines"))
 
@@ -158,17 +158,17 @@ class TestTools:
         [
             (CHATML.template, "the tools of a conversation"),
             (CHATML.template + "{{ tools | tojson if tools }}", "the calls of tools"),
-            (LLAMA_3_1.template.replace("{{ m.content | tojson ~ '<|eot_id|>' }}", ""), "what tools put out"),
+            (LLAMA_3_1.template.replace("{{ m.content | tojson ~ '<|eot_id|>' }}", ""), "the output of tools"),
         ],
     )
     def test_a_template_that_leaves_something_out_is_refused(self, template: str, what: str) -> None:
         tokenizer = tokenizer_of(LLAMA_3_1._replace(template=template), "lines")
-        with pytest.raises(HycamError, match=rf"^a\.jsonl:1: The chat template .* leaves out {what}.*chat_template"):
+        with pytest.raises(HycamError, match=rf"^a\.jsonl:1: The chat template .* drops {what}.*chat_template"):
             encoded(messages_row(ASKED_WITH_TOOLS, TOOLS), tokenizer)
 
     def test_words_beside_a_call_that_a_template_leaves_out_are_refused(self) -> None:
         said = [user("weather?"), assistant("I will ask.", tool_calls=[CALL])]
-        with pytest.raises(HycamError, match="leaves out a part of an answer that calls tools"):
+        with pytest.raises(HycamError, match="drops a part of an answer that calls tools"):
             encoded(messages_row(said, TOOLS), tokenizer_of(LLAMA_3_1, "lines"))
         (call,) = trained(
             encoded(messages_row(said, TOOLS), tokenizer_of(QWEN_3, "lines")), tokenizer_of(QWEN_3, "lines")

@@ -70,7 +70,7 @@ def test_the_files_of_a_split_are_a_task_each() -> None:
         (["a/rows.jsonl", "b/rows.csv.gz"], 'Two tasks are called "rows": a/rows.jsonl and b/rows.csv.gz'),
         (["squad", TaskRecipe(name="squad", path="a.jsonl")], 'Two tasks are called "squad"'),
         ([TaskRecipe(hub="a/riddles"), TaskRecipe(hub="b/riddles")], "hub a/riddles and hub b/riddles"),
-        ([TaskRecipe()], "needs a name where it has neither a path nor a hub dataset"),
+        ([TaskRecipe()], "needs a name if it has neither a path nor a hub dataset"),
         ([TaskRecipe(path="a.jsonl", hub="o/a")], "needs either a path or a hub dataset"),
         ([TaskRecipe(name="sqaud")], 'Did you mean "squad"'),
         ([TaskRecipe(name="squad", columns={"group": "title"})], "it has no columns or tags to name"),
@@ -92,7 +92,7 @@ def test_a_recipe_that_contradicts_itself_is_refused(entries: list[str | TaskRec
 
 def test_the_weights_are_those_of_the_tasks() -> None:
     mixture = MixtureRecipe(strategy="weights", weights={"rows": 1.0, "sqad": 2.0})
-    assert 'no task. Did you mean "squad"' in refusal("squad", "rows.jsonl", mixture=mixture)
+    assert 'not a task. Did you mean "squad"' in refusal("squad", "rows.jsonl", mixture=mixture)
 
 
 class TestLlamaFactorysList:

@@ -41,7 +41,7 @@ def test_the_rows_of_a_folder_go_by_their_path_inside_it(tmp_path: Path) -> None
 def test_files_whose_rows_would_have_the_same_names_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "desk" / "a.jsonl.gz", "1")
     write(tmp_path / "desk" / "a.jsonl", "1")
-    assert "would have the same names: remove one" in refusal(lambda: load_task(str(tmp_path / "desk")))
+    assert "would have the same identities: remove one" in refusal(lambda: load_task(str(tmp_path / "desk")))
 
 
 def test_an_optional_column_that_no_row_has_is_named(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused_and_read_the_next_time(
     rows = fetched.read(lambda error: None)
     next(rows)
     write(file, "3", "4", "5")
-    with pytest.raises(HycamError, match=r"a\.jsonl was changed while it was read"):
+    with pytest.raises(HycamError, match=r"a\.jsonl changed while it was being read"):
         list(rows)
     assert load_task(str(file))["response"][:] == ["3", "4", "5"]
 
@@ -97,8 +97,8 @@ def test_a_task_is_called_after_its_place_or_as_the_recipe_says(path: str | None
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ({}, "needs a name where it has neither a path nor a hub dataset"),
-        ({"path": ""}, "needs a name where it has neither"),
+        ({}, "needs a name if it has neither a path nor a hub dataset"),
+        ({"path": ""}, "needs a name if it has neither"),
         ({"name": "x", "path": ""}, 'task "x" needs either a path or a hub dataset'),
         ({"name": "x", "hub": ""}, 'task "x" needs either a path or a hub dataset'),
         ({"path": "a.jsonl", "hub": "o/a"}, "needs either a path or a hub dataset"),
@@ -186,7 +186,7 @@ def test_a_hub_dataset_is_asked_for_by_subset_revision_and_split(hub: list[dict]
 
 def test_a_split_or_a_column_that_the_hub_has_not_is_named(hub: list[dict]) -> None:
     said = refusal(lambda: load_task(own_task(on_hub(hub_split="dev"))))
-    assert 'the hub did not give owner/riddles (Unknown split "dev"' in said
+    assert 'owner/riddles could not be loaded from the hub (Unknown split "dev"' in said
     wrong = TaskRecipe(hub="owner/riddles", columns={"instruction": "q", "response": "answer"})
     assert 'owner/riddles:1: there is no column "answer"' in refusal(lambda: load_task(own_task(wrong)))
     assert "riddles has no row" in refusal(lambda: load_task(own_task(on_hub(hub_split="empty"))))

@@ -107,7 +107,7 @@ def test_a_list_as_people_have_it(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert all(task.turns == "all" for task in tasks)
     (record,) = caplog.records
     assert "5 of 11 entries" in record.message
-    assert "left out: duels, votes, photos, novels, far_away." in record.message
+    assert "skipped: duels, votes, photos, novels, far_away." in record.message
 
 
 def test_the_file_and_its_folder_are_the_same(tmp_path: Path) -> None:

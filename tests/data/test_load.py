@@ -52,7 +52,7 @@ def test_rows_without_response_or_question_are_left_out_and_counted(tmp_path: Pa
     )
     with caplog.at_level(logging.WARNING):
         assert load_task(str(path))["row"] == ["mine.jsonl:1", "mine.jsonl:5"]
-    assert "mine: 3 of 5 rows left out" in caplog.text
+    assert "mine: 3 of 5 rows skipped" in caplog.text
     assert len(load_task(str(path), keep_empty=True)) == 5
 
 
@@ -152,7 +152,7 @@ def test_malformed_rows_are_passed_over_where_that_is_wanted_and_the_first_is_to
         with caplog.at_level(logging.WARNING):
             assert load_task(str(path), skip_bad_rows=True)["row"][:] == ["mine.jsonl:1", "mine.jsonl:7"]
         (told,) = caplog.messages
-        assert told.startswith(f"mine: 5 malformed rows passed over; the first: {path}:2: one of these pairs")
+        assert told.startswith(f"mine: 5 malformed rows skipped; the first: {path}:2: one of these pairs")
     moved = tmp_path / "other" / "mine.jsonl"
     moved.parent.mkdir()
     path.rename(moved)

@@ -295,15 +295,13 @@ class TestRowsThatTheTemplateRefuses:
             assert all(one.rows == one.kept + one.bad and not one.dropped for one in counts)
             (told,) = caplog.messages
             total = sum(one.bad for one in counts)
-            assert re.match(rf"mine: {total} malformed rows passed over; the first: (mine\.jsonl:\d+): ", told)
+            assert re.match(rf"mine: {total} malformed rows skipped; the first: (mine\.jsonl:\d+): ", told)
         for part, found in rows_of(prepared).items():
             good = [row for row in parts[part] if row not in bad]
             assert found == good if not limits else set(found) <= set(good)
             assert len(found) == limits.get(f"{part}_rows", len(good))
         if not limits:
-            assert total == len(bad) and told.startswith(
-                "mine: 10 malformed rows passed over; the first: mine.jsonl:1: "
-            )
+            assert total == len(bad) and told.startswith("mine: 10 malformed rows skipped; the first: mine.jsonl:1: ")
 
     def test_of_which_there_are_no_others_are_said_to_be_malformed(self, tmp_path: Path, refusing) -> None:
         path = tmp_path / "mine.jsonl"

@@ -321,7 +321,7 @@ def test_a_row_with_a_key_twice_is_malformed_and_the_others_are_read(
     with chunks_of(size):
         assert [row.fields for row in read_rows(path, lambda error: bad.append(str(error)))] == [{"a": "1"}, {"a": "2"}]
     assert bad == [
-        f'{path}:{line}: an object has the key "{key}" twice, of which only the last would be read.'
+        f'{path}:{line}: an object has the key "{key}" twice, and only the last would be read.'
         for line, key in ((2, "a"), (3, "c"))
     ]
     assert failure(path) == bad[0]
@@ -336,7 +336,7 @@ def test_a_row_with_a_key_twice_is_malformed_and_the_others_are_read(
         ("a.jsonl.gz", zipped_bytes(as_jsonl(ROWS))[:-9]),
     ],
 )
-def test_where_the_next_row_cannot_be_found_nothing_is_passed_over(tmp_path: Path, name: str, content: bytes) -> None:
+def test_where_the_next_row_cannot_be_found_nothing_is_skipped(tmp_path: Path, name: str, content: bytes) -> None:
     path, bad = write(tmp_path, content, name), []
     with pytest.raises(HycamError):
         list(read_rows(path, bad.append))

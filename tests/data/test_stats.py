@@ -67,7 +67,7 @@ class TestCounting:
         found = statistics(some_task, dataset, tokenizer, "chat", skip_bad_rows=True)
         assert found == statistics(some_task, dataset.select([0, 2]), tokenizer, "chat")
         assert found.samples == 2
-        assert caplog.messages[-1].startswith("some: 1 malformed rows passed over; the first: 1: ")
+        assert caplog.messages[-1].startswith("some: 1 malformed rows skipped; the first: 1: ")
         assert statistics(some_task, dataset.select([1]), tokenizer, "chat", skip_bad_rows=True).samples == 0
 
     def test_counts_the_rows_of_every_batch(self, some_task: Task, tokenizer: PreTrainedTokenizerFast) -> None:

@@ -2,8 +2,7 @@
 
 The five folds: groups of rows that belong together are ordered by the SHA-256 of seed and group key and cut into ten
 blocks of nearly equal rows. Fold f of 5 tests on block 2f and validates on blocks 2f + 1 and 2f + 3 (mod 10). Test
-blocks are even and validation blocks odd, so whatever is tuned on any fold's validation rows has seen no fold's test
-rows.
+blocks are even and validation blocks odd, so nothing tuned on any fold's validation rows has seen any fold's test rows.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ _PART_NAMES = {
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of the three parts, each ascending. A row is in one of them, or of another replicate."""
+    """Row numbers of the three parts, each ascending. A row in none of them belongs to another replicate."""
 
     train: list[int]
     validation: list[int]
@@ -56,9 +55,9 @@ class Rows:
 
     Attributes:
         dataset: all of them.
-        source: what they are, in words that change when they do.
+        source: identifies them: changes whenever they do.
         empty: how many more were skipped because they have no response or no question.
-        sizes: how many are of each task of ``Chosen.tasks``, in turn.
+        sizes: how many rows each task of ``Chosen.tasks`` has.
     """
 
     dataset: datasets.Dataset
@@ -75,7 +74,7 @@ class Partition:
     split: Split
 
     def part(self, name: str) -> datasets.Dataset:
-        # Of a list, datasets would hash every number by itself.
+        # Given a list, datasets would hash each number separately.
         return self.rows.dataset.select(np.array(getattr(self.split, name)))
 
     def identities(self, name: str) -> list[str]:
@@ -84,18 +83,18 @@ class Partition:
 
 
 def digest(identities: list[str]) -> str:
-    """SHA-256 (hexadecimal) of row identities, each with a line end behind it, in UTF-8."""
+    """SHA-256 (hexadecimal) of row identities, each followed by a line end, in UTF-8."""
     return hashlib.sha256("".join(f"{row}\n" for row in identities).encode()).hexdigest()
 
 
 def column(rows: datasets.Dataset, name: str) -> Iterator[str]:
-    """The texts of one column; only a batch of them is in memory at a time."""
+    """The texts of one column, with one batch in memory at a time."""
     for batch in rows.select_columns([name]).with_format("arrow").iter(batch_size=_ROWS_AT_ONCE):
         yield from batch[name].to_pylist()
 
 
 def rows_of(chosen: Chosen, recipe: DataRecipe, keep_empty: bool = False) -> Rows:
-    """Loads a task; ``keep_empty`` and errors as of ``load_task``."""
+    """Loads a task; ``keep_empty`` and errors as for ``load_task``."""
     loaded = [load_task(task, recipe.skip_bad_rows, keep_empty) for task in chosen.tasks]
     source = [entry_of(rows) for rows in loaded]
     empty = sum(len(read_arrow(Path(rows.cache_files[0]["filename"]))) - len(rows) for rows in loaded)
@@ -109,11 +108,11 @@ def rows_of(chosen: Chosen, recipe: DataRecipe, keep_empty: bool = False) -> Row
 
 
 def partition(chosen: Chosen, recipe: DataRecipe) -> Partition:
-    """Loads a task and splits it as its own entry says, or the recipe.
+    """Loads a task and splits it as its own entry, or else the recipe, says.
 
     Raises:
-        HycamError: as ``load_task`` does; the rows cannot be split in that way; a fold other than 0 of a split that has
-            no folds.
+        HycamError: as for ``load_task``; the rows cannot be split that way; a fold other than 0 of a split without
+            folds.
     """
     how = chosen.split
     if how.by not in ("folds", "disjoint") and recipe.fold != 0:
@@ -135,7 +134,7 @@ def partition(chosen: Chosen, recipe: DataRecipe) -> Partition:
     count = straddling(groups, split)
     if count:
         _log.warning(
-            "%s: %s inputs (or questions) have rows in more than one part: what is tested is not all new to training",
+            "%s: %s inputs (or questions) have rows in more than one part, so training has seen part of the test",
             chosen.name,
             f"{count:,}",
         )
@@ -156,12 +155,12 @@ def split_fold(groups: Iterable[str], fold: int, seed: int) -> Split:
     """Splits rows about 7 : 2 : 1 into training, validation and test, never through a group.
 
     The cut after block b is the group boundary nearest to (b + 1) / 10 of the rows (the earlier of two equally near
-    ones), moved where it must so that every block has at least one group.
+    ones), moved if necessary so that each block has at least one group.
 
     Args:
-        groups: the group key of each row; none is held.
+        groups: the group key of each row; not kept in memory.
         fold: 0 to 4.
-        seed: another seed orders the groups anew.
+        seed: changes the order of the groups.
 
     Raises:
         HycamError: there is no such fold, or there are fewer than ten groups.
@@ -184,16 +183,15 @@ def split_fold(groups: Iterable[str], fold: int, seed: int) -> Split:
 def split_count(
     groups: Iterable[str], validation_rows: int, test_rows: int, seed: int, replicates: int = 1, replicate: int = 0
 ) -> Split:
-    """About ``test_rows`` rows for the test, ``validation_rows`` for validation and the others for training.
+    """About ``test_rows`` rows for testing, ``validation_rows`` for validation and the rest for training.
 
-    Groups are in the order of seed and key; the test part is the first of them and the validation part the next, each
-    cut at the group boundary nearest to its number of rows (the earlier of two equally near ones), moved where it must
-    so that every part has at least one group. So rows without groups are split to the row; with groups no larger than
-    g, test and training are within g / 2 of their number and validation within g, or where a cut had to be moved all
-    three within 2 g.
+    Groups are in the order of seed and key. The test part comes first and the validation part next, each cut at the
+    group boundary nearest to its number of rows (the earlier of two equally near ones), moved if necessary so that each
+    part has at least one group. So rows without groups are split exactly; with groups of at most g rows, test and
+    training are within g / 2 of their number and validation within g, or all within 2 g if a cut was moved.
 
-    Of several disjoint replicates each is a block of nearly equal rows of that order, which is divided in the same way.
-    So nothing that one replicate trains, tunes or tests on is seen by another.
+    Each of several disjoint replicates is a block of that order, of nearly equal rows, and is divided in the same way.
+    So no replicate sees what another trains, tunes or tests on.
 
     Raises:
         HycamError: that leaves nothing for training, there are fewer than three groups, or there is no such replicate.
@@ -217,7 +215,7 @@ def split_count(
 
 
 def split_column(parts: Sequence[str], column: str) -> Split:
-    """The parts that the rows name themselves: ``train``, ``validation`` (or valid, val, dev) and ``test``.
+    """The parts that the rows name: ``train``, ``validation`` (or valid, val, dev) and ``test``.
 
     Raises:
         HycamError: a row names something else, or a part has no row.
@@ -239,7 +237,7 @@ def split_column(parts: Sequence[str], column: str) -> Split:
 
 
 def straddling(groups: Iterable[str], split: Split) -> int:
-    """How many groups have rows in more than one part: what is tested was then partly trained on."""
+    """How many groups have rows in more than one part, so that training has seen part of the test."""
     group, sizes = _ordered(groups, seed=0)
     parts = np.zeros_like(sizes)
     for rows in (split.train, split.validation, split.test):
@@ -252,18 +250,18 @@ def _split(train: np.ndarray, validation: np.ndarray, test: np.ndarray) -> Split
 
 
 def _keys(texts: Iterable[str], seed: int) -> np.ndarray:
-    """The key that each text is ordered by, as four numbers: ``[texts, 4]``."""
+    """The order key of each text as four numbers: ``[texts, 4]``."""
     return np.frombuffer(b"".join(order_key(seed, text) for text in texts), dtype=">u8").reshape(-1, 4)
 
 
 def _ordered(groups: Iterable[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
     """The place of each row's group in the order of seed and key, and the number of rows of each group in it.
 
-    A group's key may be a whole passage, so of each row no more than the 32 bytes that it is ordered by are held.
+    A group's key may be a whole passage, so only the 32 bytes of its order key are kept for each row.
     """
     keys = _keys(groups, seed)
     order = np.lexsort(keys.T[::-1])
-    begins = np.ones(len(keys), dtype=bool)  # whether a row, in this order, is the first of its group
+    begins = np.ones(len(keys), dtype=bool)  # whether a row is the first of its group in this order
     begins[1:] = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
     place = np.empty(len(keys), dtype=np.int64)
     place[order] = np.cumsum(begins) - 1
@@ -271,12 +269,12 @@ def _ordered(groups: Iterable[str], seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _equal_parts(rows: int, number: int) -> list[Fraction]:
-    """After how many rows each of so many equal parts ends, but for the last."""
+    """After how many rows each of so many equal parts ends, except the last."""
     return [Fraction(part * rows, number) for part in range(1, number)]
 
 
 def _cut(sizes: np.ndarray, targets: Sequence[Fraction]) -> np.ndarray:
-    """The block of each group, ``[groups]``, where the cut after each block is nearest to its target number of rows."""
+    """The block of each group, ``[groups]``, with the cut after each block nearest to its target number of rows."""
     ends = np.concatenate([[0], np.cumsum(sizes)])  # ends[g]: rows in the first g groups
     count, blocks = len(sizes), len(targets) + 1
     cuts = [0]

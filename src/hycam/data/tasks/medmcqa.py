@@ -12,8 +12,8 @@ _SECOND_TIME = 1_000_000  # added to a question's number where the file has the 
 def example(row: SourceRow) -> Example | None:
     """Question and options are the instruction; the right option and its explanation are the response.
 
-    The file has every question twice, and each time once per option, so all but the first are left out, and so are the
-    questions without an explanation: a letter alone would be no text to learn from.
+    The file has each question twice, and each time once per option: all but the first are skipped. So are questions
+    without an explanation, whose answer would be a single letter.
     """
     question = row.inside("doc")
     explanation = question.text("exp")
