@@ -196,7 +196,7 @@ def test_bad_rows_are_skipped_where_the_recipe_says_so(tmp_path: Path, caplog) -
 
 
 @pytest.mark.parametrize("prompt", ["chat", "alpaca"])
-def test_rows_that_the_prompt_has_no_place_for_are_told_and_passed_over(prompt: str, tmp_path: Path, caplog) -> None:
+def test_rows_that_the_prompt_does_not_support_are_skipped_with_a_warning(prompt: str, tmp_path: Path, caplog) -> None:
     lines = [[user("a"), assistant("b"), user("c")], [user("a"), assistant("", tool_calls=[CALL]), tool("sun")]]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"messages": said}) + "\n" for said in lines))
     tokenizer = tokenizer_of(GEMMA, "lines")

@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from hycam.data.columns import ByColumns
 from hycam.data.llama_factory import dataset_info
-from hycam.data.read import read_rows
 from hycam.data.recipe import TaskRecipe
 from hycam.errors import HycamError
 
@@ -231,41 +229,3 @@ def test_a_file_that_is_no_list_of_datasets_is_refused(tmp_path: Path, content: 
 def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
     file = write(tmp_path, "\ufeff" + json.dumps({"grüße": {"file_name": "a.json"}}))
     assert dataset_info(file).names == ["grüße"]
-
-
-@pytest.mark.parametrize(
-    ("entry", "row"),
-    [
-        ({}, {"instruction": "Add.", "input": "2 3", "output": "5", "system": "not named, so not read"}),
-        ({"columns": {"prompt": "q", "query": "given", "response": "a"}}, {"q": "Add.", "given": "2 3", "a": "5"}),
-        (
-            {"columns": {"prompt": "q", "response": "a", "history": "h"}},
-            {"h": [["Hi", "Hello"]], "q": "Add.", "a": "5"},
-        ),
-        (
-            {"formatting": "sharegpt"},
-            {"conversations": [{"from": "human", "value": "Add."}, {"from": "gpt", "value": "5"}]},
-        ),
-        (
-            {
-                "formatting": "sharegpt",
-                "columns": {"messages": "thread"},
-                "tags": {"role_tag": "who", "content_tag": "text", "user_tag": "guest", "assistant_tag": "clerk"},
-            },
-            {"thread": [{"who": "guest", "text": "Add."}, {"who": "clerk", "text": "5"}]},
-        ),
-        (
-            {"formatting": "openai", "columns": {"messages": "messages"}, "tags": OPENAI_TAGS},
-            {"messages": [{"role": "user", "content": "Add."}, {"role": "assistant", "content": "5"}]},
-        ),
-    ],
-)
-def test_rows_are_read_as_the_entry_says(tmp_path: Path, entry: dict, row: dict) -> None:
-    task = mapped(tmp_path, **entry)
-    assert task.path
-    Path(task.path).write_text(json.dumps([row]))
-    (source,) = read_rows(task.path)
-    example = ByColumns(task.columns, task.tags)(source)
-    assert (example.instruction, example.response, example.system) == ("Add.", "5", "")
-    assert example.input == ("2 3" if "2 3" in row.values() else "")
-    assert example.history == ([{"asked": "Hi", "answered": "Hello"}] if "h" in row else [])

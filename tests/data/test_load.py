@@ -41,7 +41,7 @@ def test_a_file_becomes_rows_with_identity_and_group(tmp_path: Path) -> None:
     ]
 
 
-def test_rows_without_response_or_question_are_left_out_and_counted(tmp_path: Path, caplog) -> None:
+def test_rows_without_response_or_question_are_skipped_and_counted(tmp_path: Path, caplog) -> None:
     path = write(
         tmp_path / "mine.jsonl",
         {"instruction": "a", "input": "", "output": "1"},
@@ -140,7 +140,7 @@ def test_a_group_of_numbers_gives_the_same_groups_in_every_format(tmp_path: Path
     assert found == [["0", "1", "2"] * 2] * 4
 
 
-def test_malformed_rows_are_passed_over_where_that_is_wanted_and_the_first_is_told(tmp_path: Path, caplog) -> None:
+def test_malformed_rows_are_skipped_where_that_is_wanted_and_the_first_is_shown(tmp_path: Path, caplog) -> None:
     good = json.dumps({"instruction": "a", "output": "b"})
     path = tmp_path / "mine.jsonl"
     bad = ['{"instruction": 5}', '{"instruction": "a", "output": 5.5}', "{", "[]", '{"messages": [null]}']

@@ -73,16 +73,6 @@ def test_a_column_says_where_each_row_belongs(tmp_path: Path) -> None:
         assert found[part] == [f"mine.jsonl:{n + 1}" for n in range(20) if n % 5 in places]
 
 
-@pytest.mark.parametrize(
-    ("word", "said"), [("tset", 'mine: the column "fold" says "tset" in 10 rows'), ("train", "no row to test")]
-)
-def test_a_column_that_does_not_make_three_parts_is_refused(tmp_path: Path, word: str, said: str) -> None:
-    rows = [asked(n, fold="train" if n % 2 else "val") for n in range(20)] + [asked(n, fold=word) for n in range(10)]
-    path = write(tmp_path / "mine.jsonl", rows)
-    with pytest.raises(HycamError, match=said):
-        divided(path, split=SplitRecipe("column", column="fold"))
-
-
 def test_files_are_the_parts_and_are_told_apart_where_their_names_are_alike(tmp_path: Path) -> None:
     files = {
         part: write(tmp_path / part / "data.jsonl", [asked(100 * number + n) for n in range(number + 2)])

@@ -105,7 +105,7 @@ def files(draw: st.DrawFn) -> tuple[str, bytes, list[dict[str, str]], list[int]]
     return f"a.{kind}" + ".gz" * zipped, zipped_bytes(content) if zipped else content, rows, lines
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(file=files(), chunk=st.sampled_from((1, 3, 64)))
 def test_every_row_that_was_written_is_read_with_its_texts_and_identity(tmp_path_factory, file, chunk: int) -> None:
     name, content, rows, lines = file
@@ -132,7 +132,7 @@ values = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     items=st.lists(st.tuples(spaces, st.dictionaries(any_text, values, max_size=3) | values, spaces), max_size=6),
     chunk=st.integers(1, 40),
@@ -158,7 +158,7 @@ def test_a_list_in_pieces_has_the_items_and_lines_of_the_whole(
     assert places == [line for line, good in zip(lines, is_row, strict=True) if not good]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(place=st.integers(0, 60), put=st.sampled_from([b"", b"x", b'"', b"\n", b"]", b"}", b"\xff", b"\\", b","]))
 def test_a_list_in_pieces_is_refused_at_the_place_where_the_whole_is(tmp_path_factory, place: int, put: bytes) -> None:
     good = '[\n {"a": "grün", "b": [1, 2e5, true]},\n {"a": "\\ud83d\\ude00", "b": -7}\n]'.encode()

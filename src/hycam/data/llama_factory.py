@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hycam.data.json_text import decoded, parsed
 from hycam.data.messages import TAGS
-from hycam.data.read import unreadable
+from hycam.data.read import decoded, parsed, unreadable
 from hycam.data.recipe import TaskRecipe
 from hycam.data.sources import expanded
 from hycam.errors import HycamError, encodable, nearest, unknown

@@ -13,10 +13,12 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import logging
 import string
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, dropwhile
 from pathlib import Path
@@ -25,7 +27,7 @@ from typing import Any, BinaryIO
 import pyarrow
 import pyarrow.parquet
 
-from hycam.data.json_text import OpenList, decoded, parsed
+from hycam.data.json_list import TOO_DEEP, TOO_LONG, OpenList, Pairs
 from hycam.data.rows import Bad, SourceRow, kind_of, label_of, refuse
 from hycam.errors import HycamError
 
@@ -182,7 +184,7 @@ def _text_rows(path: Path, content: Content, is_list: bool, is_json: bool) -> It
     text = io.TextIOWrapper(content, "utf-8-sig", newline="\n")
     try:
         if is_list:
-            yield from OpenList(path, text, _CHUNK).items()
+            yield from OpenList(path, text, _CHUNK, _keys_once).items()
         else:
             # Blank lines at the beginning are skipped. Only ASCII white space counts: str.strip() would strip more.
             lines = dropwhile(lambda one: not one[1].strip(string.whitespace), enumerate(text, 1))
@@ -242,3 +244,47 @@ def _parquet(path: Path, content: Content) -> Iterator[Found]:
     # ValueError and OverflowError: a value that Python cannot hold, such as text that is not UTF-8 or a year 300000.
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
         raise HycamError(f"{path} is cut off or damaged: it cannot be read as Parquet ({error}).") from error
+
+
+def decoded(path: Path, raw: bytes, line: int = 1) -> str:
+    """The text of ``raw``, which begins on ``line``; raises HycamError with the place of a byte that is not UTF-8."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        line, column = line + raw.count(b"\n", 0, error.start), error.start - raw.rfind(b"\n", 0, error.start)
+        what = f"the byte 0x{raw[error.start]:02x} is not UTF-8"
+        raise HycamError(
+            f"{path}:{line}:{column}: {what}. If the file is in another encoding, convert it (for example iconv -f "
+            "WINDOWS-1252 -t UTF-8) and try again."
+        ) from None
+
+
+def parsed(path: Path, text: str, expected: str, line: int | None = None) -> Any:
+    """The JSON value in ``text``, which is the whole file or one ``line`` of it.
+
+    Raises:
+        HycamError: it is not JSON, or an object has a duplicate key; the message has the place and what was
+            ``expected``.
+    """
+    place = f"{path}:{line}" if line else str(path)
+    try:
+        return json.loads(text, object_pairs_hook=_keys_once)
+    except HycamError as error:
+        raise HycamError(f"{place}: {error}.") from None
+    except json.JSONDecodeError as error:
+        at = min(error.pos, len(text.rstrip()))  # not past the end of the line, where white space was skipped
+        line, column = (line or 1) + text.count("\n", 0, at), at - text.rfind("\n", 0, at)
+        raise HycamError(f"{path}:{line}:{column}: {expected} was expected ({error.msg}).") from None
+    except ValueError:  # of int(), which takes a few thousand digits at most
+        raise HycamError(f"{place}: {TOO_LONG}.") from None
+    except RecursionError:
+        raise HycamError(f"{place}: the object is {TOO_DEEP}.") from None
+
+
+def _keys_once(pairs: Pairs) -> dict[str, Any]:
+    """An object for json's ``object_pairs_hook``; json itself silently keeps the last of two equal keys."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise HycamError(f'an object has the key "{key}" twice, and only the last would be read')
+    return found
