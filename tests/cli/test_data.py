@@ -200,7 +200,7 @@ class TestPreview:
         hycam_data("preview", "own", "--recipe", recipe, "--rows", "1", "--prompt", "{instruction}=")
         assert "<s>|A|s|k| |0|.|=|\n+ a|n|s|w|e|r| |0|</s>|" in capsys.readouterr().out
 
-    def test_a_study_will_do_with_its_first_backbone(self, recipe: str, tmp_path: Path, capsys) -> None:
+    def test_a_study_gives_its_first_backbone(self, recipe: str, tmp_path: Path, capsys) -> None:
         content = yaml.safe_load(Path(recipe).read_text())
         content = {
             "data": content["data"],
@@ -211,7 +211,7 @@ class TestPreview:
         hycam_data("preview", "own", "--recipe", str(tmp_path / "several.yaml"), "--rows", "1")
         assert "own: 20 rows" in capsys.readouterr().out
 
-    def test_skips_malformed_rows_where_it_is_told_to(self, file: str, backbone: str, capsys) -> None:
+    def test_skips_malformed_rows_on_request(self, file: str, backbone: str, capsys) -> None:
         with Path(file).open("a") as rows:
             rows.write("{\n")
         with pytest.raises(HycamError, match=r"mine\.jsonl:41"):

@@ -223,7 +223,7 @@ def test_a_long_prompt_is_not_shortened() -> None:
 
 
 @pytest.mark.parametrize("prompt", [["user role"], [5], [None], [{"rle": "user"}]], ids=str)
-def test_a_prompt_whose_messages_are_none_is_told_with_its_place(prompt: list[Any], tmp_path: Path) -> None:
+def test_a_prompt_with_invalid_messages_is_refused_with_its_place(prompt: list[Any], tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", lambda n: {"prompt": prompt})
     with pytest.raises(HycamError, match=r'rows\.jsonl:1: message 1 of "prompt and completion" was expected to'):
         asked_rows(path, DataRecipe())

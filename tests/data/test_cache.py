@@ -52,7 +52,7 @@ def left_over(folder: Path) -> list[str]:
     return [path.name for path in (folder / "data").iterdir() if path.name.startswith(".") and path.suffix != ".lock"]
 
 
-def test_an_entry_is_made_once_and_told_apart_by_its_key(folder: Path) -> None:
+def test_an_entry_is_built_once_for_each_key(folder: Path) -> None:
     made: list[str] = []
 
     def build(at: Path) -> None:

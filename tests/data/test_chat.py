@@ -111,7 +111,7 @@ class TestThoughts:
         assert len(trained(row, tokenizer)) == 1 and "words" not in row["prompt"]
         assert starts_where_it_is_asked(row, tokenizer, said)
 
-    def test_a_thought_that_a_template_has_no_place_for_is_not_lost(self) -> None:
+    def test_a_thought_that_a_template_does_not_support_is_not_lost(self) -> None:
         tokenizer = tokenizer_of(CHATML, "lines")
         with pytest.raises(HycamError, match=r"no place for reasoning_content.*between <think> and </think>"):
             encoded(messages_row([user("What is it?"), THOUGHT]), tokenizer)
@@ -127,7 +127,7 @@ class TestThoughts:
 class TestTools:
     @every_kind
     @pytest.mark.parametrize("family", [QWEN_3, LLAMA_3_1])
-    def test_calls_and_answers_are_trained_and_what_tools_put_out_is_not(self, kind: str, family: Family) -> None:
+    def test_calls_and_answers_are_trained_and_the_output_of_tools_is_not(self, kind: str, family: Family) -> None:
         tokenizer = tokenizer_of(family, kind)
         row = encoded(messages_row(ASKED_WITH_TOOLS, TOOLS), tokenizer)
         whole = template_ids(tokenizer, ASKED_WITH_TOOLS, tools=TOOLS, enable_thinking=False)
@@ -176,7 +176,7 @@ class TestTools:
         assert call.startswith("I will ask.\n<tool_call>")
 
     @pytest.mark.parametrize("style", ["alpaca", "paper", "Q: {instruction} A:"])
-    def test_prompts_other_than_chat_have_no_place_for_them(self, style: str) -> None:
+    def test_prompts_other_than_chat_do_not_support_them(self, style: str) -> None:
         for said in (ASKED_WITH_TOOLS, [user("What is it?"), THOUGHT]):
             with pytest.raises(HycamError, match=r'^a\.jsonl:1: The prompt ".*Use the prompt "chat"'):
                 encoded(messages_row(said), tokenizer_of(CHATML, "lines"), prompt=style)
@@ -194,14 +194,14 @@ class TestWeights:
         assert trained(weighted, tokenizer) == trained(plain, tokenizer)[1:]
 
     @pytest.mark.parametrize("style", ["chat", "alpaca", "paper", "Q: {instruction} A:"])
-    def test_what_follows_the_last_trained_answer_is_left_out(self, style: str) -> None:
+    def test_messages_after_the_last_trained_answer_are_dropped(self, style: str) -> None:
         tokenizer = tokenizer_of(CHATML, "lines")
         said = [user("One?"), assistant("two"), user("Three?"), assistant("more", weight=0)]
         row = encoded(messages_row(said), tokenizer, prompt=style)
         assert row["input_ids"] == encoded(plain_row("One?", "two"), tokenizer, prompt=style)["input_ids"]
 
     @pytest.mark.parametrize("style", ["alpaca", "paper", "Q: {instruction} A:"])
-    def test_other_prompts_pass_over_it_too(self, style: str) -> None:
+    def test_other_prompts_do_not_train_it_either(self, style: str) -> None:
         tokenizer = tokenizer_of(CHATML, "lines")
         system = {"role": "system", "content": "Be kind."}
         weighted = encoded(messages_row([system, *self.SAID]), tokenizer, prompt=style)

@@ -51,7 +51,7 @@ def test_an_optional_column_that_no_row_has_is_named(tmp_path: Path) -> None:
     assert refusal(lambda: load_task(task)) == said
 
 
-def test_what_an_entry_ignores_is_passed_over_in_columns_and_in_messages(tmp_path: Path) -> None:
+def test_an_entry_ignores_columns_and_keys_of_messages(tmp_path: Path) -> None:
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "mood": "glad"}]
     path = tmp_path / "mine.jsonl"
     path.write_text(json.dumps({"messages": talk, "rejected": "c"}))
@@ -123,7 +123,7 @@ class TestFilesOfASplit:
         made = own_parts(TaskRecipe(name="mine", **entry), files)
         return [load_task(made[part])["row"][:] for part in files]
 
-    def test_are_told_apart_by_as_much_of_their_path_as_it_takes(self, tmp_path: Path) -> None:
+    def test_have_distinct_labels_with_as_much_of_their_paths_as_necessary(self, tmp_path: Path) -> None:
         a, b = write(tmp_path / "x" / "train.jsonl", "1"), write(tmp_path / "x" / "dev.jsonl", "2")
         assert self.parts({"train": a, "test": b}) == [["train.jsonl:1"], ["dev.jsonl:1"]]
         c = write(tmp_path / "y" / "train.jsonl.gz", "3")

@@ -124,7 +124,7 @@ TALK = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "sa
         (
             {"chat": TALK, "q": "x"},
             {"messages": "chat", "instruction": "q", "response": "q"},
-            '"chat" has the whole conversation, so no column can have instruction, response beside it',
+            '"chat" has the whole conversation, so no column can have instruction, response too',
         ),
         (
             {"q": "x", "answr": "y"},

@@ -120,7 +120,7 @@ def test_a_list_without_one_entry_to_use_is_an_error_with_the_reason(tmp_path: P
             dataset_info(write(tmp_path, entries)).tasks()
 
 
-def test_an_unknown_name_is_told_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
     info = dataset_info(write(tmp_path, {"greetings": {"file_name": "a.json"}, "novels": {"ranking": True}}))
     with pytest.raises(HycamError, match=r'dataset_info\.json called "greeting"\. Did you mean "greetings"'):
         info.task("greeting")

@@ -180,7 +180,7 @@ def test_all_rows_of_the_source_are_compared_with_the_papers_count(tmp_path: Pat
         assert TASKS["dolly"].compare(2) in caplog.messages
 
 
-def test_a_file_of_the_papers_that_cannot_be_read_is_not_passed_over_for_the_hub(tmp_path: Path, monkeypatch) -> None:
+def test_an_unreadable_file_of_a_paper_task_does_not_fall_back_to_the_hub(tmp_path: Path, monkeypatch) -> None:
     file = write(tmp_path / "dolly.jsonl", {"instruction": "a", "output": "b"})
     monkeypatch.setenv("HYCAM_DATA", str(tmp_path))
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("the hub was asked"))

@@ -154,7 +154,7 @@ def whole(messages: Any, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "untrained", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"training": False}, {"loss": False}]
 )
-def test_an_answer_of_weight_0_is_told_apart_from_the_others(untrained: dict) -> None:
+def test_an_answer_of_weight_0_is_marked(untrained: dict) -> None:
     talk = conversation(ROW, "messages", [QUESTION, ANSWER | untrained, *FURTHER], {})
     assert turns_of(talk) == [("a", "b"), ("c", "d")]
     assert json.loads(talk["messages"]) == {"messages": [QUESTION, ANSWER | {"weight": 0}, *FURTHER], "tools": None}

@@ -91,7 +91,7 @@ def test_the_fingerprint_is_a_hash_of_identities_lengths_and_ids(file: str, toke
     assert prepared.fingerprint == digest.hexdigest()
 
 
-def test_one_line_a_task_is_logged_with_what_was_left_out(tmp_path: Path, tokenizer, caplog) -> None:
+def test_one_line_a_task_is_logged_with_the_counts(tmp_path: Path, tokenizer, caplog) -> None:
     files = [write(tmp_path / f"{name}.jsonl") for name in "cab"]
     with caplog.at_level(logging.INFO, logger="hycam.data"):
         prepared = prepare(DataRecipe(tasks=files, max_length=150), tokenizer)

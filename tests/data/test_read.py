@@ -349,7 +349,7 @@ def test_items_that_begin_on_one_line_of_a_list_have_identities_of_their_own(tmp
     assert identities == ["rows.json:1", "rows.json:1:2", "rows.json:1:3", "rows.json:2", "rows.json:2:2"]
 
 
-def test_a_gzip_that_was_damaged_is_told_as_such_and_not_as_broken_json(tmp_path: Path) -> None:
+def test_a_damaged_gzip_is_reported_as_such_and_not_as_broken_json(tmp_path: Path) -> None:
     rows = "".join(json.dumps({"instruction": f"q {n}", "output": "a"}) + "\n" for n in range(500)).encode()
     stored = bytearray(
         gzip.compress(rows, compresslevel=0)

@@ -116,7 +116,7 @@ class TestThePapersRows:
             ("gsm8k", 1, None),  # which the paper does not have
         ],
     )
-    def test_another_number_is_told_with_its_share_or_as_a_misprint(
+    def test_another_number_is_logged_with_its_share_or_as_a_misprint(
         self, name: str, rows: int, told: str | None
     ) -> None:
         found = TASKS[name].compare(rows)

@@ -100,7 +100,7 @@ def test_several_outputs_follow_several_calls_and_questions_go_on() -> None:
     assert turns_of(conversation(ROW, "messages", said, {})) == [("Where?", "There.")] * 2
 
 
-def test_tools_that_are_not_called_are_told_all_the_same() -> None:
+def test_tools_that_are_not_called_are_kept() -> None:
     assert whole([ASKED, ANSWERED], TOOLS) == {"messages": [ASKED, ANSWERED], "tools": TOOLS}
     for nothing in (None, [], "", " ", "[]", "null"):
         assert "messages" not in conversation(ROW, "messages", [ASKED, ANSWERED], {}, tools=("tools", nothing))
@@ -138,7 +138,7 @@ def test_fields_that_a_table_filled_up_with_null_are_none() -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, "", [], {}])
-def test_what_numbers_a_call_or_is_null_in_it_is_passed_over(nothing: Any) -> None:
+def test_the_index_of_a_call_and_nulls_in_it_are_ignored(nothing: Any) -> None:
     (_, message) = whole(called(index=0, name=None, parameters=nothing, **CALL))["messages"]
     assert message == without_id(CALLED)
 

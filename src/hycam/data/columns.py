@@ -115,7 +115,7 @@ class ByColumns:
             column = named["messages"]
             unread = sorted(self.columns.keys() & {"instruction", "input", "response", "history"})
             if unread:
-                what = f'"{column}" has the whole conversation, so no column can have {", ".join(unread)} beside it'
+                what = f'"{column}" has the whole conversation, so no column can have {", ".join(unread)} too'
                 raise row.error(what)
             stated = row.value(column)
         else:
@@ -185,7 +185,7 @@ def _check_training_keys(row: SourceRow, read: Collection[str], ignore: Collecti
     for column, value in row.fields.items():
         if column in read or column in ignore or is_absent(value) or not _changes_training(column, value):
             continue
-        named = f"name it beside messages (columns: {{tools: {column}}}), " if column in _TOOLS else ""
+        named = f"name it together with messages (columns: {{tools: {column}}}), " if column in _TOOLS else ""
         raise row.error(
             f'"{column}" changes what a row trains, and nothing reads it: {named}remove it, or have the recipe ignore '
             f"it (ignore: [{column}])"

@@ -94,7 +94,7 @@ class OpenList:
                 return self.text[self.at : self.at + 1]
 
     def _read(self, least: int) -> bool:
-        """Drops what was parsed and reads at least so many characters more; returns whether there were any."""
+        """Drops what was parsed and reads at least ``least`` more characters; returns whether there were any."""
         more = self.file.read(max(least, self.chunk))
         if more:
             self._place(self.at)

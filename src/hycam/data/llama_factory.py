@@ -1,7 +1,7 @@
 """LLaMA-Factory's list of datasets, ``dataset_info.json``, read as tasks.
 
-What an entry means is what LLaMA-Factory's own parser makes of it, which is stricter than its documentation: where an
-entry has ``columns`` or ``tags``, they replace the default names all together and not one by one.
+An entry means what LLaMA-Factory's own parser reads, which is stricter than its documentation: ``columns`` or ``tags``
+replace all default names, not single ones.
 """
 
 from __future__ import annotations

@@ -100,7 +100,7 @@ class DataFolder(Source):
         file = self.path()
         if file is None:
             folder = os.environ.get("HYCAM_DATA")
-            where = f"HYCAM_DATA is {folder}, where there is" if folder else "HYCAM_DATA is not set, so there is"
+            where = f"HYCAM_DATA is {folder}, which has" if folder else "HYCAM_DATA is not set, so there is"
             raise HycamError(f"{where} no {self.name}.jsonl or {self.name}.jsonl.gz")
         return _of_files({label_of(file.name): [file]}, self.convert)
 

