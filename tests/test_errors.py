@@ -30,4 +30,4 @@ def test_names_of_entries_that_are_left_out_can_be_written_to_a_log(tmp_path, ca
     path.write_text(json.dumps(entries))
     with caplog.at_level(logging.WARNING):
         assert len(dataset_info(path).tasks()) == 1
-    assert "are left out: \\ud800" in caplog.text and caplog.text.encode()
+    assert "are skipped: \\ud800" in caplog.text and caplog.text.encode()

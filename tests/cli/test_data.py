@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 import hycam.cli.data
+import hycam.downloads
+from hycam.data.partition import split_fold
 from hycam.data.recipe import PARTS
-from hycam.data.splits import split_fold
+from hycam.data.sources import Task
 from hycam.data.tasks import EMBEDDED, PAPER, TASKS
 from hycam.errors import HycamError, UsageError
 
@@ -28,31 +30,36 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_list_prints_every_task_with_the_rows_of_those_that_are_here(capsys) -> None:
+def test_list_has_every_task_with_the_rows_of_those_that_are_here_and_fetches_nothing(
+    capsys, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hycam.downloads.subprocess, "run", lambda *a, **k: pytest.fail("pip was called"))
     hycam_data("list")
     lines = capsys.readouterr().out.splitlines()
     for name in TASKS:
         (line,) = [line for line in lines if line.startswith(f"{name} ")]
         assert ("1,234" in line) == (name == "auto_cot")
-
-
-def test_list_as_json_has_the_same(capsys, folder: Path) -> None:
     hycam_data("list", "--json")
     entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
     assert list(entries) == list(TASKS)
     assert entries["auto_cot"]["rows"] == 1234 and entries["auto_cot"]["path"] == str(folder / "auto_cot.jsonl")
-    assert entries["gsm8k"]["rows"] is None
+    assert all(entry["rows"] is entry["path"] is None for name, entry in entries.items() if name != "auto_cot")
+    assert all(entry["domain"] and entry["source"] and entry["licence"] for entry in entries.values())
     assert set(entries["gsm8k"]) == {"name", "domain", "rows", "source", "path", "licence"}
+    assert not (folder / "cache").exists()
 
 
-def test_fetch_brings_the_embedded_tasks_by_default(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(hycam.cli.data, "fetch", lambda name: f"/cache/{name}")
+def test_fetch_brings_the_embedded_tasks_by_default_or_those_that_are_named(monkeypatch, capsys, folder: Path) -> None:
+    hycam_data("fetch", "auto_cot")
+    assert capsys.readouterr().out == f"auto_cot: {folder / 'auto_cot.jsonl'}\n"
+    monkeypatch.setattr(Task, "fetch", lambda task: None)
+    monkeypatch.setattr(Task, "path", lambda task: f"/cache/{task.name}")
     hycam_data("fetch")
     assert capsys.readouterr().out.splitlines() == [f"{name}: /cache/{name}" for name in EMBEDDED]
 
 
 def test_fetch_brings_nothing_when_one_name_is_misspelt(monkeypatch) -> None:
-    monkeypatch.setattr(hycam.cli.data, "fetch", lambda name: pytest.fail(f"{name} was fetched"))
+    monkeypatch.setattr(Task, "fetch", lambda task: pytest.fail(f"{task.name} was fetched"))
     with pytest.raises(HycamError, match='Did you mean "squad"'):
         hycam_data("fetch", "gsm8k", "sqaud")
 
@@ -193,7 +200,7 @@ class TestPreview:
         hycam_data("preview", "own", "--recipe", recipe, "--rows", "1", "--prompt", "{instruction}=")
         assert "<s>|A|s|k| |0|.|=|\n+ a|n|s|w|e|r| |0|</s>|" in capsys.readouterr().out
 
-    def test_a_study_will_do_with_its_first_backbone(self, recipe: str, tmp_path: Path, capsys) -> None:
+    def test_a_study_gives_its_first_backbone(self, recipe: str, tmp_path: Path, capsys) -> None:
         content = yaml.safe_load(Path(recipe).read_text())
         content = {
             "data": content["data"],
@@ -204,7 +211,7 @@ class TestPreview:
         hycam_data("preview", "own", "--recipe", str(tmp_path / "several.yaml"), "--rows", "1")
         assert "own: 20 rows" in capsys.readouterr().out
 
-    def test_passes_over_malformed_rows_where_it_is_told_to(self, file: str, backbone: str, capsys) -> None:
+    def test_skips_malformed_rows_on_request(self, file: str, backbone: str, capsys) -> None:
         with Path(file).open("a") as rows:
             rows.write("{\n")
         with pytest.raises(HycamError, match=r"mine\.jsonl:41"):

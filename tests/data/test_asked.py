@@ -185,18 +185,18 @@ def test_columns_need_not_name_a_response(tmp_path: Path) -> None:
         asked_rows(path, DataRecipe())
 
 
-def test_bad_rows_are_passed_over_where_the_recipe_says_so(tmp_path: Path, caplog) -> None:
+def test_bad_rows_are_skipped_where_the_recipe_says_so(tmp_path: Path, caplog) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text('{"instruction": "a"}\n{"instruction": 5.5}\n{"instruction": "b"}\n')
     with pytest.raises(HycamError, match=r"rows\.jsonl:2"):
         asked_rows(str(path), DataRecipe())
     rows = asked_rows(str(path), replace(DataRecipe(), skip_bad_rows=True))
     assert [row["instruction"] for row in rows] == ["a", "b"]
-    assert "1 malformed rows passed over" in caplog.text
+    assert "1 malformed rows skipped" in caplog.text
 
 
 @pytest.mark.parametrize("prompt", ["chat", "alpaca"])
-def test_rows_that_the_prompt_has_no_place_for_are_told_and_passed_over(prompt: str, tmp_path: Path, caplog) -> None:
+def test_rows_that_the_prompt_does_not_support_are_skipped_with_a_warning(prompt: str, tmp_path: Path, caplog) -> None:
     lines = [[user("a"), assistant("b"), user("c")], [user("a"), assistant("", tool_calls=[CALL]), tool("sun")]]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"messages": said}) + "\n" for said in lines))
     tokenizer = tokenizer_of(GEMMA, "lines")
@@ -205,7 +205,7 @@ def test_rows_that_the_prompt_has_no_place_for_are_told_and_passed_over(prompt: 
     )
     rows = asked_rows(str(tmp_path / "rows.jsonl"), DataRecipe())
     assert asked_ids(rows, tokenizer, prompt, skip_bad_rows=True)[0] == rows[:1]
-    assert "1 malformed rows passed over; the first: rows.jsonl:2: " in caplog.text
+    assert "1 malformed rows skipped; the first: rows.jsonl:2: " in caplog.text
     with pytest.raises(HycamError, match=r"^rows\.jsonl:2: "):
         asked_ids(rows[1:], tokenizer, prompt, skip_bad_rows=True)
 
@@ -223,7 +223,7 @@ def test_a_long_prompt_is_not_shortened() -> None:
 
 
 @pytest.mark.parametrize("prompt", [["user role"], [5], [None], [{"rle": "user"}]], ids=str)
-def test_a_prompt_whose_messages_are_none_is_told_with_its_place(prompt: list[Any], tmp_path: Path) -> None:
+def test_a_prompt_with_invalid_messages_is_refused_with_its_place(prompt: list[Any], tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", lambda n: {"prompt": prompt})
     with pytest.raises(HycamError, match=r'rows\.jsonl:1: message 1 of "prompt and completion" was expected to'):
         asked_rows(path, DataRecipe())

@@ -7,8 +7,7 @@ from itertools import chain, islice
 import datasets
 import numpy as np
 import pytest
-import torch
-from accelerate import Accelerator, skip_first_batches
+from accelerate import skip_first_batches
 from accelerate.data_loader import prepare_data_loader
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -137,15 +136,15 @@ def test_any_epoch_is_the_same_whatever_was_made_before(mode: dict[str, bool], r
         return Batches(mixture(1_300, 5, recipe), skewed(1_300), 4, MAX_LENGTH, **mode)
 
     batches = fresh()
-    epochs = [epoch(batches, number) for number in range(4)]
-    assert [epoch(fresh(), number) for number in range(4)] == epochs
+    epochs = [epoch(batches, number) for number in range(3)]
+    assert [epoch(fresh(), number) for number in (2, 0)] == [epochs[2], epochs[0]]
     assert {len(made) for made in epochs} == {len(fresh())}
     assert epochs[0] != epochs[1]
     assert epoch(Batches(mixture(1_300, 6, recipe), skewed(1_300), 4, MAX_LENGTH, **mode), 0) != epochs[0]
-    running = iter(batches)  # of epoch 3: looking elsewhere meanwhile does not disturb it
+    running = iter(batches)  # of epoch 2: looking elsewhere meanwhile does not disturb it
     begun = list(islice(running, 3))
     epoch(batches, 1)
-    assert begun + list(running) == epochs[3]
+    assert begun + list(running) == epochs[2]
 
 
 @pytest.fixture
@@ -166,28 +165,6 @@ def test_a_data_loader_takes_them(mode: dict[str, bool], numbered: Callable[[int
         for number in range(2):
             batches.set_epoch(number)
             assert list(loader) == list(batches)
-
-
-@every_mode
-def test_a_resumed_loader_goes_on_with_the_same_batches(
-    mode: dict[str, bool], numbered: Callable[[int], datasets.Dataset]
-) -> None:
-    """As the Trainer does it: a prepared loader, ``set_epoch``, and ``skip_first_batches``."""
-
-    def prepared() -> DataLoader:
-        batches = Batches(mixture(), skewed(90), 4, MAX_LENGTH, **mode)
-        return Accelerator(cpu=True).prepare(
-            DataLoader(numbered(90), batch_sampler=batches, collate_fn=lambda rows: torch.tensor(rows_of(rows)))
-        )
-
-    uninterrupted = prepared()
-    for number in range(3):
-        uninterrupted.set_epoch(number)  # type: ignore[attr-defined]
-        made = [batch.tolist() for batch in uninterrupted]
-    resumed = skip_first_batches(prepared(), 5)
-    resumed.set_epoch(2)
-    resumed.batch_sampler.batch_sampler.set_epoch(2)
-    assert [batch.tolist() for batch in resumed] == made[5:]
 
 
 def test_packing_without_trl_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

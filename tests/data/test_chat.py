@@ -87,13 +87,13 @@ class TestThoughts:
     def test_an_answer_without_a_thought_is_refused_inside_an_open_one(self) -> None:
         for template in (R1.template, R1.template.replace("<|Assistant|>{{ m", "<|Assistant|><think>\n{{ m")):
             tokenizer = tokenizer_of(R1._replace(template=template), "lines")
-            with pytest.raises(HycamError, match=r"^a\.jsonl:1: .*begin with a thought.*reasoning_content.*alpaca"):
+            with pytest.raises(HycamError, match=r"^a\.jsonl:1: .*with a thought.*reasoning_content.*alpaca"):
                 encoded(plain_row("What is it?", "The answer."), tokenizer)
 
     @pytest.mark.parametrize("family", [QWEN_3, R1])
     def test_a_thought_that_does_not_end_is_not_begun_twice(self, family: Family) -> None:
         row = plain_row("What?", "<think>\nIt is")
-        with pytest.raises(HycamError, match=r"^a\.jsonl:1: The answer begins with <think>, and no </think> ends"):
+        with pytest.raises(HycamError, match=r"^a\.jsonl:1: The answer begins with <think> but has no </think>"):
             encoded(row, tokenizer_of(family, "lines"))
         assert trained(encoded(row, tokenizer_of(CHATML, "lines")), tokenizer_of(CHATML, "lines"))
 
@@ -111,7 +111,7 @@ class TestThoughts:
         assert len(trained(row, tokenizer)) == 1 and "words" not in row["prompt"]
         assert starts_where_it_is_asked(row, tokenizer, said)
 
-    def test_a_thought_that_a_template_has_no_place_for_is_not_lost(self) -> None:
+    def test_a_thought_that_a_template_does_not_support_is_not_lost(self) -> None:
         tokenizer = tokenizer_of(CHATML, "lines")
         with pytest.raises(HycamError, match=r"no place for reasoning_content.*between <think> and </think>"):
             encoded(messages_row([user("What is it?"), THOUGHT]), tokenizer)
@@ -127,7 +127,7 @@ class TestThoughts:
 class TestTools:
     @every_kind
     @pytest.mark.parametrize("family", [QWEN_3, LLAMA_3_1])
-    def test_calls_and_answers_are_trained_and_what_tools_put_out_is_not(self, kind: str, family: Family) -> None:
+    def test_calls_and_answers_are_trained_and_the_output_of_tools_is_not(self, kind: str, family: Family) -> None:
         tokenizer = tokenizer_of(family, kind)
         row = encoded(messages_row(ASKED_WITH_TOOLS, TOOLS), tokenizer)
         whole = template_ids(tokenizer, ASKED_WITH_TOOLS, tools=TOOLS, enable_thinking=False)
@@ -158,17 +158,17 @@ class TestTools:
         [
             (CHATML.template, "the tools of a conversation"),
             (CHATML.template + "{{ tools | tojson if tools }}", "the calls of tools"),
-            (LLAMA_3_1.template.replace("{{ m.content | tojson ~ '<|eot_id|>' }}", ""), "what tools put out"),
+            (LLAMA_3_1.template.replace("{{ m.content | tojson ~ '<|eot_id|>' }}", ""), "the output of tools"),
         ],
     )
     def test_a_template_that_leaves_something_out_is_refused(self, template: str, what: str) -> None:
         tokenizer = tokenizer_of(LLAMA_3_1._replace(template=template), "lines")
-        with pytest.raises(HycamError, match=rf"^a\.jsonl:1: The chat template .* leaves out {what}.*chat_template"):
+        with pytest.raises(HycamError, match=rf"^a\.jsonl:1: The chat template .* drops {what}.*chat_template"):
             encoded(messages_row(ASKED_WITH_TOOLS, TOOLS), tokenizer)
 
     def test_words_beside_a_call_that_a_template_leaves_out_are_refused(self) -> None:
         said = [user("weather?"), assistant("I will ask.", tool_calls=[CALL])]
-        with pytest.raises(HycamError, match="leaves out a part of an answer that calls tools"):
+        with pytest.raises(HycamError, match="drops a part of an answer that calls tools"):
             encoded(messages_row(said, TOOLS), tokenizer_of(LLAMA_3_1, "lines"))
         (call,) = trained(
             encoded(messages_row(said, TOOLS), tokenizer_of(QWEN_3, "lines")), tokenizer_of(QWEN_3, "lines")
@@ -176,7 +176,7 @@ class TestTools:
         assert call.startswith("I will ask.\n<tool_call>")
 
     @pytest.mark.parametrize("style", ["alpaca", "paper", "Q: {instruction} A:"])
-    def test_prompts_other_than_chat_have_no_place_for_them(self, style: str) -> None:
+    def test_prompts_other_than_chat_do_not_support_them(self, style: str) -> None:
         for said in (ASKED_WITH_TOOLS, [user("What is it?"), THOUGHT]):
             with pytest.raises(HycamError, match=r'^a\.jsonl:1: The prompt ".*Use the prompt "chat"'):
                 encoded(messages_row(said), tokenizer_of(CHATML, "lines"), prompt=style)
@@ -194,14 +194,14 @@ class TestWeights:
         assert trained(weighted, tokenizer) == trained(plain, tokenizer)[1:]
 
     @pytest.mark.parametrize("style", ["chat", "alpaca", "paper", "Q: {instruction} A:"])
-    def test_what_follows_the_last_trained_answer_is_left_out(self, style: str) -> None:
+    def test_messages_after_the_last_trained_answer_are_dropped(self, style: str) -> None:
         tokenizer = tokenizer_of(CHATML, "lines")
         said = [user("One?"), assistant("two"), user("Three?"), assistant("more", weight=0)]
         row = encoded(messages_row(said), tokenizer, prompt=style)
         assert row["input_ids"] == encoded(plain_row("One?", "two"), tokenizer, prompt=style)["input_ids"]
 
     @pytest.mark.parametrize("style", ["alpaca", "paper", "Q: {instruction} A:"])
-    def test_other_prompts_pass_over_it_too(self, style: str) -> None:
+    def test_other_prompts_do_not_train_it_either(self, style: str) -> None:
         tokenizer = tokenizer_of(CHATML, "lines")
         system = {"role": "system", "content": "Be kind."}
         weighted = encoded(messages_row([system, *self.SAID]), tokenizer, prompt=style)

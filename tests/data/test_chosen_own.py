@@ -41,7 +41,7 @@ def test_the_rows_of_a_folder_go_by_their_path_inside_it(tmp_path: Path) -> None
 def test_files_whose_rows_would_have_the_same_names_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "desk" / "a.jsonl.gz", "1")
     write(tmp_path / "desk" / "a.jsonl", "1")
-    assert "would have the same names: remove one" in refusal(lambda: load_task(str(tmp_path / "desk")))
+    assert "would have the same identities: remove one" in refusal(lambda: load_task(str(tmp_path / "desk")))
 
 
 def test_an_optional_column_that_no_row_has_is_named(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_an_optional_column_that_no_row_has_is_named(tmp_path: Path) -> None:
     assert refusal(lambda: load_task(task)) == said
 
 
-def test_what_an_entry_ignores_is_passed_over_in_columns_and_in_messages(tmp_path: Path) -> None:
+def test_an_entry_ignores_columns_and_keys_of_messages(tmp_path: Path) -> None:
     talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "mood": "glad"}]
     path = tmp_path / "mine.jsonl"
     path.write_text(json.dumps({"messages": talk, "rejected": "c"}))
@@ -73,7 +73,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused_and_read_the_next_time(
     rows = fetched.read(lambda error: None)
     next(rows)
     write(file, "3", "4", "5")
-    with pytest.raises(HycamError, match=r"a\.jsonl was changed while it was read"):
+    with pytest.raises(HycamError, match=r"a\.jsonl changed while it was being read"):
         list(rows)
     assert load_task(str(file))["response"][:] == ["3", "4", "5"]
 
@@ -97,8 +97,8 @@ def test_a_task_is_called_after_its_place_or_as_the_recipe_says(path: str | None
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ({}, "needs a name where it has neither a path nor a hub dataset"),
-        ({"path": ""}, "needs a name where it has neither"),
+        ({}, "needs a name if it has neither a path nor a hub dataset"),
+        ({"path": ""}, "needs a name if it has neither"),
         ({"name": "x", "path": ""}, 'task "x" needs either a path or a hub dataset'),
         ({"name": "x", "hub": ""}, 'task "x" needs either a path or a hub dataset'),
         ({"path": "a.jsonl", "hub": "o/a"}, "needs either a path or a hub dataset"),
@@ -123,7 +123,7 @@ class TestFilesOfASplit:
         made = own_parts(TaskRecipe(name="mine", **entry), files)
         return [load_task(made[part])["row"][:] for part in files]
 
-    def test_are_told_apart_by_as_much_of_their_path_as_it_takes(self, tmp_path: Path) -> None:
+    def test_have_distinct_labels_with_as_much_of_their_paths_as_necessary(self, tmp_path: Path) -> None:
         a, b = write(tmp_path / "x" / "train.jsonl", "1"), write(tmp_path / "x" / "dev.jsonl", "2")
         assert self.parts({"train": a, "test": b}) == [["train.jsonl:1"], ["dev.jsonl:1"]]
         c = write(tmp_path / "y" / "train.jsonl.gz", "3")
@@ -186,7 +186,7 @@ def test_a_hub_dataset_is_asked_for_by_subset_revision_and_split(hub: list[dict]
 
 def test_a_split_or_a_column_that_the_hub_has_not_is_named(hub: list[dict]) -> None:
     said = refusal(lambda: load_task(own_task(on_hub(hub_split="dev"))))
-    assert 'the hub did not give owner/riddles (Unknown split "dev"' in said
+    assert 'owner/riddles could not be loaded from the hub (Unknown split "dev"' in said
     wrong = TaskRecipe(hub="owner/riddles", columns={"instruction": "q", "response": "answer"})
     assert 'owner/riddles:1: there is no column "answer"' in refusal(lambda: load_task(own_task(wrong)))
     assert "riddles has no row" in refusal(lambda: load_task(own_task(on_hub(hub_split="empty"))))

@@ -119,12 +119,12 @@ TALK = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "sa
         (
             {"messages": TALK, "q": "x"},
             {"history": "q"},
-            '"messages" has the whole conversation, so no column has history',
+            '"messages" has the whole conversation, so no column can have history',
         ),
         (
             {"chat": TALK, "q": "x"},
             {"messages": "chat", "instruction": "q", "response": "q"},
-            '"chat" has the whole conversation, so no column has instruction, response beside it',
+            '"chat" has the whole conversation, so no column can have instruction, response too',
         ),
         (
             {"q": "x", "answr": "y"},
@@ -241,7 +241,7 @@ def test_a_column_that_changes_what_is_trained_is_refused_by_name_unless_it_is_i
         assert made({**fields, key: nothing}) == plain
 
 
-def test_columns_that_are_notes_or_say_what_holds_anyway_are_passed_over() -> None:
+def test_columns_that_are_notes_or_say_what_holds_anyway_are_ignored() -> None:
     notes = {"id": 5, "timestamp": 1.5, "category": "qa", "label": "joke", "labels": ["a"], "weight": 1, "train": True}
     notes["loss_weight"] = "1.0"  # as pandas writes a column of CSV
     notes |= {"reasoning": "off", "thinking": True}  # whether there is a thought, and not what was thought

@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerFast
 import hycam.data.encode
 import hycam.data.tokens
 from byte_tokenizer import BOS, EOS, byte_tokenizer
-from hycam.data.encode import Encoded, encode, encode_on_disk, tokenizer_hash
+from hycam.data.encode import encode, tokenizer_hash
 from hycam.data.prompts import Form, render, render_turns
 from hycam.data.recipe import Overlong, Turns
 from hycam.data.tokens import LEAST_PROMPT
@@ -90,14 +90,6 @@ def prompt_ids(instruction: str, tokenizer) -> list[int]:
     return tokenizer.convert_tokens_to_ids(tokenizer.tokenize(text))
 
 
-def test_a_row_is_the_start_token_the_prompt_the_response_and_the_end_token(tokenizer) -> None:
-    (row,) = encode(rows(("Grüß.", " zwei\n")), tokenizer).dataset
-    prompt, response = split(row)
-    assert prompt == [BOS, *prompt_ids("Grüß.", tokenizer)]
-    assert tokenizer.decode(response[:-1]) == " zwei\n" and response[-1] == EOS
-    assert row["prompt"].endswith("### Response:\n") and row["response"] == " zwei\n"
-
-
 def test_the_loss_is_on_response_and_end_token_only_also_where_the_prompt_has_the_end_token(tokenizer) -> None:
     (row,) = encode(rows(("Before </s> after", "b")), tokenizer).dataset
     prompt, response = split(row)
@@ -121,20 +113,6 @@ def test_chat_gets_no_second_start_token(tokenizer) -> None:
     assert tokenizer.decode(row["input_ids"]) == "<s>Go.=Gone.</s>"
 
 
-def test_shortening_takes_the_middle_of_the_prompt_and_nothing_of_the_response(tokenizer) -> None:
-    instruction = "".join(chr(ord("a") + number % 26) for number in range(300))
-    whole = [BOS, *prompt_ids(instruction, tokenizer)]
-    for excess in (1, 2, 7, 150):
-        limit = len(whole) + len("answer") + 1 - excess
-        encoded = encode(rows((instruction, "answer")), tokenizer, Form(max_length=limit))
-        prompt, response = split(encoded.dataset[0])
-        assert len(prompt) + len(response) == limit
-        assert tokenizer.decode(response) == "answer</s>"
-        head, tail = (len(prompt) + 1) // 2, len(prompt) // 2
-        assert prompt == whole[:head] + whole[-tail:]
-        assert encoded.dataset[0]["shortened"] and encoded.counts.shortened == 1
-
-
 def test_a_row_of_exactly_the_maximum_length_is_kept_whole(tokenizer) -> None:
     length = len(encode(rows(("Go.", "Gone.")), tokenizer).dataset[0]["input_ids"])
     for overlong in OVERLONG:
@@ -148,17 +126,6 @@ def test_a_row_is_dropped_when_its_response_leaves_too_little_of_the_prompt(toke
         rows(("Go.", fits), ("Go.", fits + "r"), ("Go.", "r" * 500)), tokenizer, Form(max_length=100)
     ).counts
     assert (counts.rows, counts.kept, counts.shortened, counts.dropped) == (3, 1, 1, 2)
-
-
-def test_counts_are_those_of_the_rows(tokenizer) -> None:
-    encoded: Encoded = encode(rows(*((f"Say {n}.", "x" * n) for n in range(1, 1500, 7))), tokenizer)
-    counted = [len(ids) for ids in encoded.dataset["input_ids"]]
-    trained = [sum(label != IGNORED for label in labels) for labels in encoded.dataset["labels"]]
-    assert encoded.counts.rows == encoded.counts.kept + encoded.counts.dropped
-    assert encoded.counts.dropped > 0
-    assert encoded.counts.tokens == sum(counted)
-    assert encoded.counts.response_tokens == sum(trained)
-    assert max(counted) <= 1200
 
 
 @pytest.mark.parametrize("given_rows", [rows(("Go.", "r" * 50)), rows(("Go.", "r")).select([])], ids=["left", "at all"])
@@ -176,11 +143,11 @@ def test_a_tokenizer_without_an_end_token_is_refused(tokenizer) -> None:
 
 def test_index_is_the_number_of_the_row_that_was_given_and_progress_counts_them(tokenizer) -> None:
     told: list[int] = []
-    given_rows = rows(*(("Go.", "r" * (500 if n % 3 == 0 else 5)) for n in range(2100)))
+    given_rows = rows(*(("Go.", "r" * (500 if n % 3 == 0 else 5)) for n in range(1100)))
     encoded = encode(given_rows, tokenizer, Form(max_length=300), told.append)
-    assert encoded.dataset["index"][:] == [n for n in range(2100) if n % 3 != 0]
+    assert encoded.dataset["index"][:] == [n for n in range(1100) if n % 3 != 0]
     assert [int(row.split(":")[1]) - 1 for row in encoded.dataset["row"]] == encoded.dataset["index"][:]
-    assert sum(told) == 2100 and len(told) > 1
+    assert sum(told) == 1100 and len(told) > 1
 
 
 def test_among_gives_the_asked_rows_that_fit_with_counts_and_ids_of_their_own(tokenizer) -> None:
@@ -224,16 +191,7 @@ class TestConversations:
         ids = whole["input_ids"]
         assert row["input_ids"] == ids[:-1] and chat_tokenizer.decode(ids[-1:]) == "\n"
 
-    def test_a_row_that_the_template_refuses_is_named(self, chat_tokenizer) -> None:
-        chat_tokenizer.chat_template = "{{ raise_exception('no more') if messages[0]['content'] == 'Two?' }}"
-        with pytest.raises(HycamError, match=r"^a\.jsonl:2: The chat template .* \(no more\)"):
-            encode(rows(("One?", "1"), ("Two?", "2")), chat_tokenizer, Form("chat"))
-
-    def test_a_missing_template_is_said_of_the_tokenizer_and_not_of_a_row(self, tokenizer) -> None:
-        with pytest.raises(HycamError, match=r"^The prompt"):
-            encode(rows(("One?", "1")), tokenizer, Form("chat"))
-
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=30, deadline=None)
     @given(
         st.lists(st.tuples(st.text(max_size=60), st.text(max_size=40)), min_size=1, max_size=5),
         st.sampled_from(["alpaca", "paper", "chat", TEMPLATE]),
@@ -297,7 +255,7 @@ class TestGiantRows:
         text = " ".join(f"word{n * n % 97} Umlaut ä{n}" for n in range(characters // 16))
         return text[:characters]
 
-    def test_of_five_megabytes_few_are_tokenised(self, merging, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_of_a_megabyte_few_are_tokenised(self, merging, monkeypatch: pytest.MonkeyPatch) -> None:
         characters = 0
 
         def counted(self: PreTrainedTokenizerFast, texts: Any, *arguments: Any, **settings: Any) -> Any:
@@ -307,7 +265,7 @@ class TestGiantRows:
 
         own = PreTrainedTokenizerFast.__call__
         monkeypatch.setattr(PreTrainedTokenizerFast, "__call__", counted)
-        text = self.giant(5_000_000)
+        text = self.giant(1_000_000)
         (row,) = encode(rows((text, "answer")), merging, Form(max_length=300)).dataset
         assert row["prompt"].count(text) == 1 and len(row["input_ids"]) == 300
         assert characters < 100_000
@@ -364,25 +322,6 @@ class TestBadRows:
         talk = talks(*([(f"Ask {n}.", f"Say {n}.")] for n in range(5)))
         return talk.map(lambda row: {"system": "brief" if row["row"] in ("a.jsonl:2", "a.jsonl:4") else ""})
 
-    @pytest.mark.parametrize("on_disk", [False, True])
-    def test_it_is_passed_over_and_counted_where_that_is_wanted(self, dataset, chat_tokenizer, on_disk: bool) -> None:
-        chat_tokenizer.chat_template = REFUSING
-        form = Form("chat", skip_bad_rows=True)
-        for _ in range(2):  # the second time out of the cache
-            found = (
-                encode_on_disk("bad", ["rows"], dataset, chat_tokenizer, form)
-                if on_disk
-                else encode(dataset, chat_tokenizer, form)
-            )
-            assert found.dataset["row"][:] == ["a.jsonl:1", "a.jsonl:3", "a.jsonl:5"]
-            assert found.dataset["index"][:] == [0, 2, 4]
-            assert [*found.bad] == [1, 3]
-            assert found.bad[1].startswith("a.jsonl:2: ") and "No system text" in found.bad[1]
-            counts = found.counts
-            assert (counts.rows, counts.kept, counts.dropped, counts.bad) == (5, 3, 0, 2)
-        good = encode(dataset.select([0, 2, 4]), chat_tokenizer, form).dataset
-        assert found.dataset["input_ids"][:] == good["input_ids"][:]
-
     def test_it_is_an_error_with_its_place_where_it_is_not(self, dataset, chat_tokenizer) -> None:
         chat_tokenizer.chat_template = REFUSING
         with pytest.raises(HycamError, match=r"^a\.jsonl:2: .*No system text"):
@@ -402,27 +341,16 @@ class TestBadRows:
         assert found.first(np.array([0, 2]), 2).bad == {}
 
 
-class TestOnDisk:
-    def test_what_is_kept_is_what_encode_gives(self, tokenizer) -> None:
-        built: list[int] = []  # rows, call by call: none where the entry is there already
-        dataset = rows(*((f"Say {n}.", "x" * n) for n in range(1, 1500, 3)))
-        form = Form(max_length=700)
-        for _ in range(2):
-            kept = encode_on_disk("kept", ["made here"], dataset, tokenizer, form, built.append)
-            assert kept.dataset.to_list() == encode(dataset, tokenizer, form).dataset.to_list()
-            assert built == [500]
-        assert kept.lengths.tolist() == [len(ids) for ids in kept.whole["input_ids"]]
-
-    def test_a_tokenizer_is_known_by_its_content(self, tokenizer, tmp_path) -> None:
-        first = tokenizer_hash(tokenizer)
-        assert re.fullmatch("[0-9a-f]{64}", first)
-        for folder in ("a", "b"):
-            tokenizer.save_pretrained(tmp_path / folder)
-        loaded = [PreTrainedTokenizerFast.from_pretrained(tmp_path / folder) for folder in ("a", "b")]
-        assert tokenizer_hash(loaded[0]) == tokenizer_hash(loaded[1])
-        tokenizer(["used", "in between"], padding=True, truncation=True, max_length=3)
-        assert tokenizer_hash(tokenizer) == first
-        tokenizer.chat_template = CHATML
-        with_template = tokenizer_hash(tokenizer)
-        tokenizer.add_tokens(["<new>"])
-        assert len({first, with_template, tokenizer_hash(tokenizer)}) == 3
+def test_a_tokenizer_is_known_by_its_content(tokenizer, tmp_path) -> None:
+    first = tokenizer_hash(tokenizer)
+    assert re.fullmatch("[0-9a-f]{64}", first)
+    for folder in ("a", "b"):
+        tokenizer.save_pretrained(tmp_path / folder)
+    loaded = [PreTrainedTokenizerFast.from_pretrained(tmp_path / folder) for folder in ("a", "b")]
+    assert tokenizer_hash(loaded[0]) == tokenizer_hash(loaded[1])
+    tokenizer(["used", "in between"], padding=True, truncation=True, max_length=3)
+    assert tokenizer_hash(tokenizer) == first
+    tokenizer.chat_template = CHATML
+    with_template = tokenizer_hash(tokenizer)
+    tokenizer.add_tokens(["<new>"])
+    assert len({first, with_template, tokenizer_hash(tokenizer)}) == 3

@@ -7,9 +7,7 @@ from typing import Any
 
 import pytest
 
-from hycam.data.columns import ByColumns
 from hycam.data.llama_factory import dataset_info
-from hycam.data.read import read_rows
 from hycam.data.recipe import TaskRecipe
 from hycam.errors import HycamError
 
@@ -107,7 +105,7 @@ def test_a_list_as_people_have_it(tmp_path: Path, caplog: pytest.LogCaptureFixtu
     assert all(task.turns == "all" for task in tasks)
     (record,) = caplog.records
     assert "5 of 11 entries" in record.message
-    assert "left out: duels, votes, photos, novels, far_away." in record.message
+    assert "skipped: duels, votes, photos, novels, far_away." in record.message
 
 
 def test_the_file_and_its_folder_are_the_same(tmp_path: Path) -> None:
@@ -122,7 +120,7 @@ def test_a_list_without_one_entry_to_use_is_an_error_with_the_reason(tmp_path: P
             dataset_info(write(tmp_path, entries)).tasks()
 
 
-def test_an_unknown_name_is_told_the_nearest(tmp_path: Path) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_one(tmp_path: Path) -> None:
     info = dataset_info(write(tmp_path, {"greetings": {"file_name": "a.json"}, "novels": {"ranking": True}}))
     with pytest.raises(HycamError, match=r'dataset_info\.json called "greeting"\. Did you mean "greetings"'):
         info.task("greeting")
@@ -231,41 +229,3 @@ def test_a_file_that_is_no_list_of_datasets_is_refused(tmp_path: Path, content: 
 def test_a_byte_order_mark_changes_nothing(tmp_path: Path) -> None:
     file = write(tmp_path, "\ufeff" + json.dumps({"grüße": {"file_name": "a.json"}}))
     assert dataset_info(file).names == ["grüße"]
-
-
-@pytest.mark.parametrize(
-    ("entry", "row"),
-    [
-        ({}, {"instruction": "Add.", "input": "2 3", "output": "5", "system": "not named, so not read"}),
-        ({"columns": {"prompt": "q", "query": "given", "response": "a"}}, {"q": "Add.", "given": "2 3", "a": "5"}),
-        (
-            {"columns": {"prompt": "q", "response": "a", "history": "h"}},
-            {"h": [["Hi", "Hello"]], "q": "Add.", "a": "5"},
-        ),
-        (
-            {"formatting": "sharegpt"},
-            {"conversations": [{"from": "human", "value": "Add."}, {"from": "gpt", "value": "5"}]},
-        ),
-        (
-            {
-                "formatting": "sharegpt",
-                "columns": {"messages": "thread"},
-                "tags": {"role_tag": "who", "content_tag": "text", "user_tag": "guest", "assistant_tag": "clerk"},
-            },
-            {"thread": [{"who": "guest", "text": "Add."}, {"who": "clerk", "text": "5"}]},
-        ),
-        (
-            {"formatting": "openai", "columns": {"messages": "messages"}, "tags": OPENAI_TAGS},
-            {"messages": [{"role": "user", "content": "Add."}, {"role": "assistant", "content": "5"}]},
-        ),
-    ],
-)
-def test_rows_are_read_as_the_entry_says(tmp_path: Path, entry: dict, row: dict) -> None:
-    task = mapped(tmp_path, **entry)
-    assert task.path
-    Path(task.path).write_text(json.dumps([row]))
-    (source,) = read_rows(task.path)
-    example = ByColumns(task.columns, task.tags)(source)
-    assert (example.instruction, example.response, example.system) == ("Add.", "5", "")
-    assert example.input == ("2 3" if "2 3" in row.values() else "")
-    assert example.history == ([{"asked": "Hi", "answered": "Hello"}] if "h" in row else [])

@@ -41,7 +41,7 @@ def test_a_file_becomes_rows_with_identity_and_group(tmp_path: Path) -> None:
     ]
 
 
-def test_rows_without_response_or_question_are_left_out_and_counted(tmp_path: Path, caplog) -> None:
+def test_rows_without_response_or_question_are_skipped_and_counted(tmp_path: Path, caplog) -> None:
     path = write(
         tmp_path / "mine.jsonl",
         {"instruction": "a", "input": "", "output": "1"},
@@ -52,7 +52,7 @@ def test_rows_without_response_or_question_are_left_out_and_counted(tmp_path: Pa
     )
     with caplog.at_level(logging.WARNING):
         assert load_task(str(path))["row"] == ["mine.jsonl:1", "mine.jsonl:5"]
-    assert "mine: 3 of 5 rows left out" in caplog.text
+    assert "mine: 3 of 5 rows skipped" in caplog.text
     assert len(load_task(str(path), keep_empty=True)) == 5
 
 
@@ -140,7 +140,7 @@ def test_a_group_of_numbers_gives_the_same_groups_in_every_format(tmp_path: Path
     assert found == [["0", "1", "2"] * 2] * 4
 
 
-def test_malformed_rows_are_passed_over_where_that_is_wanted_and_the_first_is_told(tmp_path: Path, caplog) -> None:
+def test_malformed_rows_are_skipped_where_that_is_wanted_and_the_first_is_shown(tmp_path: Path, caplog) -> None:
     good = json.dumps({"instruction": "a", "output": "b"})
     path = tmp_path / "mine.jsonl"
     bad = ['{"instruction": 5}', '{"instruction": "a", "output": 5.5}', "{", "[]", '{"messages": [null]}']
@@ -152,7 +152,7 @@ def test_malformed_rows_are_passed_over_where_that_is_wanted_and_the_first_is_to
         with caplog.at_level(logging.WARNING):
             assert load_task(str(path), skip_bad_rows=True)["row"][:] == ["mine.jsonl:1", "mine.jsonl:7"]
         (told,) = caplog.messages
-        assert told.startswith(f"mine: 5 malformed rows passed over; the first: {path}:2: one of these pairs")
+        assert told.startswith(f"mine: 5 malformed rows skipped; the first: {path}:2: one of these pairs")
     moved = tmp_path / "other" / "mine.jsonl"
     moved.parent.mkdir()
     path.rename(moved)
@@ -180,7 +180,7 @@ def test_all_rows_of_the_source_are_compared_with_the_papers_count(tmp_path: Pat
         assert TASKS["dolly"].compare(2) in caplog.messages
 
 
-def test_a_file_of_the_papers_that_cannot_be_read_is_not_passed_over_for_the_hub(tmp_path: Path, monkeypatch) -> None:
+def test_an_unreadable_file_of_a_paper_task_does_not_fall_back_to_the_hub(tmp_path: Path, monkeypatch) -> None:
     file = write(tmp_path / "dolly.jsonl", {"instruction": "a", "output": "b"})
     monkeypatch.setenv("HYCAM_DATA", str(tmp_path))
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: pytest.fail("the hub was asked"))

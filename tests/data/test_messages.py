@@ -97,12 +97,12 @@ def test_a_role_without_a_tag_keeps_its_usual_spellings() -> None:
         (openai(("user", "a")), 'the last message of "messages" was expected to be an answer'),
         (openai(("system", "a")), "the last message"),
         (openai(("user", "a"), ("assistant", "b"), ("user", "c")), "the last message"),
-        (openai(("assistant", "a"), ("user", "b")), 'message 1 of "messages" is by the assistant, and no question'),
-        (openai(("user", "a"), ("user", "b")), 'message 2 of "messages" is by the user, as the one before'),
+        (openai(("assistant", "a"), ("user", "b")), 'message 1 of "messages" is by the assistant, without a question'),
+        (openai(("user", "a"), ("user", "b")), 'message 2 of "messages" is by the user, like the one before'),
         (openai(("user", "a"), ("assistant", "b"), ("assistant", "c")), 'message 3 of "messages" is by the assistant'),
         (
             openai(("user", "a"), ("system", "b")),
-            'message 2 of "messages" is by the system, which may speak first only',
+            'message 2 of "messages" is by the system, which may only speak first',
         ),
         (openai(("user", 5), ("assistant", "b")), 'the content of message 1 of "messages" is a number (5)'),
         (openai(("user", "a"), ("assistant", "b\ud800")), "half of a character"),
@@ -110,10 +110,19 @@ def test_a_role_without_a_tag_keeps_its_usual_spellings() -> None:
         (openai(("user", [{"type": "text", "text": None}]), ("assistant", "b")), "is a list"),
         (openai(("user", ["a"]), ("assistant", "b")), "is a list"),
         (openai(("user", "a"), ("bot", "b")), 'is by "bot": user, human, assistant, gpt, system, tool were expected'),
-        (openai(("user", "a"), ("tool", "b")), 'message 2 of "messages" is by a tool, and no answer of the assistant'),
-        (openai(("tool", "b"), ("user", "a")), 'message 1 of "messages" is by a tool, and no answer of the assistant'),
+        (
+            openai(("user", "a"), ("tool", "b")),
+            'message 2 of "messages" is by a tool, without an answer of the assistant',
+        ),
+        (
+            openai(("tool", "b"), ("user", "a")),
+            'message 1 of "messages" is by a tool, without an answer of the assistant',
+        ),
         (openai(("user", "a"), ("assistant", "b"), ("tool", "c")), "the last message"),
-        (openai(("user", "a"), ("assistant", "b"), ("tool", "c"), ("user", "d")), "the one before it by a tool"),
+        (
+            openai(("user", "a"), ("assistant", "b"), ("tool", "c"), ("user", "d")),
+            "is by the user, after one by a tool",
+        ),
         (openai(("User", "a"), ("assistant", "b")), 'message 1 of "messages" is by "User": user,'),
         (openai((None, "a"), ("assistant", "b")), "is by null: user"),
         (openai((["user"], "a"), ("assistant", "b")), "is by a list (['user']): user"),
@@ -145,7 +154,7 @@ def whole(messages: Any, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     "untrained", [{"weight": 0}, {"weight": 0.0}, {"train": False}, {"training": False}, {"loss": False}]
 )
-def test_an_answer_of_weight_0_is_told_apart_from_the_others(untrained: dict) -> None:
+def test_an_answer_of_weight_0_is_marked(untrained: dict) -> None:
     talk = conversation(ROW, "messages", [QUESTION, ANSWER | untrained, *FURTHER], {})
     assert turns_of(talk) == [("a", "b"), ("c", "d")]
     assert json.loads(talk["messages"]) == {"messages": [QUESTION, ANSWER | {"weight": 0}, *FURTHER], "tools": None}

@@ -102,22 +102,13 @@ def test_stop_ends_where_a_task_is_used_up_and_goes_on_with_rows_not_yet_seen(
 
 
 @settings(max_examples=40, deadline=None)
-@given(all_sizes, seeds, st.sampled_from(DRAWN))
-def test_cycle_has_as_many_draws_as_rows_and_shows_no_row_of_a_task_twice_more_than_another(
-    sizes: dict[str, int], seed: int, strategy: str
-) -> None:
-    mixture = Mixture(recipe(strategy, "cycle", sizes), sizes, seed)
-    assert len(mixture) == len(mixture.epoch(0)) == sum(sizes.values())
-    for counts in uses(mixture, mixture.epoch(0)):
-        assert counts.max() - counts.min() <= 1
-
-
-@settings(max_examples=40, deadline=None)
 @given(all_sizes, seeds, st.sampled_from(DRAWN), st.sampled_from(["stop", "cycle"]), st.integers(1, 8))
 def test_over_epochs_the_rows_of_a_task_are_used_alike(
     sizes: dict[str, int], seed: int, strategy: str, exhaustion: str, epochs: int
 ) -> None:
     mixture = Mixture(recipe(strategy, exhaustion, sizes), sizes, seed)
+    if exhaustion == "cycle":
+        assert len(mixture) == sum(sizes.values())
     each = [mixture.epoch(number) for number in range(epochs)]
     for counts in uses(mixture, np.concatenate(each)):
         assert counts.max() - counts.min() <= 1
@@ -170,7 +161,7 @@ def test_orders_of_tasks_are_as_frequent_as_the_recipe_says(exhaustion: str) -> 
     made = MixtureRecipe() if exhaustion == "concatenate" else MixtureRecipe("weights", 2.0, weights, exhaustion)  # type: ignore[arg-type]
     expected = sequences(made, list(weights.values()), sizes)
     assert sum(expected.values()) == pytest.approx(1)
-    task, trials = np.repeat(np.arange(3), sizes), 4_000
+    task, trials = np.repeat(np.arange(3), sizes), 2_000
     found = Counter(
         tuple(task[Mixture(made, dict(zip("abc", sizes, strict=True)), seed).epoch(0)].tolist())
         for seed in range(trials)
@@ -263,7 +254,7 @@ def test_concatenated_rows_come_in_the_order_of_transformers_own_trainer() -> No
 
 def test_a_rare_task_is_drawn_in_some_epoch_whatever_the_seed() -> None:
     recipe = MixtureRecipe("weights", weights={"a": 1, "rare": 0.002})
-    for seed in range(40):
+    for seed in range(10):
         mixture = Mixture(recipe, {"a": 1000, "rare": 50}, seed)
         drawn = sum(int((mixture.epoch(number) >= 1000).sum()) for number in range(20))
         assert 10 < drawn < 90  # 42 expected in 21,000 draws; five sigma are 32

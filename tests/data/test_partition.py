@@ -73,17 +73,7 @@ def test_a_column_says_where_each_row_belongs(tmp_path: Path) -> None:
         assert found[part] == [f"mine.jsonl:{n + 1}" for n in range(20) if n % 5 in places]
 
 
-@pytest.mark.parametrize(
-    ("word", "said"), [("tset", 'mine: the column "fold" says "tset" in 10 rows'), ("train", "no row to test")]
-)
-def test_a_column_that_does_not_make_three_parts_is_refused(tmp_path: Path, word: str, said: str) -> None:
-    rows = [asked(n, fold="train" if n % 2 else "val") for n in range(20)] + [asked(n, fold=word) for n in range(10)]
-    path = write(tmp_path / "mine.jsonl", rows)
-    with pytest.raises(HycamError, match=said):
-        divided(path, split=SplitRecipe("column", column="fold"))
-
-
-def test_files_are_the_parts_and_are_told_apart_where_their_names_are_alike(tmp_path: Path) -> None:
+def test_files_are_the_parts_and_their_identities_differ_even_if_their_names_do_not(tmp_path: Path) -> None:
     files = {
         part: write(tmp_path / part / "data.jsonl", [asked(100 * number + n) for n in range(number + 2)])
         for number, part in enumerate(PARTS)
@@ -144,7 +134,7 @@ def test_rows_limit_each_part_that_has_a_file_of_its_own(tmp_path: Path) -> None
     files = {part: write(tmp_path / f"{part}.jsonl", [asked(n) for n in range(9)]) for part in PARTS}
     found = divided(TaskRecipe(name="mine", rows=4, split=SplitRecipe("files", files=files)))
     assert [len(found.part(part)) for part in PARTS] == [4, 4, 4]
-    assert found.rows.of_parts == (4, 4, 4)
+    assert found.rows.sizes == (4, 4, 4)
 
 
 def test_the_source_changes_with_the_rows(file: str, tmp_path: Path) -> None:
@@ -166,7 +156,7 @@ def test_the_source_changes_with_the_rows(file: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("empty", [range(0, 40, 4), range(10), range(30, 40)], ids=["between", "first", "last"])
-def test_rows_without_an_answer_are_left_out_and_counted(tmp_path: Path, empty: range) -> None:
+def test_rows_without_an_answer_are_skipped_and_counted(tmp_path: Path, empty: range) -> None:
     path = write(tmp_path / "mine.jsonl", [asked(n, output="" if n in empty else "a") for n in range(40)])
     found = divided(path)
     assert (found.rows.empty, len(found.rows.dataset)) == (10, 30)

@@ -99,8 +99,8 @@ def test_empty_and_repeated_rows_are_counted(tmp_path: Path, tokenizer) -> None:
     path = write(tmp_path / "mine.jsonl", *[("a", "1")] * 3, ("a", "2"), ("b", "1"), ("b", "1"), ("c", " "), ("", "d"))
     out = shown(path, tokenizer)
     assert "mine: 6 rows" in out
-    assert "2 more rows are left out, because the response or the question is empty or no answer is trained; " in out
-    assert "of the others 3 repeat" in out
+    assert "2 more rows are skipped because the response or the question is empty or no answer is trained; " in out
+    assert "of the others, 3 repeat" in out
 
 
 def test_rows_that_the_chat_template_refuses_are_said(file: Path, tokenizer, caplog) -> None:
@@ -110,8 +110,8 @@ def test_rows_that_the_chat_template_refuses_are_said(file: Path, tokenizer, cap
         "{{ m['content'] }}</s>{% endfor %}"
     )
     out = shown(file, tokenizer, prompt="chat", skip_bad_rows=True)
-    assert "3 rows, 2 kept, of them 0 shortened; 0 dropped as too long, 1 passed over as malformed." in out
-    assert "mine: 1 malformed rows passed over; the first: mine.jsonl:2: " in caplog.text
+    assert "3 rows, 2 kept, of them 0 shortened; 0 dropped as too long, 1 skipped as malformed." in out
+    assert "mine: 1 malformed rows skipped; the first: mine.jsonl:2: " in caplog.text
 
 
 def test_the_histogram_counts_every_row_by_its_length(tmp_path: Path, tokenizer) -> None:

@@ -72,7 +72,7 @@ def test_a_folder_gives_its_data_files_in_the_order_of_their_names(tmp_path: Pat
     ]
     with pytest.raises(HycamError, match="No such file"):
         list(read_rows(folder / "to_nowhere.jsonl"))
-    assert "left out: part.jsonl.zst" in caplog.text and "hidden" not in caplog.text
+    assert "not those of data files: part.jsonl.zst" in caplog.text and "hidden" not in caplog.text
 
 
 def test_what_gives_no_data_or_no_end_of_it_is_refused(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_what_gives_no_data_or_no_end_of_it_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HycamError, match=r"has no data file: \.jsonl, \.json, \.csv, \.parquet"):
         data_files(tmp_path)
     (tmp_path / "again").symlink_to(tmp_path)
-    with pytest.raises(HycamError, match=r"again is a link to a folder that it is in"):
+    with pytest.raises(HycamError, match=r"again is a link to a folder that contains it"):
         data_files(tmp_path)
     os.mkfifo(tmp_path / "a.jsonl")  # refused before it is waited for
     with pytest.raises(HycamError, match="neither a file nor a folder"):

@@ -71,7 +71,7 @@ def test_auto_cot_is_to_be_had_as_a_file_only(monkeypatch, hub: list[tuple]) -> 
     assert hub == []
 
 
-def test_a_malformed_file_is_not_passed_over_for_the_hub(tmp_path: Path, monkeypatch, hub: list[tuple]) -> None:
+def test_a_malformed_file_does_not_fall_back_to_the_hub(tmp_path: Path, monkeypatch, hub: list[tuple]) -> None:
     (tmp_path / "dolly.jsonl").write_bytes(LINE + b"{\n")
     monkeypatch.setenv("HYCAM_DATA", str(tmp_path))
     with pytest.raises(HycamError, match=r"dolly\.jsonl:2:"):

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hycam.data.splits import (
+from hycam.data.partition import (
     FOLDS,
     Split,
     order_key,
@@ -26,7 +26,7 @@ group_lists = st.lists(st.integers(1, 30), min_size=10, max_size=40).flatmap(
 seeds = st.integers(-(2**40), 2**40)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(group_lists, seeds)
 def test_folds_lose_no_row_separate_no_group_and_test_on_nothing_that_was_validated_on(
     groups: list[str], seed: int
@@ -118,7 +118,7 @@ class TestCount:
         test = 1 + int(fractions[0] * (rows - 3))
         return 1 + int(fractions[1] * (rows - 2 - test)), test
 
-    @settings(max_examples=80, deadline=None)
+    @settings(max_examples=30, deadline=None)
     @given(group_lists, seeds, st.tuples(st.floats(0, 1), st.floats(0, 1)))
     def test_no_row_is_lost_no_group_separated_and_parts_are_as_near_to_what_was_asked_as_whole_groups_allow(
         self, groups: list[str], seed: int, fractions: tuple[float, float]
@@ -173,7 +173,7 @@ class TestDisjoint:
         lambda sizes: st.permutations([f"group {number}" for number, size in enumerate(sizes) for _ in range(size)])
     )
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=25, deadline=None)
     @given(many_groups, seeds)
     def test_replicates_share_no_row_cover_all_separate_no_group_and_are_as_large_as_asked_to_a_group(
         self, groups: list[str], seed: int

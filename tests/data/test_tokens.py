@@ -94,9 +94,7 @@ def test_an_answer_that_changes_the_prompts_last_tokens_is_refused() -> None:
     tokenizer = tokenizer_of(LLAMA_3_1, "bytes")
     tokenizer.chat_template = LLAMA_3_1.template.replace(" | trim", "")
     assert encoded(plain_row("Tell me.", "the answer"), tokenizer)["trained"]
-    with pytest.raises(
-        HycamError, match=r"^a\.jsonl:1: .* makes other tokens of the prompt .* begins with ' the answer"
-    ):
+    with pytest.raises(HycamError, match=r"^a\.jsonl:1: .* tokenises the prompt .* begins with ' the answer"):
         encoded(plain_row("Tell me.", " the answer"), tokenizer)
 
 

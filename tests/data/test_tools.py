@@ -100,7 +100,7 @@ def test_several_outputs_follow_several_calls_and_questions_go_on() -> None:
     assert turns_of(conversation(ROW, "messages", said, {})) == [("Where?", "There.")] * 2
 
 
-def test_tools_that_are_not_called_are_told_all_the_same() -> None:
+def test_tools_that_are_not_called_are_kept() -> None:
     assert whole([ASKED, ANSWERED], TOOLS) == {"messages": [ASKED, ANSWERED], "tools": TOOLS}
     for nothing in (None, [], "", " ", "[]", "null"):
         assert "messages" not in conversation(ROW, "messages", [ASKED, ANSWERED], {}, tools=("tools", nothing))
@@ -138,7 +138,7 @@ def test_fields_that_a_table_filled_up_with_null_are_none() -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, "", [], {}])
-def test_what_numbers_a_call_or_is_null_in_it_is_passed_over(nothing: Any) -> None:
+def test_the_index_of_a_call_and_nulls_in_it_are_ignored(nothing: Any) -> None:
     (_, message) = whole(called(index=0, name=None, parameters=nothing, **CALL))["messages"]
     assert message == without_id(CALLED)
 
@@ -177,7 +177,7 @@ def test_a_call_without_arguments_has_none(nothing: Any) -> None:
         ([ASKED, {"from": "function_call", "value": None}], "is null, an object with a name"),
         ([ASKED | {"tool_calls": CALLED["tool_calls"]}, ANSWERED], "has tool_calls, which only an answer"),
         ([ASKED, CALLED, FOUND | {"tool_call_id": "c2"}, ANSWERED], 'message 3 of "messages" is for the call "c2"'),
-        ([ASKED, CALLED, ASKED, ANSWERED], "what the tool gave that was called before was expected"),
+        ([ASKED, CALLED, ASKED, ANSWERED], "the output of the tool that was called was expected"),
         (
             [ASKED, CALLED, FOUND | {"content": {"sky": "blue"}}, ANSWERED],
             'the content of message 3 of "messages" is an o',
@@ -196,7 +196,7 @@ def test_a_call_that_is_not_understood_is_refused_with_its_number(messages: list
         ("{}", '"tools" is an object'),
         ([5], 'tool 1 of "tools" is a number (5)'),
         ([FUNCTION, {"type": "function", "function": {}}], 'tool 2 of "tools" was expected to have a "name"'),
-        ([{"type": "web_search"}], "a function was expected"),
+        ([{"type": "web_search"}], "only functions are supported"),
     ],
 )
 def test_what_describes_no_tool_is_refused(tools: Any, said: str) -> None:

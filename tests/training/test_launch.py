@@ -226,7 +226,7 @@ def test_what_is_wrong_is_said_once_wherever_it_is_found(
     path.write_text(yaml.safe_dump(asdict(chosen)))
     runs = {
         "the riemannian optimizer does not go with": start(*HYCAM, "train", path, "--launch", "2"),
-        'the data of the task "nowhere" cannot be had': start(
+        'the data of the task "nowhere" are not available': start(
             *HYCAM, "train", path, "--launch", "2", "--method.name", "lora", "--data.tasks", "[nowhere.jsonl]"
         ),
     }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ArgumentParser, Namespace
 from jsonargparse.typing import PositiveInt
@@ -14,12 +15,13 @@ from rich.table import Table
 
 from hycam.cli.arguments import parse
 from hycam.console import plain_console, quiet_libraries
-from hycam.data.catalog import catalog, fetch
 from hycam.data.chosen import Chosen, chosen_tasks, task
+from hycam.data.load import load_task
 from hycam.data.partition import digest, partition, rows_of
 from hycam.data.preview import preview
 from hycam.data.recipe import PARTS, DataRecipe, MixtureRecipe, Overlong, TaskRecipe
-from hycam.data.tasks import EMBEDDED, PAPER
+from hycam.data.sources import Task
+from hycam.data.tasks import EMBEDDED, PAPER, TASKS
 from hycam.errors import HycamError
 
 _BACKBONE = "smollm2-135m"
@@ -32,35 +34,21 @@ def parser() -> ArgumentParser:
     )
     verbs = whole.add_subcommands(dest="action")
 
-    def verb(name: str, help: str, description: str, *, tokenizer: bool = False, where: bool = False) -> ArgumentParser:
+    def verb(name: str, help: str, description: str) -> ArgumentParser:
         made = ArgumentParser(exit_on_error=False, description=description)
-        if tokenizer:
-            made.add_argument(
-                "--tokenizer",
-                "--backbone",
-                type=str,
-                default=None,
-                help=f"a backbone's (the recipe's, or {_BACKBONE}): short name, folder or hub id; or llama-3",
-            )
-        if where:
-            made.add_argument("--recipe", type=str, default=None, help="a recipe that says what the task is")
-            made.add_argument(
-                "--dataset_info", type=str, default=None, help="a dataset_info.json of LLaMA-Factory, or its folder"
-            )
-            made.add_argument("--skip_bad_rows", action="store_true", help="count malformed rows and pass over them")
         verbs.add_subcommand(name, made, help=help)
         return made
 
-    listing = verb("list", "the known tasks", "The known tasks, with the rows of those whose data are on this machine.")
-    listing.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    listed = verb("list", "the known tasks", "The known tasks, with the rows of those whose data are on this machine.")
+    listed.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
     shown = verb(
         "preview",
         "rows as the model sees them, and what becomes of all rows",
         "Rows as the model sees them, token by token, with what is trained marked; what becomes of all.",
-        tokenizer=True,
-        where=True,
     )
+    _add_tokenizer(shown)
+    _add_source(shown)
     shown.add_argument("task", type=str, help="name of a task, a file or a folder")
     shown.add_argument("--rows", type=PositiveInt, default=3, help="how many rows to print")
     shown.add_argument("--prompt", type=str, default=None, help="alpaca (the default), paper, chat or a template")
@@ -71,17 +59,16 @@ def parser() -> ArgumentParser:
         "stats",
         "rows and tokens, as in the paper's Table 1",
         "Rows and tokens of tasks, counted as Table 1 of the paper counts them.",
-        tokenizer=True,
-        where=True,
     )
+    _add_tokenizer(counted)
+    _add_source(counted)
     which = "tasks, files or folders; by default the recipe's, or the paper's five"
     counted.add_argument("tasks", type=str, nargs="*", default=[], help=which)
     counted.add_argument("--prompt", type=str, default="paper", help="paper (the default), alpaca, chat or a template")
     counted.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
-    divided = verb(
-        "split", "which rows are in which part", "Which rows are trained, validated and tested on.", where=True
-    )
+    divided = verb("split", "which rows are in which part", "Which rows are trained, validated and tested on.")
+    _add_source(divided)
     divided.add_argument("task", type=str, help="name of a task, a file or a folder")
     divided.add_argument("--fold", type=int, default=None, help="which of the five folds, 0 to 4")
     divided.add_argument("--seed", type=int, default=None, help="orders the rows before they are split")
@@ -94,6 +81,18 @@ def parser() -> ArgumentParser:
     return whole
 
 
+def _add_tokenizer(made: ArgumentParser) -> None:
+    which = f"a backbone's (the recipe's, or {_BACKBONE}): short name, folder or hub id; or llama-3"
+    made.add_argument("--tokenizer", "--backbone", type=str, default=None, help=which)
+
+
+def _add_source(made: ArgumentParser) -> None:
+    made.add_argument("--recipe", type=str, default=None, help="a recipe that says what the task is")
+    listing = "a dataset_info.json of LLaMA-Factory, or its folder"
+    made.add_argument("--dataset_info", type=str, default=None, help=listing)
+    made.add_argument("--skip_bad_rows", action="store_true", help="count and skip malformed rows")
+
+
 def main(arguments: Sequence[str]) -> None:
     """Parses the arguments and does what they ask for; prints to standard output."""
     parsed = parse(parser(), arguments)
@@ -103,10 +102,10 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _recipe(chosen: Namespace, **settings: object) -> tuple[DataRecipe, str, bool]:
-    """What the named recipe or study says, or the defaults.
+    """The data that the named recipe or study, or else the defaults, and the command line ask for.
 
     Returns:
-        its data, with what was set on the command line; its backbone (a study's first); whether code may come with it.
+        the data; the backbone (a study's first); whether code that comes with the backbone may run.
     """
     data, backbone, trusted = DataRecipe(), _BACKBONE, False
     if chosen.recipe is not None:
@@ -128,14 +127,14 @@ def _recipe(chosen: Namespace, **settings: object) -> tuple[DataRecipe, str, boo
 def _is_study(path: Path) -> bool:
     from hycam.training.parse import read_yaml
 
-    with suppress(HycamError):  # which reading the recipe explains
+    with suppress(HycamError):  # reading the recipe will explain it
         content = read_yaml(path)
         return isinstance(content, dict) and not {"methods", "backbones"}.isdisjoint(content)
     return False
 
 
 def _found(names: Sequence[str], data: DataRecipe) -> list[Chosen]:
-    """The tasks of these names or paths, as the recipe has them, or else as they would be in a recipe."""
+    """The tasks of these names or paths: the recipe's own, or others as if the recipe named them."""
     own = chosen_tasks(data) if data.tasks else {}
     known = {**{str(one.entry.path): one for one in own.values()}, **own}
     others: list[str | TaskRecipe] = [name for name in dict.fromkeys(names) if name not in known]
@@ -146,20 +145,33 @@ def _found(names: Sequence[str], data: DataRecipe) -> list[Chosen]:
 
 
 def _list(chosen: Namespace) -> None:
-    entries = catalog()
+    entries = [_entry(known) for known in TASKS.values()]
     if chosen.json:
-        print(json.dumps([asdict(entry) for entry in entries], indent=2))
+        print(json.dumps(entries, indent=2))
         return
     table = Table("task", "domain", "rows", "licence", "source", box=None, padding=(0, 2, 0, 0))
     table.columns[2].justify = "right"
     table.columns[4].overflow = "fold"
     for entry in entries:
-        rows = "-" if entry.rows is None else f"{entry.rows:,}"
-        table.add_row(entry.name, entry.domain, rows, entry.licence, entry.source)
+        rows = "-" if entry["rows"] is None else f"{entry['rows']:,}"
+        table.add_row(entry["name"], entry["domain"], rows, entry["licence"], entry["source"])
     console = plain_console()
     console.print(table)
-    if any(entry.rows is None for entry in entries):
+    if any(entry["rows"] is None for entry in entries):
         console.print('"-": not on this machine yet; `hycam data fetch` brings the embedded ones.', highlight=False)
+
+
+def _entry(known: Task) -> dict[str, Any]:
+    """A task as it is listed. Only data that are on this machine are counted; nothing is fetched."""
+    path = known.path()
+    return {
+        "name": known.name,
+        "domain": known.domain,
+        "rows": len(load_task(known)) if path else None,
+        "source": known.describe(),
+        "path": str(path) if path else None,
+        "licence": known.licence,
+    }
 
 
 def _preview(chosen: Namespace) -> None:
@@ -184,14 +196,12 @@ def _stats(chosen: Namespace) -> None:
     counted = []
     for one in found:
         rows = rows_of(one, data, keep_empty=True)
-        if one.task is not None:
-            counted.append(statistics(one.task, rows.dataset, tokenizer, chosen.prompt, data.skip_bad_rows))
-            continue
+        names = [one.name] if len(one.tasks) == 1 else [f"{one.name} ({part})" for part in PARTS]
         begin = 0
-        for part, number in zip(PARTS, rows.of_parts, strict=True):
+        for name, each, number in zip(names, one.tasks, rows.sizes, strict=True):
             own = rows.dataset.select(range(begin, begin + number))
-            line = statistics(one.parts[part], own, tokenizer, chosen.prompt, data.skip_bad_rows)
-            counted.append(replace(line, task=f"{one.name} ({part})"))
+            counts = statistics(each, own, tokenizer, chosen.prompt, data.skip_bad_rows)
+            counted.append(replace(counts, task=name))
             begin += number
     if chosen.json:
         print(json.dumps([asdict(entry) for entry in counted], indent=2))
@@ -225,11 +235,9 @@ def _split(chosen: Namespace) -> None:
 
 
 def _fetch(chosen: Namespace) -> None:
-    wanted = chosen.tasks or EMBEDDED
-    for name in wanted:
-        task(name)  # a misspelt name is said before anything is fetched
+    wanted = [task(name) for name in chosen.tasks or EMBEDDED]  # a misspelt name fails before anything is fetched
     terminal = plain_console(stderr=True)
-    for number, name in enumerate(wanted, 1):
-        with terminal.status(f"Fetching {name} ({number} of {len(wanted)})"):  # shown on a terminal only
-            where = fetch(name)
-        print(f"{name}: {where}")
+    for number, one in enumerate(wanted, 1):
+        with terminal.status(f"Fetching {one.name} ({number} of {len(wanted)})"):  # shown on a terminal only
+            one.fetch()
+        print(f"{one.name}: {one.path() or 'in the cache of the library datasets'}")

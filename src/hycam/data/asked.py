@@ -1,4 +1,4 @@
-"""Rows that are to be answered: read and laid out as in training, whether or not they have an answer."""
+"""Rows to generate answers for: read and formatted as in training, with or without an answer."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hycam.data.chosen import chosen_tasks
 from hycam.data.columns import CONVERSATIONS, ByColumns, pair_to_ask
 from hycam.data.conversation import conversation_of
 from hycam.data.encode import encode, warn_of_bad_rows
-from hycam.data.messages import BY_ASSISTANT, USUAL, role_of
+from hycam.data.messages import BY_ASSISTANT, keys_of, role_of
 from hycam.data.partition import rows_of
 from hycam.data.prompts import Form, check_prompt
 from hycam.data.recipe import DataRecipe, MixtureRecipe, SplitRecipe, TaskRecipe
@@ -24,19 +24,19 @@ from hycam.data.sources import Source
 from hycam.data.tokens import encode_prompts
 from hycam.errors import HycamError
 
-_ANSWER = "answer"  # in the place of one: whatever it is, the same stands before it
+_ANSWER = "answer"  # a placeholder: what precedes an answer does not depend on it
 _NO_LIMIT = 1 << 24
 
 
 def asked_rows(wanted: str | TaskRecipe, recipe: DataRecipe) -> list[dict[str, Any]]:
-    """The rows of a file or of anything else that a recipe may have under ``tasks``.
+    """The rows of a file, or of anything else that a recipe may list under ``tasks``.
 
     Args:
-        wanted: as in a recipe. The path of a task of ``recipe`` is read as that task is.
-        recipe: of the run; its ``skip_bad_rows`` and ``dataset_info`` count.
+        wanted: as in a recipe. If it is the path of a task of ``recipe``, that task's settings apply.
+        recipe: of the run; its ``skip_bad_rows`` and ``dataset_info`` apply.
 
     Returns:
-        ``row``, ``instruction``, ``input``, ``system``, ``history``, and a ``response`` that need not mean anything.
+        ``row``, ``instruction``, ``input``, ``system``, ``history``, and a ``response`` that may be a placeholder.
 
     Raises:
         HycamError: as :func:`hycam.data.load.load_task`.
@@ -49,11 +49,9 @@ def asked_rows(wanted: str | TaskRecipe, recipe: DataRecipe) -> list[dict[str, A
             wanted = replace(wanted, columns={"response": "response", **wanted.columns})
     alone = replace(recipe, tasks=[wanted], split=SplitRecipe(), mixture=MixtureRecipe(), fold=0)
     (chosen,) = chosen_tasks(alone).values()
-    assert chosen.task is not None  # only a split by files has none
-    sources = tuple(map(_without_answers, chosen.task.sources))
-    return rows_of(
-        replace(chosen, task=replace(chosen.task, sources=sources)), alone, keep_empty=True
-    ).dataset.to_list()
+    (task,) = chosen.tasks  # the split is by folds
+    task = replace(task, sources=tuple(map(_without_answers, task.sources)))
+    return rows_of(replace(chosen, tasks=(task,)), alone, keep_empty=True).dataset.to_list()
 
 
 def asked_ids(
@@ -63,19 +61,17 @@ def asked_ids(
     thinks: bool = False,
     skip_bad_rows: bool = False,
 ) -> tuple[list[dict[str, Any]], list[list[int]]]:
-    """The rows, and the token ids that the last answer of each is to follow, exactly as in training.
-
-    No row is shortened.
+    """The rows, and the token ids before the last answer of each, exactly as in training; none is truncated.
 
     Args:
         rows: have at least ``instruction`` and ``input``, as :func:`asked_rows` gives them.
         tokenizer: of the backbone.
         prompt: see :class:`hycam.data.prompts.Form`.
-        thinks: whether the answers are to begin with a thought, where a chat template can do both.
-        skip_bad_rows: leave out rows that cannot be put into the form of the prompt, with a warning.
+        thinks: whether answers begin with a thought, if the chat template supports both.
+        skip_bad_rows: skip rows that cannot be rendered, with a warning.
 
     Raises:
-        HycamError: as :func:`hycam.data.encode.encode`; or all rows were left out.
+        HycamError: as :func:`hycam.data.encode.encode`; or all rows were skipped.
     """
     whole = [
         {"row": f"prompt {number}", "system": "", "history": [], **row, "response": _ANSWER}
@@ -104,7 +100,7 @@ def asked_ids(
 
 
 def _opening(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase, thinks: bool) -> str:
-    """What stands before the last answer of a chat that is trained."""
+    """The text before the last trained answer of a chat."""
     conversation = conversation_of(row)
     answers = conversation.trained()
     try:
@@ -121,7 +117,7 @@ def _is_at(entry: str | TaskRecipe, path: str) -> bool:
 
 
 def _without_answers(source: Source) -> Source:
-    """The source with a converter that needs no answers; one of a known dataset stays as it is."""
+    """The source with a converter that needs no answers; the source of a known dataset is unchanged."""
     convert = source.convert
     if type(convert) is not ByColumns:
         return source
@@ -130,7 +126,7 @@ def _without_answers(source: Source) -> Source:
 
 @dataclass(frozen=True)
 class Asked(ByColumns):
-    """As :class:`ByColumns`, of rows that may lack the answer, or in a conversation the last one."""
+    """As :class:`ByColumns`, but rows may lack the answer, or conversations the last one."""
 
     @property
     def expected(self) -> frozenset[str]:
@@ -148,7 +144,9 @@ class Asked(ByColumns):
             question, answer = self.columns.get("instruction"), self.columns["response"]
         else:
             question, answer = pair_to_ask(fields)
-        if question not in fields or fields.get(answer):  # of no known shape, as will be said, or answered
+        if question not in fields or fields.get(
+            answer
+        ):  # of unknown shape, which the caller reports, or answered already
             return fields
         asked = fields.get(question)
         if isinstance(asked, list):  # TRL's form, of messages
@@ -157,10 +155,10 @@ class Asked(ByColumns):
         return {**fields, answer: _ANSWER}
 
     def _reply(self, messages: list[Any]) -> list[dict[str, Any]]:
-        """The answer to the last message, in its own spelling; none where it is an answer."""
+        """A placeholder answer to the last message, in the spelling of that message; none if it is an answer."""
         last = messages[-1] if messages and isinstance(messages[-1], dict) else {}
-        spelt = [(self.tags.get("role", role), self.tags.get("content", content)) for role, content in USUAL]
-        role, content = next((pair for pair in spelt if last.get(pair[0]) is not None), spelt[0])
+        keys = keys_of(self.tags)
+        role, content = next((pair for pair in keys if last.get(pair[0]) is not None), keys[0])
         if role_of(last.get(role), self.tags) in BY_ASSISTANT:
             return []
         return [{role: self.tags.get("assistant", "assistant"), content: _ANSWER}]

@@ -1,7 +1,7 @@
 """From the order of the draws to micro-batches: as they come, of similar length, or packed.
 
-For ``DataLoader(batch_sampler=...)``. What is yielded depends on the seed and the epoch alone, so a run that is resumed
-by skipping batches goes on with the same ones.
+For ``DataLoader(batch_sampler=...)``. Batches depend on the seed and the epoch only, so a run that resumes by skipping
+batches continues with the same ones.
 """
 
 from __future__ import annotations
@@ -19,44 +19,44 @@ import pyarrow as pa
 from hycam.data.mixture import Mixture, Purpose, generator
 from hycam.errors import HycamError
 
-_GROUPED = 50  # batches: rows are sorted by length within so many
-_PACKED = 1000  # draws: rows are packed within so many
+_GROUPED = 50  # batches that are sorted by length together
+_PACKED = 1000  # draws that are packed together
 
 Piece = TypeVar("Piece", int, list[int])
 
 
 class Batches:
-    """Micro-batches of global row indices; :meth:`set_epoch` says of which epoch.
+    """Micro-batches of global row indices, of the epoch given to :meth:`set_epoch`.
 
-    As they come, ``batch_size`` consecutive draws are a batch, and an epoch's last may be smaller. Grouped by length,
-    the same holds after the draws of 50 batches at a time were sorted by length and their batches shuffled; the first
-    batch of an epoch has the longest row of the first 50, so that a machine that is too small fails at once.
+    Plain batches are ``batch_size`` consecutive draws; the last one of an epoch may be smaller. Grouping by length
+    sorts the draws of 50 batches at a time and shuffles these batches; the first batch of an epoch has the longest
+    row of the first 50, so that a machine with too little memory fails at once.
 
-    Packed, ``batch_size`` packs are a batch, and what is yielded is the rows of all of them. A pack is rows of together
-    at most ``max_length`` tokens; every 1,000 draws are packed by themselves and their packs shuffled. All passes over
-    the draws form one stream of packs, and an epoch is as many batches of it as hold the first pass. So each draw is in
-    exactly one pack, and an epoch may end a little before or after a pass does.
+    With packing, a batch is the rows of ``batch_size`` packs. A pack is rows of at most ``max_length`` tokens together.
+    Each 1,000 draws are packed separately and their packs shuffled. All passes over the draws form one stream of packs,
+    and an epoch is as many batches of it as hold the first pass. So each draw is in exactly one pack, and an epoch may
+    end a little before or after a pass.
 
-    Of P processes each takes every P-th piece (row or pack) of a batch that is P times as large. So all of them
-    together have the batches that one process would have with ``batch_size`` times P, in every form, and each process
-    has the same number of them. Of an epoch's last batch with fewer rows than processes, some get an empty list.
+    Each of P processes takes every P-th piece (row or pack) of a batch that is P times as large. So together they have
+    the batches of one process with P times the ``batch_size``, and each has the same number of batches. If the last
+    batch of an epoch has fewer rows than there are processes, some get an empty list.
 
     Args:
         mixture: gives the draws.
         lengths: tokens of each row, ``[rows]``, from 1 to ``max_length``.
         batch_size: rows, or packs, in a batch of one process.
-        max_length: most tokens of a row or pack.
+        max_length: maximum number of tokens of a row or pack.
         packing: whether rows are packed.
-        group_by_length: whether rows of similar length come together.
-        processes: how many share the batches out.
-        process: which of them this is, from 0.
+        group_by_length: whether rows of similar length are batched together.
+        processes: how many share the batches.
+        process: the rank of this one, from 0.
 
     Attributes:
         packing: whether a batch is to be laid out as packed rows.
-        batch_size: rows in a batch, or None where packing leaves that open (as accelerate asks of a batch sampler).
+        batch_size: rows in a batch, or None with packing; accelerate reads it from a batch sampler.
 
     Raises:
-        HycamError: from ``len`` and iteration: packing needs TRL, which is not installed.
+        HycamError: from ``len`` and iteration, if packing needs TRL and it is not installed.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class Batches:
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The next iteration is over the batches of this epoch, from 0."""
+        """The next iteration yields the batches of this epoch, from 0."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        """Batches in an epoch, the same in every one and on every process."""
+        """Batches in an epoch, the same in each epoch and process."""
         pieces = len(self._mixture) if self._packs is None else self._packs.in_first_pass()
         return -(-pieces // self._size)
 
@@ -96,7 +96,7 @@ class Batches:
                 yield self._own(rows)
 
     def _own(self, pieces: list[Piece]) -> list[Piece]:
-        """What this process takes of a batch: of rows sorted by length, neither the longest nor the shortest."""
+        """The share of this process in a batch: interleaved, so that sorted rows are spread evenly."""
         return pieces[self._process :: self._processes]
 
     def _plain(self, epoch: int) -> Iterator[list[int]]:
@@ -112,7 +112,7 @@ class Batches:
             full, rest = divmod(len(rows), size)
             order = generator(self._mixture.seed, Purpose.GROUPS, epoch, window).permutation(full).tolist()
             if window == 0:
-                order.sort(key=bool)  # batch 0, which has the longest row, goes first; the others stay as they are
+                order.sort(key=bool)  # batch 0, which has the longest row, first; the others keep their order
             for batch in order:
                 yield rows[batch * size : (batch + 1) * size].tolist()
             if rest:
@@ -125,22 +125,22 @@ class Batches:
 
 
 class _Packs:
-    """An endless stream of packs: window by window of the draws, and pass after pass over them."""
+    """An endless stream of packs, window by window of the draws, in pass after pass."""
 
     def __init__(self, mixture: Mixture, lengths: np.ndarray, max_length: int) -> None:
         self._mixture, self._lengths, self._max_length = mixture, lengths, max_length
         self._windows_in_pass = -(-len(mixture) // _PACKED)
-        self._ends: list[int] = []  # packs in the stream up to the end of each window, of those packed so far
+        self._ends: list[int] = []  # packs up to the end of each window packed so far
 
     def in_first_pass(self) -> int:
-        """How many packs the first pass over the draws has."""
+        """The number of packs in the first pass over the draws."""
         ahead = self._windows(len(self._ends))
         while len(self._ends) < self._windows_in_pass:
             next(ahead)
         return self._ends[self._windows_in_pass - 1]
 
     def stream(self, first: int) -> Iterator[list[int]]:
-        """The rows of each pack from pack ``first`` of the stream on. Windows before it are packed once, to count."""
+        """The rows of each pack from number ``first`` on. Earlier windows are packed once, to count their packs."""
         ahead = self._windows(len(self._ends))
         while not self._ends or self._ends[-1] <= first:
             next(ahead)
@@ -149,7 +149,7 @@ class _Packs:
         return islice(chain.from_iterable(self._windows(window)), skipped, None)
 
     def _windows(self, first: int) -> Iterator[list[list[int]]]:
-        """The packs of each window from window ``first`` of the stream on."""
+        """The packs of each window from number ``first`` on."""
         start_pass, start_window = divmod(first, self._windows_in_pass)
         for number in count(start_pass):
             draws = self._mixture.epoch(number)
@@ -164,9 +164,9 @@ class _Packs:
 
 
 def _pack(lengths: np.ndarray, max_length: int) -> list[np.ndarray]:
-    """Divides sequences of so many tokens, ``[n]``, into packs of at most ``max_length``; numbers 0 to n - 1 of each.
+    """Packs sequences of these lengths, ``[n]``, into at most ``max_length`` tokens; the sequence numbers of each pack.
 
-    TRL packs the tokens themselves. Here each token is the number of its sequence, which tells what is in a pack.
+    TRL packs tokens. Here each token is the number of its sequence, so the result shows what is in a pack.
     """
     try:
         from trl import pack_dataset
@@ -187,7 +187,7 @@ def _pack(lengths: np.ndarray, max_length: int) -> list[np.ndarray]:
 
 @contextmanager
 def _without_progress() -> Iterator[None]:
-    """A progress bar for every window would tell nobody anything."""
+    """Without a progress bar for each window."""
     if not datasets.is_progress_bar_enabled():
         yield
         return

@@ -1,8 +1,8 @@
-"""What a tokenizer's chat template makes of a conversation: one text, and where the trained answers stand in it.
+"""A conversation as a tokenizer's chat template writes it, cut at the trained answers.
 
-The turns with the end token behind each answer are the template's own text of the conversation, up to the last of
-them. Only where the template writes the last answer in another way than it asks for it (a thought is taken out, say),
-they are the generation prompt and the answer.
+The turns, with the end token after each answer, are the template's own text of the conversation up to the last answer.
+If the template would write the last answer differently from how it asks for it (by removing a thought, say), they are
+the generation prompt and the answer instead.
 """
 
 from __future__ import annotations
@@ -16,31 +16,31 @@ from hycam.data.conversation import THOUGHT, THOUGHT_END, Chat, Message, is_thou
 from hycam.data.recipe import Turns
 from hycam.errors import HycamError
 
-# Some templates write today's date. The same row would be other tokens tomorrow, so it is always the day that Llama's
-# own template falls back to. They get it as a variable, or ask a function, in whose place a macro stands.
+# Some templates write today's date, and tomorrow the same row would have other tokens. So the date is always the
+# default of Llama's template: passed as a variable, and returned by a macro that replaces the function they may call.
 _DAY = "26 Jul 2024"
 _NO_CLOCK = f"{{% macro strftime_now(form) %}}{_DAY}{{% endmacro %}}"
 _ANSWER = "answer"
 
 
 class Turn(NamedTuple):
-    """The text before an answer, from the end of the answer before it, and the answer; an end token follows it."""
+    """The text since the previous answer, and an answer, without the end token that follows it."""
 
     before: str
     answer: str
 
 
 def chat_turns(conversation: Chat, tokenizer: PreTrainedTokenizerBase, turns: Turns) -> list[Turn]:
-    """The trained answers of a conversation, each with what stands before it.
+    """The trained answers of a conversation, each with the text before it.
 
     Args:
-        conversation: has at least one answer that is trained; what follows the last one is left out.
+        conversation: has at least one trained answer; messages after the last one are ignored.
         tokenizer: its chat template writes the conversation.
-        turns: ``"last"`` gives the last answer alone, so that the template may shorten the earlier ones.
+        turns: ``"last"`` gives the last answer only, so the template may change the earlier ones.
 
     Raises:
-        HycamError: the template refuses the conversation, drops a part of it, changes earlier answers of it, or opens a
-            thought where the answer has none.
+        HycamError: the template refuses the conversation, drops a part of it, changes earlier answers, or opens a
+            thought although the answer has none.
     """
     answers = conversation.trained()
     if not answers:
@@ -54,10 +54,11 @@ def chat_turns(conversation: Chat, tokenizer: PreTrainedTokenizerBase, turns: Tu
     _check_kept(text, conversation, tokenizer, thinks)
     opened = generation_prompt(tokenizer, asked, thinks)
     begins_thought = message["content"].lstrip().startswith(THOUGHT)
-    if begins_thought and not thinks and opened.rstrip().endswith((THOUGHT, THOUGHT_END)):  # it would be there twice
+    if (
+        begins_thought and not thinks and opened.rstrip().endswith((THOUGHT, THOUGHT_END))
+    ):  # the tag would be there twice
         raise HycamError(
-            f"The answer begins with {THOUGHT}, and no {THOUGHT_END} ends the thought. Put it there, or leave the row "
-            "out."
+            f"The answer begins with {THOUGHT} but has no {THOUGHT_END}. Add it after the thought, or remove the row."
         )
     answer = _answer(text, opened, message, end)
     if answer is None:
@@ -80,8 +81,8 @@ def written(tokenizer: PreTrainedTokenizerBase, conversation: Chat, thinks: bool
     Args:
         tokenizer: its template.
         conversation: what was said.
-        thinks: whether the answer begins with a thought. A template that can do both (Qwen3's) is told.
-        opening: whether to end where the next answer begins.
+        thinks: whether the answer begins with a thought, for templates that support both (Qwen3's).
+        opening: whether to end with the prompt of the next answer.
 
     Raises:
         HycamError: the template refuses the conversation.
@@ -100,27 +101,27 @@ def written(tokenizer: PreTrainedTokenizerBase, conversation: Chat, thinks: bool
                 enable_thinking=thinks,
             )
         )
-    except Exception as error:  # a template is a program: it may raise anything, and on purpose
+    except Exception as error:  # a template is a program, which may raise anything, also on purpose
         said = f"{error}".strip().rstrip(".") or type(error).__name__
         raise HycamError(
-            f"The chat template of {called(tokenizer)} refuses a conversation ({said}). Leave out what it does not "
-            'take, such as the system text, or use the prompt "alpaca".'
+            f"The chat template of {called(tokenizer)} refuses a conversation ({said}). Remove what it does not "
+            'support, such as the system text, or use the prompt "alpaca".'
         ) from error
 
 
 def generation_prompt(tokenizer: PreTrainedTokenizerBase, asked: Chat, thinks: bool) -> str:
-    """What stands before an answer to ``asked``, to the last character.
+    """The exact text before an answer to ``asked``.
 
-    It is what the template writes when it is asked for an answer, and with it what it writes before any answer
-    without a thought: the line that opens an answer, where it writes that only together with one, or an empty thought.
-    Blanks right before the answer are the answer's: a model that is asked has to write them.
+    It is the template's generation prompt, and whatever else the template writes before any answer without a thought:
+    the line that opens an answer, if it writes that only together with one, or an empty thought. Blanks right before
+    the answer belong to the answer: the model has to generate them.
 
     Raises:
         HycamError: the template refuses the conversation.
     """
     opened = written(tokenizer, asked, thinks, opening=True)
     if thinks and "add_generation_prompt" in str(tokenizer.get_chat_template(tools=asked.tools)):
-        return opened  # the thought itself is the answer's
+        return opened  # the thought itself belongs to the answer
     answered = written(tokenizer, asked.up_to(len(asked.messages), _said("assistant", _ANSWER)), thinks)
     if not answered.startswith(opened):
         return opened
@@ -129,7 +130,7 @@ def generation_prompt(tokenizer: PreTrainedTokenizerBase, asked: Chat, thinks: b
 
 
 def end_token(tokenizer: PreTrainedTokenizerBase, style: str) -> str:
-    """What ends an answer: in a chat the token that the template puts there, else the tokenizer's end token."""
+    """The token that ends an answer: in a chat the template's, else the tokenizer's end token."""
     if style != "chat" or not tokenizer.chat_template:
         return str(tokenizer.eos_token)
     return _chat_end(tokenizer, str(tokenizer.chat_template))
@@ -140,12 +141,12 @@ def called(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def no_trained_answer() -> HycamError:
-    return HycamError("No answer of the conversation is trained: all have weight 0. Leave it out.")
+    return HycamError("No answer of the conversation is trained: all have weight 0. Remove the row.")
 
 
 @lru_cache(maxsize=4)
 def _chat_end(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
-    """``template`` is there for the cache alone: another one may end an answer in another way."""
+    """``template`` is only part of the cache's key: a tokenizer may be given another one."""
     said = Chat([_said("user", "question"), _said("assistant", _ANSWER)])
     try:
         behind = written(tokenizer, said, thinks=False).rpartition(_ANSWER)[2].lstrip()
@@ -162,11 +163,11 @@ def _said(role: str, content: str) -> Message:
 def _earlier(
     text: str, conversation: Chat, number: int, tokenizer: PreTrainedTokenizerBase, end: str
 ) -> tuple[int, str]:
-    """Where in ``text`` the answer with this number begins, and the answer."""
+    """Where in ``text`` an earlier answer begins, and the answer."""
     message = conversation.messages[number]
     thinks = is_thoughtful(message)
-    # A template may write the empty thought that it asks with before the last answer alone: the earlier ones then begin
-    # where it asks for one with a thought.
+    # A template may write the empty thought of its generation prompt before the last answer only. The earlier answers
+    # then follow the generation prompt for an answer with a thought.
     for either in (thinks, not thinks):
         opened = generation_prompt(tokenizer, conversation.up_to(number), either)
         answer = _answer(text, opened, message, end)
@@ -174,20 +175,20 @@ def _earlier(
             return len(opened), answer
     raise HycamError(
         f"The chat template of {called(tokenizer)} does not keep the earlier answers of a conversation as they are, "
-        f"each with {end} behind it, so they cannot be trained. Train the last answer only (turns: last), or use the "
+        f"each followed by {end}, so they cannot be trained. Train the last answer only (turns: last), or use the "
         'prompt "alpaca".'
     )
 
 
 def _answer(text: str, opened: str, message: Message, end: str) -> str | None:
-    """What is written between ``opened`` and an end token, where that is the whole answer; else None.
+    """The text between ``opened`` and the end token if it is the whole answer, else None.
 
-    The template may strip the answer, and write more around it than the row has.
+    The template may strip the answer, and add text around it.
     """
     if not text.startswith(opened):
         return None
     behind = text[len(opened) :]
-    # The answer has all of these in it, in whichever order.
+    # The answer contains all of these, in any order.
     parts = [message.get("reasoning_content", "").strip(), message["content"].strip()]
     for call in message.get("tool_calls") or ():
         parts += [call["function"]["name"], *call["function"]["arguments"]]
@@ -204,18 +205,18 @@ def _answer(text: str, opened: str, message: Message, end: str) -> str | None:
 
 
 def _thinks_twice(opened: str, answer: str, message: Message) -> bool:
-    """Whether the template opens a thought of its own beside the one in the text of an answer."""
+    """Whether the template opens a thought of its own in addition to the one in the answer."""
     own = f"{message.get('reasoning_content', '')}{message['content']}".count(THOUGHT)
     return answer.count(THOUGHT) + _opens_thought(opened) > max(1, own)
 
 
 def _composed(opened: str, message: Message, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The answer of a row, to stand right behind ``opened``, where the template would write it otherwise."""
+    """The answer to put right after ``opened`` if the template would write it differently."""
     reasoning, content = message.get("reasoning_content", "").strip(), message["content"]
     if message.get("tool_calls"):
         raise HycamError(
-            f"The chat template of {called(tokenizer)} leaves out a part of an answer that calls tools, or does not "
-            "write it as it asks for one. Leave such rows out, or give the tokenizer a template that does "
+            f"The chat template of {called(tokenizer)} drops a part of an answer that calls tools, or does not "
+            "continue its own generation prompt with it. Remove such rows, or give the tokenizer a template that does "
             "(chat_template.jinja)."
         )
     if not _opens_thought(opened):
@@ -240,14 +241,14 @@ def _opens_thought(opened: str) -> bool:
 
 def _thought_missing(tokenizer: PreTrainedTokenizerBase) -> HycamError:
     return HycamError(
-        f"The chat template of {called(tokenizer)} has every answer begin with a thought ({THOUGHT}), and this one has "
-        f"none. Give it one (reasoning_content, or before {THOUGHT_END} in the answer), give the tokenizer a template "
+        f"The chat template of {called(tokenizer)} begins every answer with a thought ({THOUGHT}), and this one has "
+        f"none. Add one (reasoning_content, or before {THOUGHT_END} in the answer), give the tokenizer a template "
         'without thoughts (chat_template.jinja), or use the prompt "alpaca".'
     )
 
 
 def _check_kept(text: str, conversation: Chat, tokenizer: PreTrainedTokenizerBase, thinks: bool) -> None:
-    """Raises HycamError where the template leaves out tools, calls of them, or their output."""
+    """Raises HycamError if the template drops tools, calls of them, or their output."""
     messages, tools = conversation
     without_arguments = [{**message, "tool_calls": _bare_calls(message)} if message.get("tool_calls") else message
                          for message in messages]  # fmt: skip
@@ -255,7 +256,7 @@ def _check_kept(text: str, conversation: Chat, tokenizer: PreTrainedTokenizerBas
     others = {
         "the tools of a conversation": Chat(messages),
         "the calls of tools in a conversation": Chat(without_arguments, tools),
-        "what tools put out in a conversation": Chat(silent, tools),
+        "the output of tools in a conversation": Chat(silent, tools),
     }
     for what, other in others.items():
         if other == conversation:
@@ -263,11 +264,11 @@ def _check_kept(text: str, conversation: Chat, tokenizer: PreTrainedTokenizerBas
         try:
             is_dropped = written(tokenizer, other, thinks) == text
         except HycamError:
-            is_dropped = False  # it looks at what it now misses
+            is_dropped = False  # it uses what is now missing
         if is_dropped:
             raise HycamError(
-                f"The chat template of {called(tokenizer)} leaves out {what}. Give the tokenizer a template that has a "
-                "place for them (chat_template.jinja), or leave such rows out."
+                f"The chat template of {called(tokenizer)} drops {what}. Give the tokenizer a template that "
+                "supports them (chat_template.jinja), or remove such rows."
             )
 
 

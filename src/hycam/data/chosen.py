@@ -12,7 +12,7 @@ from hycam.data.columns import COLUMNS, ByColumns
 from hycam.data.llama_factory import DatasetInfo, dataset_info
 from hycam.data.messages import TAGS
 from hycam.data.read import ENDINGS, is_data_file
-from hycam.data.recipe import DataRecipe, SplitRecipe, TaskRecipe
+from hycam.data.recipe import PARTS, DataRecipe, SplitRecipe, TaskRecipe
 from hycam.data.rows import label_of
 from hycam.data.sources import NamedFile, OnHub, Source, Task, expanded, is_there
 from hycam.data.tasks import TASKS
@@ -21,21 +21,20 @@ from hycam.errors import HycamError, nearest, unknown
 
 @dataclass(frozen=True)
 class Chosen:
-    """One task of a recipe. ``parts`` has a task for each part where it is split by files, and is empty otherwise."""
+    """One task of a recipe. ``tasks`` is one that has all rows, or in a split by files one for each of ``PARTS``."""
 
     name: str
     entry: TaskRecipe
     split: SplitRecipe
-    task: Task | None
-    parts: Mapping[str, Task]
+    tasks: tuple[Task, ...]
 
 
 def chosen_tasks(recipe: DataRecipe) -> dict[str, Chosen]:
     """The tasks of a recipe by name, in its order.
 
     Raises:
-        HycamError: there is none, an unknown one or two of one name; an entry contradicts itself; the mixture's weights
-            are not those of the tasks.
+        HycamError: there is none, an unknown one, or two of one name; an entry contradicts itself; the weights of the
+            mixture do not match the tasks.
     """
     info = dataset_info(recipe.dataset_info) if recipe.dataset_info is not None else None
     wanted: list[str | TaskRecipe] = [*(recipe.tasks or (info.tasks() if info else ()))]
@@ -45,9 +44,10 @@ def chosen_tasks(recipe: DataRecipe) -> dict[str, Chosen]:
     for entry in wanted:
         one = _chosen(entry, recipe.split, info)
         if one.name in found:
+            where = " and ".join(each.tasks[0].sources[0].describe() for each in (found[one.name], one))
             raise HycamError(
-                f'Two tasks are called "{one.name}": {_where(found[one.name])} and {_where(one)}. A file is called '
-                "after its name, unless the recipe gives it another (name: ...); rename one of them, or leave one out."
+                f'Two tasks are called "{one.name}": {where}. A task is called after its file unless the recipe names '
+                "it (name: ...): rename one of them, or remove one."
             )
         found[one.name] = one
     recipe.mixture.check_tasks(list(found))
@@ -57,7 +57,9 @@ def chosen_tasks(recipe: DataRecipe) -> dict[str, Chosen]:
 def _chosen(entry: str | TaskRecipe, split: SplitRecipe, info: DatasetInfo | None) -> Chosen:
     if isinstance(entry, str):
         if entry.lstrip().startswith(("[", "{")):
-            raise HycamError(f"{entry} is neither a task nor a list of tasks: in a recipe its mistake would be named.")
+            raise HycamError(
+                f"{entry} is neither a task nor a list of tasks. In a recipe file the error would be located."
+            )
         if info is not None and entry in info.names:
             entry = info.task(entry)
         elif entry in TASKS:
@@ -67,39 +69,35 @@ def _chosen(entry: str | TaskRecipe, split: SplitRecipe, info: DatasetInfo | Non
         else:
             raise unknown("task", entry, [*TASKS, *(info.names if info else ())])
     split = entry.split or split
-    if entry.name is not None and entry.path is None and entry.hub is None and split.by != "files":
-        return _known(entry, split, info)
     if split.by == "files":
-        return Chosen(name_of(entry), entry, split, None, own_parts(entry, split.files))
-    return Chosen(name_of(entry), entry, split, own_task(entry, split.column), {})
+        of_parts = own_parts(entry, split.files)
+        tasks = tuple(of_parts[part] for part in PARTS)
+    elif entry.name is not None and entry.path is None and entry.hub is None:
+        tasks = (_known(entry, entry.name, split, info),)
+    else:
+        tasks = (own_task(entry, split.column),)
+    return Chosen(name_of(entry), entry, split, tasks)
 
 
-def _known(entry: TaskRecipe, split: SplitRecipe, info: DatasetInfo | None) -> Chosen:
-    """A task of the table, or of LLaMA-Factory's, with settings of its own."""
-    assert entry.name is not None
-    if info is not None and entry.name in info.names:
-        raise HycamError(
-            f'"{entry.name}" is an entry of {info.path}: say what is to be different there, and name it alone.'
-        )
-    known = task(entry.name)
+def _known(entry: TaskRecipe, name: str, split: SplitRecipe, info: DatasetInfo | None) -> Task:
+    """A task of the table with settings of its own."""
+    if info is not None and name in info.names:
+        raise HycamError(f'"{name}" is an entry of {info.path}: make your changes there, and name it alone here.')
+    known = task(name)
     if split.by == "column" or entry.columns or entry.tags or entry.ignore:
         raise HycamError(
-            f'The columns of the task "{entry.name}" are known: it has no columns or tags to name, and none to ignore.'
+            f'The columns of the task "{name}" are known: it has no columns or tags to name, and none to ignore.'
         )
     if entry.subset or entry.revision or entry.hub_split != TaskRecipe.hub_split:
-        raise HycamError(f'Where the task "{entry.name}" comes from is known: set hub for another dataset there.')
-    return Chosen(known.name, entry, split, known, {})
-
-
-def _where(one: Chosen) -> str:
-    return (one.task or one.parts["train"]).sources[0].describe()
+        raise HycamError(f'Where the task "{name}" comes from is known: set hub for another dataset there.')
+    return known
 
 
 def task(name_or_path: str) -> Task:
-    """The task of that name, or the file or folder at that path as a task that is called after it.
+    """The task of that name, or the file or folder at that path as a task named after it.
 
     Raises:
-        HycamError: it is neither a known name nor, by its look, a path; names the nearest known one.
+        HycamError: it is neither a known name nor like a path; the message names the nearest known task.
     """
     if name_or_path in TASKS:
         return TASKS[name_or_path]
@@ -109,7 +107,7 @@ def task(name_or_path: str) -> Task:
 
 
 def is_path(word: str) -> bool:
-    """Whether a word in a list of tasks means a file or a folder: it is there, or it looks like one."""
+    """Whether a word in a list of tasks means a file or a folder: it exists, or looks like a path."""
     path = Path(word)
     return (bool(word) and is_there(path)) or len(path.parts) > 1 or is_data_file(path.name)
 
@@ -118,8 +116,8 @@ def own_task(entry: TaskRecipe, part_column: str | None = None) -> Task:
     """The task of an entry that has a path or a hub dataset.
 
     Args:
-        entry: what it is, and where.
-        part_column: has each row's part, where the task is split by a column.
+        entry: of the recipe.
+        part_column: the column with each row's part, if the task is split by one.
 
     Raises:
         HycamError: the entry contradicts itself, or names columns or tags that do not exist.
@@ -133,16 +131,16 @@ def own_task(entry: TaskRecipe, part_column: str | None = None) -> Task:
 
 
 def own_parts(entry: TaskRecipe, files: Mapping[str, str]) -> dict[str, Task]:
-    """A task for each part: of the entry's hub dataset the named splits, else the named files or folders.
+    """A task for each part: the named splits of the entry's hub dataset, or the named files or folders.
 
     Raises:
         HycamError: as :func:`own_task`.
     """
     convert = _converter(entry, None)
     if entry.path:
-        raise HycamError(f'The task "{name_of(entry)}" is split by files, so its path would not be read: leave it out.')
+        raise HycamError(f'The task "{name_of(entry)}" is split by files, so its path would not be read: remove it.')
     paths = {part: expanded(file).absolute() for part, file in files.items()}
-    # As much of the path as it takes to tell the files apart.
+    # If their names are the same, paths below the common folder tell the files apart.
     above = Path(os.path.commonpath([path.parent for path in paths.values()]))
     same_names = len({label_of(path.name) for path in paths.values()}) < len(paths)
     labels = {
@@ -161,13 +159,13 @@ def own_parts(entry: TaskRecipe, files: Mapping[str, str]) -> dict[str, Task]:
 
 
 def name_of(entry: TaskRecipe) -> str:
-    """What the task of an entry is called: as it says, or after its file, folder or repository."""
+    """The name of an entry's task: its own, or that of its file, folder or repository."""
     if entry.name is not None:
         return entry.name
     if entry.hub:
         return entry.hub.rpartition("/")[2]
     if not entry.path:
-        raise HycamError("A task of your own needs a name where it has neither a path nor a hub dataset.")
+        raise HycamError("A task needs a name if it has neither a path nor a hub dataset.")
     plain = label_of(expanded(entry.path).absolute().name)
     return next((plain[: -len(ending)] for ending in ENDINGS if plain.lower().endswith(ending)), plain)
 

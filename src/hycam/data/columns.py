@@ -1,4 +1,4 @@
-"""Rows of the usual shapes, recognised by their columns, or read from the columns that a recipe names."""
+"""Rows of the usual shapes, recognised by their columns or read from the columns that a recipe names."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hycam.data.messages import conversation
+from hycam.data.messages import REASONING, conversation
 from hycam.data.rows import Example, SourceRow, is_absent, turn
 from hycam.errors import HycamError
 
 COLUMNS = ("instruction", "input", "response", "system", "history", "messages", "tools", "group", "part")
-"""What a column may hold, as a recipe names it. ``part`` is set by a split by column."""
+"""What a recipe can say that a column holds. A split by column sets ``part``."""
 
 PAIRS = (  # instruction, response, input; a file need not have an input
     ("instruction", "output", "input"),
@@ -24,38 +24,30 @@ PAIRS = (  # instruction, response, input; a file need not have an input
 CONVERSATIONS = ("messages", "conversations", "conversation")
 _TOOLS = ("tools", "functions")
 
-# Columns that change what a row trains.
-_WEIGHTS = (
-    "weight",
-    "weights",
-    "sample_weight",
-    "loss_weight",
-    "train",
-    "training",
-)  # unless 1, which holds anyway
-_LABELS = ("label", "labels")  # a verdict on the answer, or tokens; as text it is a note
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")  # unless it says whether there is one, as the answer shows
+# Columns that change what a row trains:
+_WEIGHTS = ("weight", "weights", "sample_weight", "loss_weight", "train", "training")  # other than 1
+_LABELS = ("label", "labels")  # a rating of the answer, or tokens; text is a note
 _OTHERS = (
     *("mask", "loss_mask", "train_mask", "completion_mask", "assistant_masks"),
     *("chosen", "rejected", "rejected_response", "kto_tag"),
     *("image", "images", "video", "videos", "audio", "audios"),
-    *(*_TOOLS, "chat_template_kwargs", *_THOUGHTS),
+    *(*_TOOLS, "chat_template_kwargs", *REASONING),
 )
 
 
 @dataclass(frozen=True)
 class ByColumns:
-    """Examples out of rows that have their texts in columns.
+    """Turns rows that have their texts in columns into examples.
 
-    Without ``columns`` the shape is recognised, row by row and by what is in them: a conversation (``messages``,
-    ``conversations``) with its ``tools``, or a question and its answer under one of the usual pairs of names, with the
-    input in ``input`` or ``context`` and, where there are any, ``system`` and ``history`` (a list of earlier questions
-    and answers).
+    Without ``columns`` the shape of each row is recognised by the columns that are filled: a conversation
+    (``messages``, ``conversations``) with its ``tools``, or a question and its answer under one of the usual pairs of
+    names, with the input in ``input`` or ``context``, and optionally ``system`` and ``history`` (a list of earlier
+    questions and answers).
 
     Args:
-        columns: what to read from where, by the words of ``COLUMNS``.
-        tags: how a conversation is spelt, see :func:`hycam.data.messages.conversation`.
-        ignore: columns, and keys of messages, that are ignored although they may change what is trained.
+        columns: which column holds each of ``COLUMNS``.
+        tags: the keys and roles of messages, see :func:`hycam.data.messages.conversation`.
+        ignore: columns, and keys of messages, to ignore although they may change what is trained.
     """
 
     columns: Mapping[str, str] = field(default_factory=dict)
@@ -64,15 +56,15 @@ class ByColumns:
 
     @property
     def expected(self) -> frozenset[str]:
-        """The columns that at least one row has to have; one that none has is misspelt."""
+        """The columns that at least one row must have; if no row has one, it is misspelt."""
         return frozenset(self.columns.values())
 
     def __call__(self, row: SourceRow) -> Example:
         """The example of one row.
 
         Raises:
-            HycamError: the row has no known shape, lacks a column, has something other than text in it, or a column
-                that changes what it trains and that nothing reads.
+            HycamError: the row has no known shape, lacks a column, has something other than text in it, or has a
+                column that changes what is trained and that nothing reads.
         """
         named = self._named(row)
         is_talk = "messages" in named or isinstance(row.fields.get(named["instruction"]), list)
@@ -95,7 +87,7 @@ class ByColumns:
         )
 
     def _named(self, row: SourceRow) -> Mapping[str, str]:
-        """Where everything is, for this row: of several shapes the first that has something in it."""
+        """Which column holds what in this row: of several shapes, the first that is filled."""
         if {"instruction", "response"} <= self.columns.keys() or "messages" in self.columns:
             return self.columns
         fields = row.fields
@@ -114,16 +106,16 @@ class ByColumns:
         return {**columns, **usual, **self.columns}
 
     def _conversation(self, row: SourceRow, named: Mapping[str, str], system: str) -> dict[str, Any]:
-        """The texts of a conversation in one column, or of TRL's prompt and completion that are lists of messages.
+        """The texts of a conversation in one column, or in TRL's prompt and completion as lists of messages.
 
-        Of these only the completion is trained, as in TRL.
+        Of the latter only the completion is trained, as in TRL.
         """
         given = 0
         if "messages" in named:
             column = named["messages"]
             unread = sorted(self.columns.keys() & {"instruction", "input", "response", "history"})
             if unread:
-                what = f'"{column}" has the whole conversation, so no column has {", ".join(unread)} beside it'
+                what = f'"{column}" has the whole conversation, so no column can have {", ".join(unread)} too'
                 raise row.error(what)
             stated = row.value(column)
         else:
@@ -144,7 +136,7 @@ by_column_names = ByColumns()
 
 
 def pair_to_ask(fields: Mapping[str, Any]) -> tuple[str, str]:
-    """The columns of the question and of its answer in a row that may lack the latter; empty where there are none."""
+    """The columns of question and answer in a row that may lack the answer; empty if there are none."""
 
     def emptiness(names: tuple[str, str, str]) -> tuple[bool, ...]:
         asked, answered, given = names
@@ -163,7 +155,7 @@ def _unknown(row: SourceRow) -> HycamError:
 
 
 def _emptiness(fields: Mapping[str, Any], names: tuple[str, str, str]) -> tuple[bool, ...]:
-    """Orders the pairs of columns that a row has: what is whole goes first, then what has anything, then an input."""
+    """A sort key of pairs of columns: complete pairs first, then pairs with any text, then pairs with an input."""
     asked, answered, given = (not _is_blank(fields, name) for name in names)
     return not ((asked or given) and answered), not (asked or answered), not given, names[2] not in fields
 
@@ -189,11 +181,11 @@ def _history(row: SourceRow, column: str | None) -> list[dict[str, str]]:
 
 
 def _check_training_keys(row: SourceRow, read: Collection[str], ignore: Collection[str]) -> None:
-    """Raises HycamError where a column beside those that are ``read`` or ignored changes what the row trains."""
+    """Raises HycamError if a column that is neither ``read`` nor ignored changes what the row trains."""
     for column, value in row.fields.items():
         if column in read or column in ignore or is_absent(value) or not _changes_training(column, value):
             continue
-        named = f"name it beside messages (columns: {{tools: {column}}}), " if column in _TOOLS else ""
+        named = f"name it together with messages (columns: {{tools: {column}}}), " if column in _TOOLS else ""
         raise row.error(
             f'"{column}" changes what a row trains, and nothing reads it: {named}remove it, or have the recipe ignore '
             f"it (ignore: [{column}])"
@@ -205,6 +197,6 @@ def _changes_training(column: str, value: Any) -> bool:
         return value not in (1, "1", "1.0", "true", "True")
     if column in _LABELS:
         return isinstance(value, bool) or (isinstance(value, list) and isinstance(value[0], int))
-    if column in _THOUGHTS and (isinstance(value, bool) or value in ("on", "off")):
-        return False
+    if column in REASONING and (isinstance(value, bool) or value in ("on", "off")):
+        return False  # it only says whether there is a thought
     return column in _OTHERS

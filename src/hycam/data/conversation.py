@@ -1,4 +1,4 @@
-"""A row as messages in OpenAI's form, which is what a chat template is given."""
+"""A row as messages in OpenAI's form, as a chat template takes them."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 Message = dict[str, Any]
-"""``role`` (system, user, assistant or tool) and ``content``, and where it has them ``reasoning_content``,
-``tool_calls``, ``tool_call_id``, ``name``, and ``weight`` 0 for an answer that is not trained."""
+"""``role`` (system, user, assistant or tool), ``content``, and optionally ``reasoning_content``, ``tool_calls``,
+``tool_call_id``, ``name``, and ``weight`` 0 for an answer that is not trained."""
 
 THOUGHT, THOUGHT_END = "<think>", "</think>"
 
 
 class Chat(NamedTuple):
-    """``messages`` and the ``tools`` that they may call, as the column ``messages`` of ``load_task`` describes them."""
+    """Messages and the tools that they may call: the column ``messages`` of ``load_task``, parsed."""
 
     messages: list[Message]
     tools: list[Any] | None = None
@@ -24,12 +24,12 @@ class Chat(NamedTuple):
         return Chat([*self.messages[:number], *further], self.tools)
 
     def trained(self) -> list[int]:
-        """The numbers of the answers that carry the loss."""
+        """The numbers of the trained answers."""
         return [number for number, message in enumerate(self.messages) if is_trained(message)]
 
 
 def conversation_of(row: Mapping[str, Any]) -> Chat:
-    """A row of ``load_task``; its answer, too, where it has one."""
+    """A row of ``load_task`` as a chat, with its answer if it has one."""
     if row.get("messages"):
         return Chat(**json.loads(row["messages"]))
     messages = [_message("system", row["system"])] if row.get("system") else []
@@ -43,7 +43,7 @@ def conversation_of(row: Mapping[str, Any]) -> Chat:
 
 
 def has_thought(row: Mapping[str, Any]) -> bool:
-    """Whether the last answer that is trained begins with a thought."""
+    """Whether the last trained answer contains a thought."""
     if not row.get("messages"):
         return THOUGHT_END in row["response"]
     conversation = conversation_of(row)
@@ -51,12 +51,12 @@ def has_thought(row: Mapping[str, Any]) -> bool:
 
 
 def is_trained(message: Message) -> bool:
-    """Whether a message is an answer that carries the loss."""
+    """Whether a message is an answer that contributes to the loss."""
     return message["role"] == "assistant" and message.get("weight") != 0
 
 
 def is_thoughtful(message: Message) -> bool:
-    """Whether a thought is part of an answer, in its own field or in its text."""
+    """Whether an answer contains a thought, in its own field or in its text."""
     return bool(message.get("reasoning_content")) or THOUGHT_END in message["content"]
 
 

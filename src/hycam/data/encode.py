@@ -1,4 +1,4 @@
-"""The rows of a task as token ids and labels in Arrow, made once and mapped into memory."""
+"""The rows of a task as token ids and labels in Arrow, built once and memory-mapped."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from hycam.data.cache import cached, read_arrow
 from hycam.data.chat import end_token
 from hycam.data.conversation import has_thought
-from hycam.data.prompts import Form, check_prompt, passed_over, rendered
+from hycam.data.prompts import Form, check_prompt, rendered, skipped
 from hycam.data.tokens import PLAIN, tokenised
 from hycam.errors import HycamError
 from hycam.labelled import IGNORED
@@ -44,14 +44,14 @@ _SCHEMA = pyarrow.schema(
     ]
 )
 _ROWS_AT_ONCE = 1000
-_TEXT_AT_ONCE = 64 << 20  # bytes; a few giant rows are worked on apart
+_TEXT_AT_ONCE = 64 << 20  # bytes; fewer rows at a time if they are giant
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What became of the rows: ``rows`` = ``kept`` + ``dropped`` + ``bad``; ``shortened`` are among the kept.
+    """What happened to the rows: ``rows`` = ``kept`` + ``dropped`` + ``bad``; ``shortened`` rows are among the kept.
 
-    ``tokens`` is the length of all kept rows together, ``response_tokens`` those of them that carry the loss.
+    ``tokens`` is the total length of the kept rows, ``response_tokens`` the number of trained tokens in them.
     """
 
     rows: int
@@ -65,19 +65,19 @@ class Counts:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Tokenised rows: those at ``places`` (ascending, ``[kept]``) of ``whole``, out of ``rows`` that were asked for.
+    """Tokenised rows: those at ``places`` (ascending, ``[kept]``) of ``whole``, out of ``rows`` rows.
 
-    ``bad`` says what is wrong with those of them that were passed over, by their numbers. The columns are
+    ``bad`` has the errors of skipped rows by their numbers. The columns are
 
-    - ``index``: the number of the row among those that were given,
+    - ``index``: the number of the row in the dataset that was encoded,
     - ``row``: where the row came from,
-    - ``prompt``, ``response``: their whole texts, also where the tokens were shortened,
+    - ``prompt``, ``response``: the whole texts, even if the tokens were shortened,
     - ``input_ids``: prompt, response, end token,
-    - ``labels``: as long; -100 on what is not trained, the token itself elsewhere,
-    - ``prompt_length``: ``input_ids[:prompt_length]`` is what generation of the last response starts from,
-    - ``trained``: how many tokens carry the loss,
-    - ``shortened``: whether tokens were taken out of the prompt,
-    - ``thinks``: whether the last response of a chat begins with a thought.
+    - ``labels``: of the same length; the token where it is trained, else -100,
+    - ``prompt_length``: ``input_ids[:prompt_length]`` is the prompt from which the last response is generated,
+    - ``trained``: how many tokens are trained,
+    - ``shortened``: whether tokens were removed from the prompt,
+    - ``thinks``: whether the last response of a chat contains a thought.
     """
 
     whole: datasets.Dataset
@@ -104,16 +104,16 @@ class Encoded:
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        """Tokens of each row: int64 ``[kept]``. The token ids themselves are not read."""
+        """Tokens of each row: int64 ``[kept]``, without reading the token ids."""
         counted = [chunk.value_lengths().to_numpy() for chunk in self.whole.data.column("input_ids").chunks]
         return np.concatenate([np.zeros(0, dtype=np.int64), *counted])[self.places]
 
     def column(self, name: str) -> np.ndarray:
-        """A column of numbers or of true and false, ``[kept]``."""
+        """A column of numbers or booleans, ``[kept]``."""
         return self.whole.data.column(name).to_numpy()[self.places]
 
     def token_ids(self) -> Iterator[np.ndarray]:
-        """The ids of all rows, one behind the other, int32 ``[n]`` at a time: a batch of what is on the disk."""
+        """The ids of all rows in order, int32 ``[n]``, one batch on disk at a time."""
         is_wanted = np.zeros(len(self.whole), dtype=bool)
         is_wanted[self.places] = True
         begin = 0
@@ -123,9 +123,9 @@ class Encoded:
             begin += len(chunk)
 
     def first(self, order: np.ndarray, limit: int) -> Encoded:
-        """Of the rows with the numbers ``order``, the first ``limit`` that are here, so that fewer are among more.
+        """The first ``limit`` of the rows numbered ``order`` that were kept; fewer are always among more.
 
-        ``rows`` is then how many were tried in that order until there were enough.
+        ``rows`` then counts the rows in that order up to the last one taken.
         """
         here = self.column("index")
         found = np.isin(order, here, assume_unique=True)
@@ -146,15 +146,15 @@ def encode(
 
     Args:
         dataset: has the columns of ``load_task``.
-        tokenizer: its special tokens are put before the prompt (in ``"chat"`` the template has them), its end token (in
-            a chat, what the template ends an answer with) after each response.
-        form: how.
-        progress: called with the number of rows that were tokenised since the last call.
-        numbers: of the rows that are wanted, ascending; by default all.
+        tokenizer: its special tokens go before the prompt (in ``"chat"`` the template writes them), its end token (in a
+            chat, the template's) after each response.
+        form: how rows become tokens.
+        progress: called with the number of rows tokenised since the last call.
+        numbers: of the wanted rows, ascending; all by default.
 
     Raises:
-        HycamError: the tokenizer has no end token, or no chat template where the prompt needs one; or a row cannot be
-            rendered.
+        HycamError: the tokenizer has no end token, or no chat template although the prompt needs one; or a row cannot
+            be rendered.
     """
     if numbers is not None:
         dataset = dataset.select(numbers)
@@ -173,15 +173,15 @@ def encode_on_disk(
     form: Form,
     progress: Callable[[int], None] | None = None,
 ) -> Encoded:
-    """As :func:`encode`, kept in the cache and mapped into memory.
+    """As :func:`encode`, kept in the cache and memory-mapped.
 
     Args:
-        name: begins the name of the entry.
-        source: what ``dataset`` is, in a form that changes when it does.
-        dataset: see :func:`encode`, as are the others.
-        tokenizer: a change of it makes another entry.
-        form: the same.
-        progress: called while it is made, and not where it is there already.
+        name: begins the name of the cache entry.
+        source: identifies the content of ``dataset``.
+        dataset: as for :func:`encode`.
+        tokenizer: as for :func:`encode`; part of the entry's key.
+        form: as for :func:`encode`; part of the entry's key.
+        progress: as for :func:`encode`; not called if the entry exists.
     """
 
     def build(folder: Path) -> None:
@@ -200,14 +200,14 @@ def encode_on_disk(
 
 
 def warn_of_bad_rows(name: str, bad: dict[int, str]) -> None:
-    """Tells of rows that were passed over, as ``load_task`` does of those that are malformed in their file."""
+    """Logs skipped rows, as ``load_task`` does for rows that are malformed in their file."""
     if bad:
-        _log.warning("%s: %s malformed rows passed over; the first: %s", name, f"{len(bad):,}", bad[min(bad)])
+        _log.warning("%s: %s malformed rows skipped; the first: %s", name, f"{len(bad):,}", bad[min(bad)])
 
 
 def tokenizer_hash(tokenizer: PreTrainedTokenizerBase) -> str:
     """SHA-256 (hexadecimal) of everything that ``save_pretrained`` writes of a tokenizer."""
-    tokenizer("", **PLAIN)  # which puts away the padding and truncation of an earlier call: they would be written too
+    tokenizer("", **PLAIN)  # resets padding and truncation of an earlier call, which would be saved, too
     digest = hashlib.sha256(type(tokenizer).__name__.encode())
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
@@ -226,7 +226,7 @@ def _encode(
     progress: Callable[[int], None] | None,
     numbers: np.ndarray | None = None,
 ) -> dict[int, str]:
-    """Writes the rows batch by batch and says what is wrong with those that are passed over, by their numbers."""
+    """Writes the rows batch by batch; returns the errors of skipped rows by their numbers."""
     check_prompt(form.prompt, tokenizer)
     if tokenizer.eos_token_id is None:
         raise HycamError(
@@ -247,7 +247,7 @@ def _encode(
 
 
 def _portions(table: pyarrow.Table) -> Iterator[pyarrow.Table]:
-    """The rows in turn, as many at a time as have no more text than is good to hold in memory; one at least."""
+    """The rows in turn, at most ``_TEXT_AT_ONCE`` at a time but at least one."""
     if len(table) == 1 or table.nbytes <= _TEXT_AT_ONCE:
         yield table
     else:
@@ -259,14 +259,14 @@ def _portions(table: pyarrow.Table) -> Iterator[pyarrow.Table]:
 def _encode_batch(
     rows: dict[int, dict[str, Any]], tokenizer: PreTrainedTokenizerBase, form: Form
 ) -> tuple[pyarrow.RecordBatch, dict[int, str]]:
-    """Rows by their numbers as a batch of Arrow, and what is wrong with those that are passed over."""
+    """Rows by their numbers as a batch of Arrow, and the errors of those that are skipped."""
     examples, bad = rendered(rows.items(), tokenizer, form)
     end = end_token(tokenizer, form.prompt)
     columns: dict[str, list[Any]] = {name: [] for name in _SCHEMA.names}
     for (number, turns), tokens in zip(examples.items(), tokenised([*examples.values()], tokenizer, form), strict=True):
         row = rows[number]
         if isinstance(tokens, HycamError):
-            bad[number] = passed_over(row, tokens, form)
+            bad[number] = skipped(row, tokens, form)
         elif (fitted := tokens.fitted(form)) is not None:
             earlier = "".join(f"{turn.before}{turn.answer}{end}" for turn in turns[:-1])
             columns["index"].append(number)

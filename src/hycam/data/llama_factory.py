@@ -1,7 +1,7 @@
 """LLaMA-Factory's list of datasets, ``dataset_info.json``, read as tasks.
 
-What an entry means is what LLaMA-Factory's own parser makes of it, which is stricter than its documentation: where an
-entry has ``columns`` or ``tags``, they replace the default names all together and not one by one.
+An entry means what LLaMA-Factory's own parser reads, which is stricter than its documentation: ``columns`` or ``tags``
+replace all default names, not single ones.
 """
 
 from __future__ import annotations
@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hycam.data.json_text import decoded, parsed
 from hycam.data.messages import TAGS
-from hycam.data.read import unreadable
+from hycam.data.read import decoded, parsed, unreadable
 from hycam.data.recipe import TaskRecipe
 from hycam.data.sources import expanded
 from hycam.errors import HycamError, encodable, nearest, unknown
@@ -27,7 +26,7 @@ _FILE = "dataset_info.json"
 
 @dataclass(frozen=True)
 class _Names:
-    """Keys under which LLaMA-Factory names something, each with ours; which it cannot do without; its defaults."""
+    """LLaMA-Factory's keys with ours, those that are required, and the defaults."""
 
     ours: dict[str, str]
     needed: tuple[str, ...]
@@ -46,19 +45,19 @@ _CONVERSATION = _Names(
 )
 _FORMATTINGS = {"alpaca": _ALPACA, "sharegpt": _CONVERSATION, "openai": _CONVERSATION}  # the last two differ by tools
 
-# Without defaults: a conversation is recognised where it is spelt in ShareGPT's way, as theirs are, or in OpenAI's.
+# No defaults: ShareGPT's spelling, which is LLaMA-Factory's default, and OpenAI's are both recognised.
 _TAGS = _Names(
     ours={**{f"{one}_tag": one for one in TAGS[:5]}, "observation_tag": "tool", "function_tag": "call"},
     needed=("role_tag", "content_tag", "user_tag", "assistant_tag"),
 )
 
-_ALIKE = 0.76  # of difflib's ratio: "samples" is taken for a misspelt "num_samples", a note's "task" not for "tags"
+_ALIKE = 0.76  # of difflib's ratio: "samples" counts as a misspelt "num_samples", but a note's "task" not as "tags"
 
 _MEDIA = ("images", "videos", "audios")
 _ELSEWHERE = {  # in the order of precedence, before a file and after the Hugging Face hub
     "ms_hub_url": "on ModelScope",
     "om_hub_url": "on openMind",
-    "script_url": "given by a script, and code that comes with data is not run",
+    "script_url": "loaded by a script, and code that comes with data is not run",
     "cloud_file_name": "in cloud storage",
 }
 _KEYS = {
@@ -73,9 +72,9 @@ _KEYS = {
 
 @dataclass(frozen=True)
 class DatasetInfo:
-    """The entries of a ``dataset_info.json``, by name, as they stand there.
+    """The entries of a ``dataset_info.json`` by name, unparsed.
 
-    Such a list has many entries that are not for training on instructions. They are no error until one is asked for.
+    Such a list has many entries that are not for instruction tuning. They are an error only if one is asked for.
     """
 
     path: Path
@@ -83,11 +82,11 @@ class DatasetInfo:
 
     @property
     def names(self) -> list[str]:
-        """Of all entries, also of those that cannot be used."""
+        """Of all entries, usable or not."""
         return list(self.entries)
 
     def task(self, name: str) -> TaskRecipe:
-        """The entry of that name as a task. Whether its data are there is not looked at.
+        """The entry of that name as a task; does not check that its data exist.
 
         Raises:
             HycamError: there is no such entry, or it cannot be used; the message says why.
@@ -100,10 +99,10 @@ class DatasetInfo:
             raise HycamError(f'{self.path}: "{name}" cannot be used: {reason}.') from None
 
     def tasks(self) -> list[TaskRecipe]:
-        """All entries that can be used, in the order of the file; one warning counts and names the others.
+        """All usable entries, in the order of the file; one warning counts and names the others.
 
         Raises:
-            HycamError: none can be used.
+            HycamError: none is usable.
         """
         usable, refused = [], {}
         for name in self.entries:
@@ -116,7 +115,7 @@ class DatasetInfo:
             raise HycamError(f"{self.path} has no entry to train on.{first}")
         if refused:
             _log.warning(
-                "%s: %d of %d entries cannot be used and are left out: %s. Name one as a task to be told why.",
+                "%s: %d of %d entries cannot be used and are skipped: %s. Name one as a task to see why.",
                 self.path,
                 len(refused),
                 len(self.entries),
@@ -126,7 +125,7 @@ class DatasetInfo:
 
 
 def dataset_info(path: str | Path) -> DatasetInfo:
-    """The list at ``path``, which is a ``dataset_info.json`` or the folder it is in.
+    """The list at ``path``: a ``dataset_info.json``, or its folder.
 
     Raises:
         HycamError: there is no such file, or it is not such a list; the message has the place.
@@ -146,14 +145,14 @@ def dataset_info(path: str | Path) -> DatasetInfo:
     for name, entry in entries.items():
         if not isinstance(entry, dict):
             raise HycamError(
-                f'{file}: "{name}" is {_shown(entry)}, where an object that says where a dataset is was expected. '
+                f'{file}: "{name}" is {_shown(entry)}, and an object that describes a dataset was expected. '
                 f"Is it LLaMA-Factory's? The library datasets saves another kind of {_FILE}."
             )
     return DatasetInfo(file, entries)
 
 
 def _task(folder: Path, name: str, entry: dict[str, Any]) -> TaskRecipe:
-    """Raises HycamError with a clause, without capital and full stop, that says why the entry cannot be used."""
+    """Raises HycamError with a clause, without capital and full stop, on why the entry cannot be used."""
     columns, tags = _object(entry, "columns"), _object(entry, "tags")
     for where, stated in (("the entry", entry), ("columns", columns or {}), ("tags", tags or {})):
         _check_spelling(where, stated)
@@ -166,50 +165,50 @@ def _task(folder: Path, name: str, entry: dict[str, Any]) -> TaskRecipe:
     names = _FORMATTINGS[formatting]
     if names is _ALPACA and (columns or {}).get("tools"):
         raise HycamError(
-            'its instructions have "tools", which only conversations have here: leave them out of "columns"'
+            'its instructions have "tools", which only conversations can have here: remove them from "columns"'
         )
     recipe = TaskRecipe(name=name, columns=_ours("columns", columns, names), rows=_rows(entry))
-    recipe.turns = "all"  # whatever the default here is: LLaMA-Factory trains earlier answers, too
+    recipe.turns = "all"  # regardless of the default here: LLaMA-Factory trains earlier answers, too
     if names is _CONVERSATION:
         recipe.tags = _ours("tags", tags, _TAGS)
-        if recipe.tags:  # without it LLaMA-Factory would leave out, with a warning, what begins with a system message
+        if recipe.tags:  # without it, LLaMA-Factory skips conversations with a system message
             recipe.tags.setdefault("system", "system")
     _locate(recipe, folder, entry)
     return recipe
 
 
 def _check_spelling(where: str, stated: dict[str, Any]) -> None:
-    """Refuses a key that looks like a known one which is not there.
+    """Refuses a key that resembles a known one that is missing.
 
-    LLaMA-Factory ignores every key it does not know. So must we, since it knows more with each release and people keep
-    notes in their entries; but ignoring a misspelt one would change what is read and not tell.
+    LLaMA-Factory ignores unknown keys. So must we, since each release adds some and people keep notes in their
+    entries; but ignoring a misspelt key would silently change what is read.
     """
     missing = [key for key in _KEYS[where] if key not in stated]
     for key in stated:
         if key not in _KEYS[where] and (meant := difflib.get_close_matches(key, missing, n=1, cutoff=_ALIKE)):
-            raise HycamError(f'"{key}" in {where} is unknown. Did you mean "{meant[0]}"? Correct it, or leave it out')
+            raise HycamError(f'"{key}" in {where} is unknown. Did you mean "{meant[0]}"? Correct or remove it')
 
 
 def _check_purpose(entry: dict[str, Any], columns: dict[str, Any]) -> None:
     if entry.get("ranking"):
-        raise HycamError('it ranks answers ("ranking"), and only training on given answers is done here')
+        raise HycamError('it ranks answers ("ranking"), and only training on given answers is supported')
     if columns.get("kto_tag"):
-        raise HycamError('its answers are rated ("kto_tag"), and only training on given answers is done here')
+        raise HycamError('its answers are rated ("kto_tag"), and only training on given answers is supported')
     for medium in _MEDIA:
         if columns.get(medium):
-            raise HycamError(f'it has {medium} (the column "{columns[medium]}"), and only text is trained on here')
+            raise HycamError(f'it has {medium} (the column "{columns[medium]}"), and only text is supported')
 
 
 def _ours(kind: str, stated: dict[str, Any] | None, names: _Names) -> dict[str, str]:
-    """What an entry states under ``kind``, or else the defaults, by our own keys."""
+    """What an entry states under ``kind``, or the defaults, under our keys."""
     if stated is None:
         return {names.ours[key]: value for key, value in names.defaults.items()}
     found = {ours: value for key, ours in names.ours.items() if (value := _text(stated, key))}
     for key in names.needed:
         if names.ours[key] not in found:
-            why = f"where {kind} are named, none has a default"
-            if key == "response":  # so text for pre-training is listed, with a prompt alone
-                why = "text without an answer is not trained on here"
+            why = f"if {kind} are named, none has a default"
+            if key == "response":  # text for pre-training is listed so, with a prompt alone
+                why = "training on text without an answer is not supported"
             raise HycamError(f'its "{kind}" name no "{key}", and {why}')
     return found
 
@@ -224,12 +223,12 @@ def _rows(entry: dict[str, Any]) -> int | None:
 
 
 def _locate(recipe: TaskRecipe, folder: Path, entry: dict[str, Any]) -> None:
-    """Writes into the recipe where the data are, from the first place that counts."""
+    """Sets where the data are: the first place that the entry names, in LLaMA-Factory's order."""
     split = _text(entry, "split") or "train"
     if hub := _text(entry, "hf_hub_url"):
         if _text(entry, "folder"):
             raise HycamError(
-                'of a hub dataset one "folder" cannot be chosen: fetch that folder, and name it under "file_name" '
+                'one "folder" of a hub dataset cannot be chosen: fetch that folder, and name it under "file_name" '
                 'instead of "hf_hub_url"'
             )
         recipe.hub, recipe.hub_split = hub, split
@@ -244,7 +243,7 @@ def _locate(recipe: TaskRecipe, folder: Path, entry: dict[str, Any]) -> None:
     if not file:
         raise HycamError('it does not say where its data are: "file_name" or "hf_hub_url" was expected')
     if split != "train":
-        raise HycamError(f'a file has no split "{split}": name a file with only these rows, or leave "split" out')
+        raise HycamError(f'a file has no split "{split}": name a file with only these rows, or remove "split"')
     recipe.path = str(folder / file)
 
 
@@ -256,7 +255,7 @@ def _object(entry: dict[str, Any], key: str) -> dict[str, Any] | None:
 
 
 def _text(stated: dict[str, Any], key: str) -> str | None:
-    """The text under ``key``; None where it is missing, null or empty, which LLaMA-Factory takes for the same."""
+    """The text under ``key``; None if it is missing, null or empty, which LLaMA-Factory treats alike."""
     value = stated.get(key)
     if value is not None and not isinstance(value, str):
         raise HycamError(f'its "{key}" is {_shown(value)}, and text in quotes was expected')

@@ -1,4 +1,4 @@
-"""A task as an Arrow table on the disk, made once and mapped into memory."""
+"""A task as an Arrow table on disk, built once and memory-mapped."""
 
 from __future__ import annotations
 
@@ -34,24 +34,23 @@ _SCHEMA = pyarrow.schema(
 )
 
 _ROWS_AT_ONCE = 1000
-_TEXT_AT_ONCE = 64 << 20  # characters; a few giant rows fill a batch too
-_LONG_TO_READ = 50e6  # bytes; worth a word before it begins
+_TEXT_AT_ONCE = 64 << 20  # characters; a few giant rows fill a batch, too
+_LONG_TO_READ = 50e6  # bytes; a larger file is announced
 
 
 def load_task(wanted: str | Task, skip_bad_rows: bool = False, keep_empty: bool = False) -> datasets.Dataset:
     """The rows of a task or of a file, with the columns of :class:`hycam.data.rows.Example`.
 
-    The rows are on the disk and in no memory. Rows without a response that is trained, and rows that ask nothing, teach
-    nothing: they are left out, counted and logged; so are malformed rows where ``skip_bad_rows`` says so. A difference
-    to the counts of the paper is logged.
+    The rows stay on disk. Rows without a trained response or without a question are skipped, counted and logged, and
+    with ``skip_bad_rows`` so are malformed rows. A row count that differs from the paper's is logged.
 
     Args:
         wanted: a task, its name, or the path of a file or a folder.
-        skip_bad_rows: skip malformed rows, where the one after can be found.
-        keep_empty: leave nothing out for being empty.
+        skip_bad_rows: skip malformed rows if the next row can be found.
+        keep_empty: keep rows without a response or a question.
 
     Raises:
-        HycamError: there is no such task, its data cannot be had, a row is malformed, or no row is left.
+        HycamError: there is no such task, its data are not available, a row is malformed, or no row is left.
     """
     found = task(wanted) if isinstance(wanted, str) else wanted
     fetched, path = found.fetch(), found.path()
@@ -66,8 +65,8 @@ def load_task(wanted: str | Task, skip_bad_rows: bool = False, keep_empty: bool 
     except (OSError, ValueError) as error:
         raise HycamError(f"{folder} in the cache is damaged ({error}): delete it and try again.") from error
     if told["bad"]:
-        first = told["first_bad"].replace(told["path"], str(path or ""))  # the same rows may lie elsewhere now
-        _log.warning("%s: %s malformed rows passed over; the first: %s", found.name, f"{told['bad']:,}", first)
+        first = told["first_bad"].replace(told["path"], str(path or ""))  # the same rows may have moved
+        _log.warning("%s: %s malformed rows skipped; the first: %s", found.name, f"{told['bad']:,}", first)
     if len(dataset) == (0 if keep_empty else len(told["empty"])):
         raise HycamError(f"{path or found.name} has no row with an instruction and a response.")
     difference = found.compare(len(dataset))
@@ -76,7 +75,7 @@ def load_task(wanted: str | Task, skip_bad_rows: bool = False, keep_empty: bool 
     if not told["empty"] or keep_empty:
         return dataset
     _log.warning(
-        "%s: %s of %s rows left out because the response or the question is empty or no answer is trained",
+        "%s: %s of %s rows skipped because the response or the question is empty or no answer is trained",
         found.name,
         f"{len(told['empty']):,}",
         f"{len(dataset):,}",
@@ -85,10 +84,10 @@ def load_task(wanted: str | Task, skip_bad_rows: bool = False, keep_empty: bool 
 
 
 def _called(convert: Convert) -> str:
-    """What tells a converter from the others, the same in every process: its settings, or its code."""
+    """Identifies a converter, the same in every process: its settings, or its code."""
     if isinstance(convert, ByColumns):
         return repr(convert)
-    # A function goes by its name, unless it is out of a script, so the code of its module is told too.
+    # Hasher takes an importable function by its name alone, so the code of its module is part of the key, too.
     file = getattr(sys.modules.get(convert.__module__), "__file__", None)
     code = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else ""
     return f"{Hasher.hash(convert)} {code}"
@@ -99,7 +98,7 @@ def _build(fetched: Fetched, folder: Path, skip_bad_rows: bool, path: Path | Non
     empty: list[int] = []
 
     def skip(error: HycamError) -> None:
-        bad.append(str(error) if not bad else "")  # the first is told, the others are counted
+        bad.append(str(error) if not bad else "")  # the first is shown, the others are only counted
 
     total = 0
     with pyarrow.ipc.new_stream(str(folder / "rows.arrow"), _SCHEMA) as writer:
@@ -112,10 +111,10 @@ def _build(fetched: Fetched, folder: Path, skip_bad_rows: bool, path: Path | Non
 
 
 def _examples(fetched: Fetched, bad: Bad) -> Iterator[Example]:
-    """The examples in the source's own order; ``bad`` is given what is wrong with a malformed row.
+    """The examples in the order of the source; ``bad`` gets the error of a malformed row.
 
     Raises:
-        HycamError: the file cannot be read on, or a named column is in none of its rows.
+        HycamError: reading cannot go on, or no row has a named column.
     """
     convert, row = fetched.convert, None
     missing = set(convert.expected) if isinstance(convert, ByColumns) else set()

@@ -1,4 +1,4 @@
-"""Conversations out of a list of messages: OpenAI's (role, content), ShareGPT's (from, value), or as the tags say."""
+"""Conversations from lists of messages: OpenAI's (role, content), ShareGPT's (from, value), or as the tags say."""
 
 from __future__ import annotations
 
@@ -16,11 +16,10 @@ METADATA = (
     *("timestamp", "time", "created", "created_at", "date", "language", "lang", "model", "source"),
     *("country", "hashed_ip", "header", "state", "redacted", "toxic"),
 )
-"""Keys of a message that say nothing about its text or its training, and are ignored."""
+"""Keys of a message that are ignored: they change neither its text nor its training."""
 
-USUAL = (("role", "content"), ("from", "value"))
-"""The keys of a message with its role and its content."""
-_CALL = "call"  # by the assistant, and its content is calls of tools, as ShareGPT has it
+_KEYS = (("role", "content"), ("from", "value"))
+_CALL = "call"  # ShareGPT's role for tool calls of the assistant, which are the content
 BY_ASSISTANT = ("assistant", _CALL)
 _ROLES = {
     **dict.fromkeys(("user", "human"), "user"),
@@ -31,11 +30,11 @@ _ROLES = {
 }
 _SHOWN = ("user", "human", "assistant", "gpt", "system", "tool")
 _WEIGHTS = ("weight", "train", "training", "loss")  # of OpenAI and axolotl, axolotl (two of them), ms-swift
-_REASONING = ("reasoning_content", "reasoning", "thinking")
+REASONING = ("reasoning_content", "reasoning", "thinking")
 _CALLS = ("tool_calls", "function_call")
 _NAMES = ("name", "tool_call_id")
 _PART = ("type", "text", "refusal", "cache_control")
-_UNDERSTOOD = {*_WEIGHTS, *_REASONING, *_CALLS, *_NAMES, "refusal", *METADATA}
+_UNDERSTOOD = {*_WEIGHTS, *REASONING, *_CALLS, *_NAMES, "refusal", *METADATA}
 _BEYOND_TURNS = ("reasoning_content", "tool_calls", "name", "weight")
 
 
@@ -50,30 +49,30 @@ def conversation(
     ignore: Collection[str] = (),
     given: int = 0,
 ) -> dict[str, Any]:
-    """The conversation that ``column`` of ``row`` holds, up to its last answer that is trained.
+    """The conversation in ``column`` of ``row``, up to its last trained answer.
 
     Args:
-        row: names the place of an error.
-        column: the same.
-        stated: a list of objects, each with who speaks and what is said; text in parts (``{"type": "text"}``) is
-            joined. Null and an empty list are a conversation in which nothing was said.
-        tags: how the words of ``TAGS`` are spelt, where it is not the usual way.
-        system: what stands before it where it does not say so itself.
-        tools: the name and the value of the column with the tools that may be called.
-        ignore: keys of messages that are ignored.
-        given: so many messages at the beginning are not trained.
+        row: names the place of an error, as does ``column``.
+        column: where the messages are.
+        stated: the messages, objects with a role and a content; text in parts (``{"type": "text"}``) is joined. Null
+            and an empty list are an empty conversation.
+        tags: the file's own spelling of any of ``TAGS``.
+        system: the system prompt, unless the messages have one.
+        tools: name and value of the column with the tools that may be called.
+        ignore: keys of messages to ignore.
+        given: how many messages at the beginning are not trained.
 
     Returns:
-        ``system``, ``history``, ``instruction`` and ``response`` of an ``Example``; the response is empty where no
-        answer is trained. A turn goes from a question to the last answer before the next question. Where turns are not
-        all, ``messages`` is JSON text: an object with all ``messages`` in OpenAI's form, the last of them an answer
-        that is trained, and the ``tools``, a list or null. An answer that is not trained has ``weight`` 0.
+        ``system``, ``history``, ``instruction`` and ``response`` of an ``Example``; the response is empty if no answer
+        is trained. A turn is a question and the last answer before the next question. If turns cannot express the
+        conversation, ``messages`` is JSON text: an object with all ``messages`` in OpenAI's form, up to the last
+        trained answer, and the ``tools``, a list or null. An answer that is not trained has ``weight`` 0.
 
     Raises:
-        HycamError: it is no such list, a message is not understood, or user and assistant do not alternate from a first
-            question to a last answer. The message has the number of the turn.
+        HycamError: it is not such a list, a message is not understood, or user and assistant do not alternate from a
+            first question to a last answer. The error has the number of the message.
     """
-    if stated in (None, "", []):  # the text in CSV, where a cell cannot be null
+    if stated in (None, "", []):  # the empty text in CSV, where a cell cannot be null
         return _turns([], "")
     if not isinstance(stated, list):
         raise row.error(f'"{column}" is {kind_of(stated)}, a list of messages was expected')
@@ -102,8 +101,13 @@ def conversation(
 
 
 def role_of(named: object, tags: Mapping[str, str]) -> str | None:
-    """The role that is ``named``, one of ``TAGS``; None where there is no such role."""
+    """The role of that name, one of ``TAGS``; None if there is no such role."""
     return _roles(tags).get(named) if isinstance(named, str) else None
+
+
+def keys_of(tags: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The pairs of keys under which a message may have its role and its content."""
+    return [(tags.get("role", role), tags.get("content", content)) for role, content in _KEYS]
 
 
 def _roles(tags: Mapping[str, str]) -> dict[str, str]:
@@ -112,25 +116,25 @@ def _roles(tags: Mapping[str, str]) -> dict[str, str]:
 
 
 def _check_order(row: SourceRow, who: str, message: Message, before: list[Message]) -> None:
-    """Raises HycamError where a message cannot follow the ones before it."""
+    """Raises HycamError if a message cannot follow the ones before it."""
     role, last = message["role"], before[-1] if before else {"role": "system"}
     what = ""
     if role == "system" and before:
-        what = "system, which may speak first only"
+        what = "system, which may only speak first"
     elif role == "user" and last["role"] == "user":
-        what = "user, as the one before it; the assistant's answer was expected"
+        what = "user, like the one before it; the assistant's answer was expected"
     elif role == "user" and last["role"] == "tool":
-        what = "user, the one before it by a tool; the assistant's answer was expected"
+        what = "user, after one by a tool; the assistant's answer was expected"
     elif role == "user" and last.get("tool_calls"):
-        what = "user; what the tool gave that was called before was expected"
+        what = "user; the output of the tool that was called was expected"
     elif role == "assistant" and last["role"] not in ("user", "tool"):
-        what = "assistant, and no question of the user stands before it"
+        what = "assistant, without a question of the user before it"
     if what:
         raise row.error(f"{who} is by the {what}")
     if role != "tool":
         return
     if last["role"] not in ("assistant", "tool"):
-        raise row.error(f"{who} is by a tool, and no answer of the assistant that calls it stands before it")
+        raise row.error(f"{who} is by a tool, without an answer of the assistant before it that calls the tool")
     caller = next(one for one in reversed(before) if one["role"] == "assistant")
     called = [call["id"] for call in caller.get("tool_calls", ()) if "id" in call]
     given = message.get("tool_call_id")
@@ -139,7 +143,7 @@ def _check_order(row: SourceRow, who: str, message: Message, before: list[Messag
 
 
 def _turns(messages: list[Message], system: str) -> dict[str, Any]:
-    """Each question with the last answer to it, for which calls of tools may stand; the last of them apart."""
+    """Each question with the last answer to it, which may be tool calls; the last turn apart."""
     turns: list[list[str]] = []
     for message in messages:
         if message["role"] == "user":
@@ -155,22 +159,18 @@ def _turns(messages: list[Message], system: str) -> dict[str, Any]:
 def _written(row: SourceRow, column: str, content: dict[str, Any]) -> str:
     try:
         return row.checked(f'"{column}"', json.dumps(content, ensure_ascii=False))
-    except TypeError as error:  # a date or bytes of a Parquet file, in the arguments of a call
+    except TypeError as error:  # a date or bytes from Parquet, in the arguments of a call
         raise row.error(f'"{column}" or its tools cannot be written as JSON ({error})') from None
 
 
 class _Reader:
-    """Brings one message, which an error calls ``who``, into OpenAI's form from the ways in which others spell it."""
+    """Reads one message, which errors call ``who``, into OpenAI's form."""
 
     def __init__(self, row: SourceRow, who: str, tags: Mapping[str, str], ignore: Collection[str]) -> None:
         self.row, self.who, self.tags, self.ignore = row, who, tags, ignore
 
     def message(self, stated: Any) -> Message:
-        """The message ``stated``: an object with who speaks and what is said.
-
-        Raises:
-            HycamError: it is no such object, a value is not what belongs there, or a key is not understood.
-        """
+        """Raises HycamError if it is not an object, a value is of the wrong kind, or a key is not understood."""
         row, who = self.row, self.who
         if not isinstance(stated, dict):
             raise row.error(f"{who} was expected to be an object with a role and a content")
@@ -179,7 +179,7 @@ class _Reader:
         for key in fields:
             if key not in _UNDERSTOOD and key not in (role_key, content_key):
                 raise row.error(
-                    f'{who} has "{key}", and what it means for training is not known: remove it, or have the recipe '
+                    f'{who} has "{key}", whose meaning for training is unknown: remove it, or have the recipe '
                     f"ignore it (ignore: [{key}])"
                 )
         role, content = self._role(stated[role_key]), stated.get(content_key)
@@ -189,7 +189,7 @@ class _Reader:
         if role == _CALL:
             role, calls, fields[_CALL], content = "assistant", [*calls, _CALL], self._joined(content), None
         message: Message = {"role": role, "content": self._content(content_key, content, fields)}
-        reasoning = self._agreed(fields, _REASONING)
+        reasoning = self._agreed(fields, REASONING)
         if reasoning is not None and row.checked(f"the reasoning of {who}", reasoning).strip():
             message["reasoning_content"] = reasoning
             if message["content"].lstrip().startswith(THOUGHT):
@@ -207,8 +207,8 @@ class _Reader:
         return message
 
     def _keys(self, stated: dict[str, Any]) -> tuple[str, str]:
-        """Where this message has its role and its content; of two pairs of keys, the one whose role is stated."""
-        pairs = [(self.tags.get("role", role), self.tags.get("content", content)) for role, content in USUAL]
+        """The keys of role and content in this message; of two pairs, the one whose role is not null."""
+        pairs = keys_of(self.tags)
         needs_content = all(is_absent(stated.get(key)) for key in (*_CALLS, "refusal"))
         possible = [pair for pair in pairs if pair[0] in stated and (pair[1] in stated or not needs_content)]
         if not possible:
@@ -228,7 +228,7 @@ class _Reader:
         return role
 
     def _content(self, key: str, content: Any, fields: dict[str, Any]) -> str:
-        """What is said: null is read as empty. A refusal is what an assistant says in place of a content."""
+        """The content, empty if null; or the refusal, which an assistant may have in its place."""
         said = self._joined(content)
         text = "" if said is None else self.row.checked(f"the {key} of {self.who}", said)
         if "refusal" not in fields:
@@ -238,7 +238,7 @@ class _Reader:
         return self.row.checked(f"the refusal of {self.who}", fields["refusal"])
 
     def _joined(self, content: Any) -> Any:
-        """The text of a message in parts; anything else as it is."""
+        """The joined text of a content in parts; any other content as it is."""
         if not (isinstance(content, list) and all(isinstance(part, dict) for part in content)):
             return content
         texts = [part.get(part["type"]) if part.get("type") in ("text", "refusal") else None for part in content]
@@ -247,12 +247,12 @@ class _Reader:
         for number, part in enumerate(content, 1):
             for key, value in part.items():
                 if key not in _PART and not is_absent(value):
-                    what = f'part {number} of {self.who} has "{key}", and what it means for training is not known'
+                    what = f'part {number} of {self.who} has "{key}", whose meaning for training is unknown'
                     raise self.row.error(what)
         return "".join(map(str, texts))
 
     def _agreed(self, fields: dict[str, Any], names: tuple[str, ...]) -> Any:
-        """The value under whichever of the keys ``names`` is there, or None; of two they must agree."""
+        """The value of whichever key of ``names`` is there, or None; several must agree."""
         found = [name for name in names if name in fields]
         for other in found[1:]:
             if fields[other] != fields[found[0]]:
@@ -260,7 +260,7 @@ class _Reader:
         return fields[found[0]] if found else None
 
     def _weight(self, fields: dict[str, Any], role: str) -> bool:
-        """Whether a message counts. Nothing but answers is trained, so of others a weight can only be 0."""
+        """Whether a message is trained. Only answers are, so the weight of any other message can only be 0."""
         weight = self._agreed(fields, _WEIGHTS)
         if weight is None:
             return True

@@ -1,12 +1,11 @@
-"""In which order the rows of several tasks are drawn: the same on every machine, and the same after a resume.
+"""The order in which rows of several tasks are drawn: the same on every machine, and after a resume.
 
-An epoch is drawn in two steps: how many rows it takes of each task, and then an order in which they merge. Under
-independent draws every order of the same multiset of tasks is equally likely, so counts first and a random order after
-are distributed exactly as draws one by one. All epochs are equally long, as a trainer wants it; under ``stop`` that
-takes the counts of the first one for all.
+An epoch is drawn in two steps: the number of rows of each task, and then their order. Under independent draws every
+order of the same multiset of tasks is equally likely, so this is distributed exactly as single draws are. All epochs
+are equally long, as trainers expect; so under ``stop``, all have the counts of the first one.
 
-Why not ``datasets.interleave_datasets``: it lays out a single epoch. Drawn anew, the next one would have another
-length, and would not go on with the rows that this one left out.
+Why not ``datasets.interleave_datasets``: it arranges a single epoch. The next one would have another length, and would
+not continue with the rows that this one did not draw.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ import torch
 from hycam.data.recipe import MixtureRecipe
 from hycam.errors import HycamError
 
-_BLOCK = 4096  # rows: short permutations are made that many at a time, so that no task is too small to be quick
+_BLOCK = 4096  # rows: short permutations are drawn together up to this many, for speed
 
 
 class Purpose(IntEnum):
-    """What random numbers are for. The numbers stand in the seeds: a change changes every order."""
+    """What random numbers are for. The values are part of the seeds: changing one changes every order."""
 
     COUNTS = 0
     ORDER = 1
@@ -34,28 +33,28 @@ class Purpose(IntEnum):
 
 
 def generator(seed: int, purpose: Purpose, *numbers: int) -> np.random.Generator:
-    """Random numbers of their own for every seed, purpose and ``numbers`` (of a task, an epoch ...)."""
+    """An independent stream for each seed, purpose and ``numbers`` (of a task, an epoch ...)."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence(seed, spawn_key=(purpose, *numbers))))
 
 
 class Mixture:
     """The order in which rows are trained on: a function of the seed and the epoch alone.
 
-    The rows of a task come from an endless series of permutations of them, and each epoch goes on in the series where
-    the one before stopped. So at the end of any epoch, the rows of a task were drawn in all equally often, give or take
-    one. Within a single epoch this holds where the epoch begins with a permutation: in epoch 0, and in every epoch for
-    a task whose counts are multiples of its rows. Elsewhere a row may come at the end of one permutation and again at
-    the beginning of the next, under ``stop`` too.
+    The rows of a task come from an endless series of permutations, which each epoch continues where the previous one
+    stopped. So after any epoch, all rows of a task were drawn equally often, to within one. Within a single epoch this
+    holds if it begins with a permutation: in epoch 0, and always for a task whose counts are multiples of its rows.
+    Otherwise a row may come at the end of one permutation and again at the beginning of the next, also under
+    ``stop``.
 
     Args:
-        recipe: the proportions, and what happens when a task has no row left.
+        recipe: the proportions, and what happens when a task runs out of rows.
         sizes: rows of each task.
         seed: at least 0.
 
     Attributes:
         tasks: their names, in the order of ``sizes``.
         sizes: rows of each, ``[tasks]``.
-        probabilities: of a draw to be of each task while all have rows left, ``[tasks]``; they sum to 1.
+        probabilities: of each task in a draw while all have rows left, ``[tasks]``; they sum to 1.
         seed: as given.
 
     Raises:
@@ -78,21 +77,21 @@ class Mixture:
 
     def counts(self, epoch: int) -> np.ndarray:
         """Rows of each task that an epoch draws, ``[tasks]``."""
-        # Under "cycle" an epoch is so many draws whatever their tasks, so each epoch may have counts of its own.
+        # Under "cycle" the number of draws is fixed and their tasks vary, so each epoch has counts of its own.
         number = epoch if self._recipe.exhaustion == "cycle" else 0
         return _counts(self._recipe, self.sizes, self.probabilities, generator(self.seed, Purpose.COUNTS, number))
 
     def wanted(self) -> dict[str, float]:
-        """The probability of each task in a draw to which every task still has rows."""
+        """The probability of each task in a draw while every task has rows left."""
         return dict(zip(self.tasks, self.probabilities.tolist(), strict=True))
 
     def epoch(self, number: int) -> np.ndarray:
         """The rows that epoch ``number`` (from 0) draws, in order: int64 ``[len]``.
 
-        A row's index is global: the rows of the first task come first, then those of the second, and so on.
+        Indices are global: the rows of the first task come first, then those of the second, and so on.
         """
         if self._recipe.strategy == "concatenate":
-            # The order that transformers' Trainer gives the rows of one dataset under the same seed.
+            # The order in which transformers' Trainer shuffles a dataset under the same seed.
             shuffler = torch.Generator().manual_seed((self.seed + number) % 2**64)
             return torch.randperm(len(self), generator=shuffler).numpy()
         counts = self.counts(number)
@@ -103,7 +102,7 @@ class Mixture:
         return rows[np.argsort(arrivals, kind="stable")]
 
     def _rows(self, task: int, start: int, count: int) -> np.ndarray:
-        """``count`` rows of the task's series of permutations, from the place ``start``, counted from 0 in the task."""
+        """``count`` rows of the task's series of permutations from place ``start`` on, numbered within the task."""
         size = int(self.sizes[task])
         together = -(-_BLOCK // size)  # permutations in a block
         length = together * size
@@ -116,11 +115,11 @@ class Mixture:
         return np.concatenate(blocks, axis=None)[skipped : skipped + count]
 
     def _arrivals(self, task: int, epoch: int, count: int) -> np.ndarray:
-        """When each row that the epoch takes of the task arrives, ascending, ``[count]``; the first goes first.
+        """Arrival times of the rows that the epoch draws of the task, ascending, ``[count]``.
 
-        Rows that arrive at rate p_i (after waiting times Exp(1) / p_i) are, at any time, next of task i with the
-        probability p_i / Σ p over the tasks that still have rows: what ``drop`` asks for. Rows that arrive uniformly
-        come in any order of the tasks with the same probability.
+        If rows arrive at rate p_i (after waiting times Exp(1) / p_i), the next one is of task i with probability
+        p_i / Σ p over the tasks with rows left, as ``drop`` requires. With uniform times all orders of the tasks are
+        equally likely.
         """
         random = generator(self.seed, Purpose.ORDER, task, epoch)
         if self._recipe.exhaustion == "drop":
@@ -129,7 +128,7 @@ class Mixture:
 
 
 def _probabilities(recipe: MixtureRecipe, tasks: tuple[str, ...], sizes: np.ndarray) -> np.ndarray:
-    shares = sizes / sizes.max()  # at most 1: no power of them overflows
+    shares = sizes / sizes.max()  # at most 1, so no power overflows
     if recipe.strategy == "temperature":
         shares = shares ** (1 / recipe.temperature)
     elif recipe.strategy == "equal":
@@ -145,10 +144,10 @@ def _counts(
 ) -> np.ndarray:
     """Rows of each task that an epoch draws, ``[tasks]``.
 
-    Under ``cycle`` they are those of as many independent draws as there are rows. Under ``stop``, let draws of task i
-    arrive at rate p_i. The first that finds none of its n_i rows left arrives at a time Gamma(n_i + 1) / p_i; the
-    earliest of these times ends the epoch. The n_i draws before it lie uniformly between 0 and it, so a binomial number
-    of them, all n_i in the task that ends the epoch, has arrived by then.
+    Under ``cycle`` these are as many independent draws as there are rows. Under ``stop``, let draws of task i arrive at
+    rate p_i. The first one to find none of its n_i rows left arrives at time Gamma(n_i + 1) / p_i, and the earliest of
+    these times ends the epoch. The n_i draws before a task's own time are uniform on the interval up to it, so a
+    binomial number of them has arrived at the end: all n_i of the task that ends the epoch.
     """
     possible = probabilities > 0
     if recipe.strategy == "concatenate" or recipe.exhaustion == "drop":

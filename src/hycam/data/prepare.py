@@ -1,4 +1,4 @@
-"""From a recipe to the token ids of every task's three parts."""
+"""From a recipe to the token ids of each task's three parts."""
 
 from __future__ import annotations
 
@@ -13,27 +13,26 @@ from transformers import PreTrainedTokenizerBase
 
 from hycam.data.chosen import Chosen, chosen_tasks
 from hycam.data.encode import Counts, Encoded, encode, encode_on_disk, warn_of_bad_rows
-from hycam.data.partition import Rows, column, partition
+from hycam.data.partition import Rows, column, in_order, partition
 from hycam.data.prompts import Form, check_prompt
 from hycam.data.recipe import PARTS, DataRecipe
-from hycam.data.splits import in_order
 from hycam.errors import HycamError
 
 _log = logging.getLogger(__name__)
 
-_FEW = 2000  # rows of a part; to tokenise so few anew is quicker than all rows of the task once
+_FEW = 2000  # rows of a part: tokenising so few each time is quicker than all rows of the task once
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, rows done and rows in all."""
+"""Called with the current activity, the rows done and the total."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Each part is a dataset per task, in the recipe's order of tasks, with the columns that ``Encoded`` describes.
+    """Each part is a dataset per task, in the recipe's order of tasks, with the columns of ``Encoded``.
 
-    ``counts[part][task]`` says what became of the rows. ``fingerprint`` is a SHA-256 over row identities and token ids
-    of all parts: two runs with the same one saw the same data. ``thinks`` says whether most of the trained responses
-    begin with a thought: a chat template that can do both then asks for one.
+    ``counts[part][task]`` says what happened to the rows. ``fingerprint`` is a SHA-256 over row identities and token
+    ids of all parts: two runs with the same one saw the same data. ``thinks`` says whether most trained responses
+    contain a thought, so that a chat template that supports both asks for one.
     """
 
     train: dict[str, datasets.Dataset]
@@ -47,12 +46,12 @@ class Prepared:
 def prepare(recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase, progress: Progress | None = None) -> Prepared:
     """Loads, splits and tokenises every task of the recipe, and logs one line for each.
 
-    A part of which all rows are wanted is tokenised once for all folds, parts and runs, and kept in the cache. Nothing
-    that grows with the data is held in memory but numbers: some tens of bytes a row.
+    A task of which all rows are wanted is tokenised once for all folds, parts and runs, and cached. In memory are only
+    a few dozen bytes per row.
 
     Raises:
-        HycamError: no task, an unknown one or two of one name; data that cannot be had, read or split; a part that has
-            no row left.
+        HycamError: no task, an unknown one, or two of one name; data that are missing, unreadable or cannot be split; a
+            part without a row left.
     """
     check_prompt(recipe.prompt, tokenizer)
     parts: dict[str, dict[str, Encoded]] = {part: {} for part in PARTS}
@@ -90,7 +89,7 @@ def encode_all(
 
 
 def form_of(chosen: Chosen, recipe: DataRecipe) -> Form:
-    """How the rows of one task of a recipe become tokens."""
+    """How the rows of a task of a recipe become tokens."""
     return Form(recipe.prompt, recipe.max_length, recipe.overlong, chosen.entry.turns, recipe.skip_bad_rows)
 
 
@@ -119,13 +118,13 @@ def _encode_parts(
 def _encode_first(
     dataset: datasets.Dataset, order: np.ndarray, limit: int, tokenizer: PreTrainedTokenizerBase, form: Form
 ) -> Encoded:
-    """What ``encode_all(...).first(order, limit)`` gives, without tokenising many more rows than it takes."""
+    """``encode_all(...).first(order, limit)``, without tokenising many more rows than needed."""
     tried = limit
     while True:
         encoded = encode(dataset, tokenizer, form, numbers=np.sort(order[:tried]))
         if len(encoded.places) >= limit or tried >= len(order):
             return encoded.first(order[:tried], limit)
-        tried *= 2  # some were too long
+        tried *= 2  # some were dropped as too long
 
 
 def _nothing_left(name: str, part: str, encoded: Encoded, recipe: DataRecipe) -> HycamError:
@@ -136,7 +135,7 @@ def _nothing_left(name: str, part: str, encoded: Encoded, recipe: DataRecipe) ->
     others = f" and the other {counts.bad:,} malformed" if counts.bad else ""
     return HycamError(
         f"{name}: no row is left in the {part} part, all {counts.dropped} are too long{others}. "
-        f'Raise max_length ({recipe.max_length}), or set overlong to "shorten" where it is not.'
+        f'Raise max_length ({recipe.max_length}), or set overlong to "shorten".'
     )
 
 

@@ -1,4 +1,4 @@
-"""Rows as the model sees them: token by token, with what is trained marked by a plus sign and by colour."""
+"""Rows as the model sees them: token by token, with trained tokens marked by a plus sign and by colour."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from hycam.labelled import IGNORED
 
 _BARS = 10
 _LONGEST_BAR = 40  # characters
-_BEFORE_BAR = 28  # what stands before a bar on its line
+_BEFORE_BAR = 28  # characters before a bar
 _LEGEND = '"+" and green: trained. "|" separates tokens, "↵" is a line end, "→" a tab.'
-_WORD_START = "▁"  # how SentencePiece writes the blank before a word, which decoding one token alone loses
+_WORD_START = "▁"  # SentencePiece's blank before a word, which is lost when a single token is decoded
 
 
 def preview(
     chosen: Chosen, recipe: DataRecipe, tokenizer: PreTrainedTokenizerBase, console: Console, rows: int = 3
 ) -> None:
-    """Prints the first ``rows`` rows of a task as tokens, and what becomes of all its rows under a recipe's settings.
+    """Prints the first ``rows`` rows of a task as tokens, and a summary of all rows under a recipe's settings.
 
-    While they are tokenised, standard error says how far that has come.
+    Progress goes to standard error.
 
     Raises:
-        HycamError: as ``load_task`` and ``encode`` do.
+        HycamError: as for ``load_task`` and ``encode``.
     """
     check_prompt(recipe.prompt, tokenizer)
     loaded = rows_of(chosen, recipe)
@@ -61,17 +61,17 @@ def _summary(name: str, encoded: Encoded, loaded: Rows) -> Iterator[str]:
     share = counts.response_tokens / counts.tokens if counts.tokens else 0
     yield (
         f"{name}: {counts.rows:,} rows, {counts.kept:,} kept, of them {counts.shortened:,} shortened; "
-        f"{counts.dropped:,} dropped as too long{f', {counts.bad:,} passed over as malformed' if counts.bad else ''}."
+        f"{counts.dropped:,} dropped as too long{f', {counts.bad:,} skipped as malformed' if counts.bad else ''}."
     )
     yield (f"{counts.tokens:,} tokens ({mean:.0f} a row), {counts.response_tokens:,} of them trained ({share:.1%}).")
     yield (
-        f"{loaded.empty:,} more rows are left out, because the response or the question is empty or no answer is "
-        f"trained; of the others {_repeats(loaded.dataset):,} repeat another one."
+        f"{loaded.empty:,} more rows are skipped because the response or the question is empty or no answer is "
+        f"trained; of the others, {_repeats(loaded.dataset):,} repeat an earlier one."
     )
 
 
 def _repeats(rows: datasets.Dataset) -> int:
-    """How many rows have the texts of a row before them."""
+    """How many rows have the texts of an earlier row."""
     seen = set()
     for table in rows.remove_columns(["row", "group", "part"]).with_format("arrow").iter(batch_size=1000):
         for row in table.to_pylist():
@@ -80,7 +80,7 @@ def _repeats(rows: datasets.Dataset) -> int:
 
 
 def _histogram(tokens: np.ndarray, width: int) -> Iterator[str]:
-    """How many rows have which length, a bar for each of ten ranges of the same width."""
+    """The number of rows in each of ten equal ranges of length, with a bar."""
     if len(tokens) == 0:
         return
     yield "Tokens in a row:"
@@ -93,9 +93,9 @@ def _histogram(tokens: np.ndarray, width: int) -> Iterator[str]:
 
 
 def _marked(ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerBase, width: int) -> Text:
-    """The tokens in lines, each line with "+ " before it where its tokens are trained and two blanks where not."""
+    """The tokens in lines, which begin with "+ " if their tokens are trained and two blanks if not."""
     text = Text()
-    column = width  # as if a line were full, so that the first token begins one
+    column = width  # as if the line were full, so that the first token begins one
     before: bool | None = None
     for piece, label in zip(_pieces(ids, tokenizer), labels, strict=True):
         trained = label != IGNORED
@@ -112,10 +112,10 @@ def _marked(ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerBas
 
 
 def _pieces(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
-    """What each token stands for, in visible characters."""
+    """The text of each token in visible characters."""
     decoded = tokenizer.batch_decode([[one] for one in ids])
     for text, token in zip(decoded, tokenizer.convert_ids_to_tokens(ids), strict=True):
-        if "\ufffd" in text:  # part of a character: its bytes, as the vocabulary writes them, say more
+        if "\ufffd" in text:  # part of a character: show its bytes as the vocabulary writes them
             text = token
         elif token.startswith(_WORD_START) and not text.startswith(" "):
             text = " " + text
@@ -123,6 +123,6 @@ def _pieces(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> Iterator[str]
 
 
 def _visible(character: str) -> str:
-    """The character itself, or how it is written where it would not be seen or would steer the terminal."""
+    """The character, or an escape if it is invisible or would control the terminal."""
     special = {"\n": "↵", "\t": "→"}.get(character)
     return special or (character if character.isprintable() else f"\\u{ord(character):04x}")

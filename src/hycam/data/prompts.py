@@ -1,7 +1,7 @@
-"""From rows to turns: the texts before the trained answers, and the answers.
+"""From rows to turns: the trained answers and the text before each.
 
-A line end between the prompt's last marker and the response belongs to the prompt: the first token that is trained,
-and that a model generates, is the response's own.
+A line end between the prompt's last marker and the response belongs to the prompt: the first token that is trained, and
+the first that a model generates, is the response's own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hycam.errors import HycamError, nearest
 
 STYLES = ("alpaca", "paper", "chat")
 
-# The wording of Stanford Alpaca, kept to the letter: results are comparable only under the same prompt.
+# Stanford Alpaca's wording, to the letter: results are comparable only under the same prompt.
 _WITH_INPUT = (
     "Below is an instruction that describes a task, paired with an input that provides further context. "
     "Write a response that appropriately completes the request.\n\n"
@@ -32,7 +32,7 @@ _WITHOUT_INPUT = (
     "### Instruction:\n{instruction}\n\n### Response:\n"
 )
 _LATER_TURN = "\n\n### Instruction:\n{instruction}\n\n### Response:\n"
-_ALPACA = ("alpaca", "paper")  # the paper's code puts the response right behind the marker
+_ALPACA = ("alpaca", "paper")  # the paper's code puts the response right after the marker
 _FIELD = re.compile(r"\{(instruction|input|system)\}")
 
 
@@ -42,19 +42,19 @@ class Form:
 
     Args:
         prompt: ``"alpaca"``: the Stanford Alpaca form, with or without the input part, later turns without its
-            preamble; the tokenizer's own special tokens still have to be added. ``"paper"``: the same without the last
+            preamble; the tokenizer adds its special tokens. ``"paper"``: the same without the last
             line end, as the released code of the paper has it. ``"chat"``: the tokenizer's chat template, the input
-            below the instruction; special tokens are in the text already, and an answer is what the template makes of
+            below the instruction; special tokens are part of the text, and an answer is as the template writes
             it. Anything else is a template: each turn is the template with ``{instruction}``, ``{input}`` and
-            ``{system}`` put in; what it has no place for goes before (system) or below (input) the instruction.
-        max_length: most tokens of prompt, response and end token together.
-        overlong: what becomes of a row that is longer. ``"shorten"`` takes the excess out of the middle of the prompt
-            (of all that stands before the last response), where neither the instruction's beginning nor the marker
-            before the response is lost; where that would leave fewer than 16 tokens of prompt, the row is dropped.
-            ``"drop"`` drops it.
-        turns: which answers of a conversation are trained; ``"last"`` gives a chat as one turn, so that the template
-            may shorten the earlier ones.
-        skip_bad_rows: a row that cannot be rendered or cut is passed over and counted, instead of an error.
+            ``{system}`` filled in; without a placeholder, the system text goes before the instruction and the input
+            below it.
+        max_length: maximum number of tokens of prompt, response and end token together.
+        overlong: what happens to a longer row. ``"shorten"`` removes the excess from the middle of the prompt (all text
+            before the last response), so that the beginning of the instruction and the marker before the response
+            stay; if fewer than 16 tokens of prompt would be left, the row is dropped. ``"drop"`` drops it.
+        turns: which answers of a conversation are trained; ``"last"`` gives a chat as one turn, so the template may
+            change the earlier ones.
+        skip_bad_rows: skip and count a row that cannot be rendered or cut, instead of an error.
     """
 
     prompt: str = "alpaca"
@@ -65,7 +65,7 @@ class Form:
 
 
 def check_prompt(style: str, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
-    """Raises HycamError where a prompt is neither one of ``STYLES`` nor a template, or ``tokenizer`` cannot make it."""
+    """Raises HycamError if a prompt is neither one of ``STYLES`` nor a template, or needs a missing chat template."""
     if style not in STYLES and "{instruction}" not in style:
         raise HycamError(
             f'There is no prompt "{style}": {", ".join(STYLES)}, or a template with {{instruction}} and, if wanted, '
@@ -81,10 +81,10 @@ def check_prompt(style: str, tokenizer: PreTrainedTokenizerBase | None = None) -
 def rendered(
     rows: Iterable[tuple[int, Mapping[str, Any]]], tokenizer: PreTrainedTokenizerBase, form: Form
 ) -> tuple[dict[int, list[Turn]], dict[int, str]]:
-    """The turns of rows by their numbers, and what is wrong with those that are passed over.
+    """The turns of rows by their numbers, and the errors of the rows that are skipped.
 
     Raises:
-        HycamError: a row cannot be rendered, and ``form`` does not say to skip it; the message has its identity.
+        HycamError: a row cannot be rendered, and ``form`` does not skip it; the message has its identity.
     """
     found: dict[int, list[Turn]] = {}
     bad: dict[int, str] = {}
@@ -92,12 +92,12 @@ def rendered(
         try:
             found[number] = render_turns(row, form.prompt, tokenizer, form.turns)
         except HycamError as error:
-            bad[number] = passed_over(row, error, form)
+            bad[number] = skipped(row, error, form)
     return found, bad
 
 
-def passed_over(row: Mapping[str, Any], error: HycamError, form: Form) -> str:
-    """What is wrong with a row, with its identity; raised where ``form`` does not say to skip it."""
+def skipped(row: Mapping[str, Any], error: HycamError, form: Form) -> str:
+    """The error of a row with its identity; raised unless ``form`` skips such rows."""
     told = f"{row['row']}: {error}"
     if not form.skip_bad_rows:
         raise HycamError(told) from error
@@ -105,14 +105,14 @@ def passed_over(row: Mapping[str, Any], error: HycamError, form: Form) -> str:
 
 
 def render(example: Mapping[str, Any], style: str, tokenizer: PreTrainedTokenizerBase, thinks: bool = False) -> str:
-    """The prompt of an example, up to where its response begins: the generation prompt.
+    """The generation prompt of an example: everything before its response.
 
     Args:
-        example: has ``instruction`` and ``input`` (empty where there is none), and may have ``system``; for a chat also
-            ``history``, or ``messages`` that end with what is asked.
+        example: has ``instruction``, ``input`` (may be empty) and optionally ``system``; for a chat also ``history``,
+            or ``messages`` that end with a question.
         style: the ``prompt`` of :class:`Form`.
         tokenizer: its chat template is used by ``"chat"``.
-        thinks: whether the response is to begin with a thought, where a chat template can do both.
+        thinks: whether the response begins with a thought, if the chat template supports both.
 
     Raises:
         HycamError: as :func:`render_turns`.
@@ -128,18 +128,18 @@ def render(example: Mapping[str, Any], style: str, tokenizer: PreTrainedTokenize
 def render_turns(
     example: Mapping[str, Any], style: str, tokenizer: PreTrainedTokenizerBase, turns: Turns = "all"
 ) -> list[Turn]:
-    """The texts of an example: before each answer that is trained, and the answer.
+    """The trained answers of an example, each with the text before it.
 
     Args:
-        example: ``instruction``, ``input``, ``response``, and where there are any ``system`` and ``history`` (a list of
-            ``asked`` and ``answered``); or ``messages``, as ``load_task`` has them.
+        example: ``instruction``, ``input``, ``response``, ``history`` (a list of ``asked`` and ``answered``) and
+            optionally ``system``; or ``messages``, as in a row of ``load_task``.
         style: the ``prompt`` of :class:`Form`.
         tokenizer: its chat template is used by ``"chat"``.
         turns: as in :class:`Form`.
 
     Raises:
         HycamError: ``"chat"`` with a tokenizer that has no chat template, or as :func:`hycam.data.chat.chat_turns`;
-            another prompt with what only a chat has a place for, such as calls of tools.
+            another prompt with what only a chat supports, such as tool calls.
     """
     if style == "chat":
         check_prompt("chat", tokenizer)
@@ -157,7 +157,7 @@ def render_turns(
 
 
 def _of_messages(conversation: Chat, style: str, tokenizer: PreTrainedTokenizerBase) -> list[Turn]:
-    """Questions and answers in turn; an answer that is not trained is part of what stands before the next one."""
+    """Questions and answers in turn; an answer that is not trained is part of the text before the next one."""
     said = conversation.messages
     system = said[0]["content"] if said[0]["role"] == "system" else ""
     said = said[1:] if system else said
@@ -165,8 +165,8 @@ def _of_messages(conversation: Chat, style: str, tokenizer: PreTrainedTokenizerB
     roles = [message["role"] for message in said]
     if lacking or roles != ["user", "assistant"] * (len(roles) // 2):
         raise HycamError(
-            f'The prompt "{style}" has a place for questions and answers in turn, and for nothing else that a '
-            'conversation may have (thoughts, tools, two messages of one side in a row). Use the prompt "chat".'
+            f'The prompt "{style}" supports only questions and answers in turn, but this conversation has thoughts, '
+            'tools, or two messages by one side in a row. Use the prompt "chat".'
         )
     found: list[Turn] = []
     before = ""
@@ -184,7 +184,7 @@ def _of_messages(conversation: Chat, style: str, tokenizer: PreTrainedTokenizerB
 
 
 def _before(style: str, instruction: str, given: str, system: str, is_first: bool) -> str:
-    """What stands before one answer."""
+    """The text before one answer."""
     if style not in _ALPACA:
         return _filled(style, instruction, given, system)
     template = _LATER_TURN if not is_first else _WITH_INPUT if given else _WITHOUT_INPUT
@@ -200,5 +200,5 @@ def _filled(template: str, instruction: str, given: str, system: str) -> str:
     if system and "{system}" not in template:
         instruction = f"{system}\n\n{instruction}"
     values = {"instruction": instruction, "input": given, "system": system}
-    # In one pass, so that braces in a row's own text stay what they are.
+    # In one pass, so that braces in a row's own text stay as they are.
     return _FIELD.sub(lambda match: values[match[1]], template)

@@ -1,11 +1,11 @@
 """The data files of a folder, and rows out of a file: JSON lines, a JSON list, CSV or Parquet, each also gzipped.
 
-The format is recognised by how the file begins. Only a file that is plainly not what its name says (a ``.jsonl`` that
-begins with neither a brace nor a bracket, a ``.parquet`` without its mark) is refused by its name: it would pass for
-CSV otherwise.
+The format is recognised by how the file begins. Only a file that is clearly not what its name says (a ``.jsonl`` that
+begins with neither a brace nor a bracket, a ``.parquet`` without its magic number) is refused: it would be read as CSV
+otherwise.
 
-``datasets.load_dataset`` is not used for files: it tells neither the line of a row nor the line and column of an error,
-and cannot skip a bad row.
+``datasets.load_dataset`` is not used for files: it reports neither the line of a row nor the place of an error, and
+cannot skip a bad row.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from __future__ import annotations
 import csv
 import gzip
 import io
+import json
 import logging
 import string
 import sys
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from itertools import chain, dropwhile
 from pathlib import Path
@@ -25,41 +27,41 @@ from typing import Any, BinaryIO
 import pyarrow
 import pyarrow.parquet
 
-from hycam.data.json_text import OpenList, decoded, parsed
+from hycam.data.json_list import TOO_DEEP, TOO_LONG, OpenList, Pairs
 from hycam.data.rows import Bad, SourceRow, kind_of, label_of, refuse
 from hycam.errors import HycamError
 
 _log = logging.getLogger(__name__)
 
 ENDINGS = (".jsonl", ".json", ".csv", ".parquet")
-"""What a data file's name ends with, before ``.gz``. A file that is named alone may have any name."""
+"""What a data file's name ends with, before ``.gz``. A file named on its own may have any name."""
 
 _GZIP = b"\x1f\x8b"
 _PARQUET = b"PAR1"
 _OTHER_UNICODE = (b"\xff\xfe", b"\xfe\xff")  # the byte order marks of UTF-16 (and, little-endian, of UTF-32)
 _MARK = b"\xef\xbb\xbf"  # that of UTF-8
-_CHUNK = 1 << 20  # characters of a JSON list that are read together
-_PARQUET_ROWS = 1000  # that are held as Python objects
+_CHUNK = 1 << 20  # characters of a JSON list to read at a time
+_PARQUET_ROWS = 1000  # held as Python objects at a time
 
 Content = BinaryIO | gzip.GzipFile
 Found = tuple[int, Any]
-"""The line of a row, and the row: an object, or the error of one behind which reading can go on."""
+"""The line of a row, and the row: an object, or the error of one after which reading can go on."""
 
 
 def read_rows(path: str | Path, bad: Bad = refuse, label: str = "") -> Iterator[SourceRow]:
-    """The rows of a file in its own order, read as they are asked for.
+    """The rows of a file in order, read lazily.
 
-    A byte order mark, either kind of line end and blank lines are accepted. Text is UTF-8.
+    Text is UTF-8. A byte order mark, either kind of line end and blank lines are accepted.
 
     Args:
         path: the file.
-        bad: is given the error of a malformed row where the next row can be found all the same: a line of JSON lines,
-            an item of a JSON list that is no object, a row of CSV with too many or too few cells.
+        bad: gets the error of a malformed row if the next row can still be found: a line of JSON lines, an item of a
+            JSON list that is not an object, a row of CSV with too many or too few cells.
         label: see ``SourceRow``.
 
     Raises:
         HycamError: the file is missing, empty, cut off, in another encoding, or malformed; the message has file, line
-            and column, and what was expected there.
+            and column, and what was expected.
     """
     path = Path(path)
     before = number = 0
@@ -77,7 +79,7 @@ def read_rows(path: str | Path, bad: Bad = refuse, label: str = "") -> Iterator[
                         what = f"an object with named fields was expected, not {kind_of(found)}"
                         bad(HycamError(f"{path}:{line}: {what}."))
             except HycamError:
-                if isinstance(content, gzip.GzipFile):  # unpacked to its end, a damaged archive says so itself
+                if isinstance(content, gzip.GzipFile):  # read to its end, a damaged archive reports itself
                     while content.read(_CHUNK):
                         pass
                 raise
@@ -88,18 +90,18 @@ def read_rows(path: str | Path, bad: Bad = refuse, label: str = "") -> Iterator[
 
 
 def is_data_file(name: str) -> bool:
-    """Whether a file is a data file by its name."""
+    """Whether a file name is that of a data file."""
     return label_of(name).lower().endswith(ENDINGS)
 
 
 def data_files(path: Path) -> list[Path]:
     """The file itself, or the data files of a folder and its subfolders, in the order of their names.
 
-    Hidden files are left out; files that are left out for their names are logged.
+    Hidden files are skipped; other files that are skipped because of their names are logged.
 
     Raises:
-        HycamError: there is no data file in the folder, part of it cannot be read, or it contains itself by a link;
-            the path is a pipe or a device, which could not be read twice.
+        HycamError: the folder has no data file, cannot be read, or contains itself through a link; the path is a pipe
+            or a device, which cannot be read twice.
     """
     try:
         if not path.is_dir():
@@ -115,14 +117,14 @@ def data_files(path: Path) -> list[Path]:
     others = [file.relative_to(path).as_posix() for file in files if not is_data_file(file.name)]
     if others:
         named = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
-        _log.warning("%s: files that are not data files by their names are left out: %s", path, named)
+        _log.warning("%s: skipped files whose names are not those of data files: %s", path, named)
     return found
 
 
 def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
     here = folder.resolve()
     if here in above:
-        raise HycamError(f"{folder} is a link to a folder that it is in: remove it.")
+        raise HycamError(f"{folder} is a link to a folder that contains it: remove it.")
     for entry in sorted(folder.iterdir()):
         if entry.name.startswith("."):
             continue
@@ -133,7 +135,7 @@ def _below(folder: Path, above: tuple[Path, ...]) -> Iterator[Path]:
 
 
 def unreadable(path: Path, error: OSError) -> HycamError:
-    """The error that names what could not be read, and why."""
+    """An error that names what could not be read, and why."""
     return HycamError(f"{error.filename or path} cannot be read: {error.strerror or error}.")
 
 
@@ -177,14 +179,14 @@ def _json_lines(path: Path, content: Content) -> Iterator[Found]:
 
 
 def _text_rows(path: Path, content: Content, is_list: bool, is_json: bool) -> Iterator[Found]:
-    """The rows of a JSON list or of CSV, behind whose broken characters no row can be found."""
-    # Lines end at "\n" alone, so that their numbers are those that an editor shows.
+    """The rows of a JSON list or of CSV; after a byte that is not UTF-8 no further row can be found."""
+    # Lines end at "\n" only, so that their numbers match an editor's.
     text = io.TextIOWrapper(content, "utf-8-sig", newline="\n")
     try:
         if is_list:
-            yield from OpenList(path, text, _CHUNK).items()
+            yield from OpenList(path, text, _CHUNK, _keys_once).items()
         else:
-            # Without the blank lines at the beginning. White is what it is in bytes: of text Python takes more for it.
+            # Blank lines at the beginning are skipped. Only ASCII white space counts: str.strip() would strip more.
             lines = dropwhile(lambda one: not one[1].strip(string.whitespace), enumerate(text, 1))
             number, first = next(lines)
             if is_json:
@@ -202,7 +204,7 @@ def _text_rows(path: Path, content: Content, is_list: bool, is_json: bool) -> It
 
 def _csv(path: Path, begin: int, lines: Iterator[str]) -> Iterator[Found]:
     """Rows of CSV; ``begin`` is the number of its first line."""
-    csv.field_size_limit(sys.maxsize)  # the default, 131,072 characters, is less than a long passage
+    csv.field_size_limit(sys.maxsize)  # the default, 131,072 characters, is too small for a long passage
     reader = csv.reader(lines, strict=True)
     header: list[str] = []
     start = begin
@@ -218,8 +220,8 @@ def _csv(path: Path, begin: int, lines: Iterator[str]) -> Iterator[Found]:
                 yield (
                     start,
                     HycamError(
-                        f"{path}:{start}: {len(header)} cells were expected ({', '.join(header)}), not {len(cells)}. A "
-                        "cell with a comma or a line end in it belongs in double quotes."
+                        f"{path}:{start}: {len(header)} cells were expected ({', '.join(header)}), not {len(cells)}. "
+                        "Put a cell with a comma or a line end in double quotes."
                     ),
                 )
             start = begin + reader.line_num
@@ -228,7 +230,7 @@ def _csv(path: Path, begin: int, lines: Iterator[str]) -> Iterator[Found]:
 
 
 def _parquet(path: Path, content: Content) -> Iterator[Found]:
-    # Parquet is read from its end, for which a gzip stream would be unpacked again and again: unpack it once.
+    # Parquet is read from its end, and seeking in a gzip stream would decompress it over and over: do it once.
     source = io.BytesIO(content.read()) if isinstance(content, gzip.GzipFile) else content
     try:
         file = pyarrow.parquet.ParquetFile(source)
@@ -242,3 +244,47 @@ def _parquet(path: Path, content: Content) -> Iterator[Found]:
     # ValueError and OverflowError: a value that Python cannot hold, such as text that is not UTF-8 or a year 300000.
     except (pyarrow.ArrowException, ValueError, OverflowError) as error:
         raise HycamError(f"{path} is cut off or damaged: it cannot be read as Parquet ({error}).") from error
+
+
+def decoded(path: Path, raw: bytes, line: int = 1) -> str:
+    """The text of ``raw``, which begins on ``line``; raises HycamError with the place of a byte that is not UTF-8."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        line, column = line + raw.count(b"\n", 0, error.start), error.start - raw.rfind(b"\n", 0, error.start)
+        what = f"the byte 0x{raw[error.start]:02x} is not UTF-8"
+        raise HycamError(
+            f"{path}:{line}:{column}: {what}. If the file is in another encoding, convert it (for example iconv -f "
+            "WINDOWS-1252 -t UTF-8) and try again."
+        ) from None
+
+
+def parsed(path: Path, text: str, expected: str, line: int | None = None) -> Any:
+    """The JSON value in ``text``, which is the whole file or one ``line`` of it.
+
+    Raises:
+        HycamError: it is not JSON, or an object has a duplicate key; the message has the place and what was
+            ``expected``.
+    """
+    place = f"{path}:{line}" if line else str(path)
+    try:
+        return json.loads(text, object_pairs_hook=_keys_once)
+    except HycamError as error:
+        raise HycamError(f"{place}: {error}.") from None
+    except json.JSONDecodeError as error:
+        at = min(error.pos, len(text.rstrip()))  # not past the end of the line, where white space was skipped
+        line, column = (line or 1) + text.count("\n", 0, at), at - text.rfind("\n", 0, at)
+        raise HycamError(f"{path}:{line}:{column}: {expected} was expected ({error.msg}).") from None
+    except ValueError:  # of int(), which takes a few thousand digits at most
+        raise HycamError(f"{place}: {TOO_LONG}.") from None
+    except RecursionError:
+        raise HycamError(f"{place}: the object is {TOO_DEEP}.") from None
+
+
+def _keys_once(pairs: Pairs) -> dict[str, Any]:
+    """An object for json's ``object_pairs_hook``; json itself silently keeps the last of two equal keys."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        key = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise HycamError(f'an object has the key "{key}" twice, and only the last would be read')
+    return found

@@ -1,4 +1,4 @@
-"""The part of a recipe that says what the data are: the tasks, their splits, their mixture, and the form of a row."""
+"""The data part of a recipe: the tasks, their splits, their mixture, and the form of a row."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ class SplitRecipe:
     """How rows are divided into training, validation and test. Rows of one group are never separated.
 
     Args:
-        by: ``folds`` is the five-fold scheme (7 : 2 : 1); ``disjoint`` divides the rows into replicates that share none
-            and splits the one that ``data.fold`` names; ``count`` takes so many rows for validation and test and
-            leaves the rest for training; ``column`` reads each row's part from a column; ``files`` has a file, a folder
-            or (of a hub dataset) a split for each part.
+        by: ``folds`` is the five-fold scheme (7 : 2 : 1); ``disjoint`` divides the rows into replicates without common
+            rows and splits the one that ``data.fold`` selects; ``count`` takes that many rows for validation and test
+            and the rest for training; ``column`` reads the part of each row from a column; ``files`` has a file, a
+            folder or (for a hub dataset) a split for each part.
         column: With ``column``, its name. Its values are train, validation and test.
         files: With ``files``, what to read for ``train``, ``validation`` and ``test``.
         replicates: With ``disjoint``, how many.
@@ -52,34 +52,32 @@ class SplitRecipe:
             if wanted and not value:
                 raise HycamError(f"A split by {self.by} needs split.{name}.")
             if value and not wanted:
-                raise HycamError(
-                    f"split.{name} has no meaning in a split by {self.by}: leave it out, or change split.by."
-                )
+                raise HycamError(f"split.{name} has no meaning in a split by {self.by}: remove it, or change split.by.")
         if self.by == "files" and set(self.files) != set(PARTS):
             raise HycamError(f"split.files needs {', '.join(PARTS)}, and has {', '.join(self.files)}.")
 
 
 @dataclass
 class TaskRecipe:
-    """One task, where its name or its path alone does not say everything.
+    """One task, if its name or path alone is not enough.
 
     Args:
-        name: What it is called; by default after its file, folder or repository. Alone, the name of a known task.
+        name: Of the task; by default that of its file, folder or repository. Alone, the name of a known task.
         path: A file, or a folder of files.
         hub: A dataset on the hub, ``owner/name``.
-        subset: Of the hub dataset, where it has several configurations.
-        revision: Of the hub dataset: a commit, tag or branch. Without one the newest is taken.
+        subset: Of the hub dataset, if it has several configurations.
+        revision: Of the hub dataset: a commit, tag or branch. The newest by default.
         hub_split: Which split of the hub dataset.
-        columns: Its columns by what they hold: ``instruction``, ``input``, ``response``, ``system``, ``history``,
-            ``messages`` (a conversation), ``tools`` (which it may call), ``group`` (rows with the same value stay
+        columns: Which column holds what: ``instruction``, ``input``, ``response``, ``system``, ``history``,
+            ``messages`` (a conversation), ``tools`` (that it may call), ``group`` (rows with the same value stay
             together).
-        tags: How a conversation spells ``role``, ``content``, ``user``, ``assistant``, ``system``, ``tool`` (what a
-            tool gave) and ``call`` (of a tool), where it is neither OpenAI's way nor ShareGPT's.
-        ignore: Columns, and keys of messages, that are ignored although they may change what is trained.
-        rows: At most so many rows, picked by the hash of their identity.
+        tags: How a conversation spells ``role``, ``content``, ``user``, ``assistant``, ``system``, ``tool`` (the output
+            of a tool) and ``call`` (of a tool), if neither as OpenAI nor as ShareGPT does.
+        ignore: Columns, and keys of messages, to ignore although they may change what is trained.
+        rows: Maximum number of rows, selected by the hash of their identity.
         turns: Which answers of a conversation are trained: ``all`` or the ``last`` one.
         domain: What it is about, for tables.
-        split: How it is split, where not as the other tasks.
+        split: How it is split, if not like the other tasks.
     """
 
     name: str | None = None
@@ -104,17 +102,17 @@ class TaskRecipe:
 
 @dataclass
 class MixtureRecipe:
-    """In which proportions the tasks are trained on.
+    """The proportions in which tasks are trained.
 
     Args:
         strategy: ``concatenate``: every row once an epoch, all shuffled. The others draw a task and then its next row:
-            ``proportional`` with probabilities like the tasks' rows n, ``temperature`` like n ** (1 / temperature),
-            ``equal`` all the same, ``weights`` like the given weights.
-        temperature: Of ``temperature``: 1 is proportional, and the larger, the more equal.
-        weights: Of ``weights``: a number for each task; only their ratios count.
-        exhaustion: What happens when a task has no row left. ``stop`` ends the epoch there; ``cycle`` begins the task
-            anew in another order (an epoch is as many draws as there are rows); ``drop`` goes on with the other tasks
-            until every row was drawn once.
+            ``proportional`` in proportion to the number of rows n, ``temperature`` to n ** (1 / temperature),
+            ``equal`` with equal probabilities, ``weights`` in proportion to the given weights.
+        temperature: For ``temperature``: 1 is proportional; the larger, the more equal.
+        weights: For ``weights``: a number for each task; only their ratios count.
+        exhaustion: What happens when a task has no rows left. ``stop`` ends the epoch; ``cycle`` restarts the task in
+            another order (an epoch has as many draws as there are rows); ``drop`` continues with the other tasks until
+            every row was drawn once.
     """
 
     strategy: Strategy = "concatenate"
@@ -136,15 +134,15 @@ class MixtureRecipe:
             raise HycamError("mixture.weights are all zero: nothing would be trained.")
 
     def check_tasks(self, names: list[str]) -> None:
-        """Raises HycamError where the weights are not those of exactly these tasks."""
+        """Raises HycamError unless there is a weight for each of these tasks and no other."""
         if self.strategy != "weights":
             return
         for name in self.weights:
             if name not in names:
-                raise HycamError(f'mixture.weights has a weight for "{name}", which is no task.{nearest(name, names)}')
+                raise HycamError(f'mixture.weights names "{name}", which is not a task.{nearest(name, names)}')
         missing = [name for name in names if name not in self.weights]
         if missing:
-            raise HycamError(f"mixture.weights lacks {', '.join(missing)}; a task that is not to be trained has 0.")
+            raise HycamError(f"mixture.weights lacks {', '.join(missing)}; use 0 for a task that is not trained.")
 
 
 @dataclass
@@ -152,26 +150,26 @@ class DataRecipe:
     """What to train, validate and test on.
 
     Args:
-        tasks: Names of tasks (``hycam data list`` has them), paths of files or folders, or tasks of your own with
-            ``path`` or ``hub`` and what else they need.
-        dataset_info: A ``dataset_info.json`` of LLaMA-Factory, or its folder: its entries are tasks by their names
-            there. Without ``tasks``, all of them.
-        fold: Which of the five folds, 0 to 4: one tenth of the rows is tested on, two tenths validated on. In a
-            disjoint split, which of the replicates.
-        seed: Orders the rows before they are split, and picks the rows where fewer are asked for.
+        tasks: Names of tasks (``hycam data list`` shows them), paths of files or folders, or tasks of your own with
+            ``path`` or ``hub`` and their other fields.
+        dataset_info: A ``dataset_info.json`` of LLaMA-Factory, or its folder: its entries can be named as tasks.
+            Without ``tasks``, all of them are.
+        fold: Which of the five folds, 0 to 4: a tenth of the rows is for testing, two tenths for validation. In
+            a disjoint split, which of the replicates.
+        seed: Orders the rows before they are split, and selects rows if fewer are wanted.
         split: How the tasks are split.
-        mixture: In which proportions they are trained on.
+        mixture: The proportions in which tasks are trained.
         prompt: ``alpaca`` is the Stanford Alpaca form; ``paper`` the same without a line end before the response, as
-            the paper's code has it; ``chat`` the tokenizer's own chat template; anything else a template with
+            in the paper's code; ``chat`` the tokenizer's own chat template; anything else a template with
             ``{instruction}`` and, if wanted, ``{input}`` and ``{system}``.
-        max_length: Most tokens of a row, prompt and response together.
-        overlong: A longer row is shortened in the middle of its prompt (``shorten``) or left out (``drop``).
-        skip_bad_rows: Malformed rows are counted and skipped, instead of an error.
-        packing: Several rows in one of max_length, without one seeing another.
-        group_by_length: Rows of similar length in a batch, for less padding.
-        train_rows: At most so many training rows of each task, of those that fit; all of them by default.
-        validation_rows: At most so many validation rows of each task.
-        test_rows: At most so many test rows of each task.
+        max_length: Maximum number of tokens of a row, prompt and response together.
+        overlong: Shorten a longer row in the middle of its prompt (``shorten``), or drop it (``drop``).
+        skip_bad_rows: Count and skip malformed rows, instead of an error.
+        packing: Pack several rows into one of max_length, without one seeing another.
+        group_by_length: Batch rows of similar length, for less padding.
+        train_rows: Maximum number of training rows of each task, of those that fit; all by default.
+        validation_rows: Maximum number of validation rows of each task.
+        test_rows: Maximum number of test rows of each task.
     """
 
     tasks: list[str | TaskRecipe] = field(default_factory=list)
@@ -201,7 +199,7 @@ class DataRecipe:
 
 
 def _check_choice(name: str, value: str, choices: Any) -> None:
-    """Raises HycamError where ``value`` is not one of a Literal's: nothing else checks a recipe made in Python."""
+    """Raises HycamError unless ``value`` is one of a Literal's: nothing else checks a recipe built in Python."""
     known = get_args(choices)
     if value not in known:
         raise HycamError(f'{name} is "{value}": {", ".join(known)} were expected.{nearest(str(value), known)}')

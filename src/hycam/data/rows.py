@@ -1,4 +1,4 @@
-"""The two forms of a row before it is tokens: as it stands in its source, and as a question and its answer."""
+"""The two forms of a row before it becomes tokens: as its source has it, and as a question and its answer."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from hycam.errors import HycamError, nearest
 _KINDS = {bool: "true or false", int: "a number", float: "a number", str: "text", list: "a list", dict: "an object"}
 
 Bad = Callable[[HycamError], None]
-"""What happens to the error of a malformed row: it is raised, or counted so that reading goes on."""
+"""Handles the error of a malformed row: raises it, or counts it so that reading goes on."""
 
 
 def refuse(error: HycamError) -> None:
-    """The usual ``Bad``: no malformed row is skipped."""
+    """The default ``Bad``: a malformed row is an error."""
     raise error
 
 
 @dataclass(frozen=True)
 class SourceRow:
-    """One row as it stands in its source.
+    """One row as its source has it.
 
     Attributes:
         path: the file, or the hub repository.
         line: the line on which the row begins, counted from 1; in Parquet and on the hub the number of the row.
         fields: the values by column.
-        label: what the file is called in the row's identity; its name without folders by default.
-        number: counts the rows that begin on one line, as the items of a JSON list may.
+        label: the file's name in the row's identity; by default its name without folders.
+        number: counts the rows that begin on the same line, as items of a JSON list may.
     """
 
     path: str
@@ -50,18 +50,18 @@ class SourceRow:
         return f"{self.label or label_of(Path(self.path).name)}:{self.line}{further}"
 
     def error(self, what: str) -> HycamError:
-        """The error that names this row's place."""
+        """An error that names this row's place."""
         return HycamError(f"{self.path}:{self.line}: {what}.")
 
     def value(self, column: str) -> Any:
-        """Whatever is in ``column``; raises HycamError where there is no such column."""
+        """The value of ``column``; raises HycamError if there is no such column."""
         if column not in self.fields:
             known = ", ".join(map(str, self.fields)) or "none"
             raise self.error(f'there is no column "{column}".{nearest(column, map(str, self.fields))} Columns: {known}')
         return self.fields[column]
 
     def text(self, column: str) -> str:
-        """The text in ``column``. Null is empty; a whole number is its digits, as in CSV.
+        """The text in ``column``. Null is empty; an integer becomes its digits, as in CSV.
 
         Raises:
             HycamError: there is no such column, or it holds something other than text.
@@ -72,11 +72,11 @@ class SourceRow:
         return "" if value is None else self.checked(f'"{column}"', value)
 
     def optional(self, column: str | None) -> str:
-        """The text in ``column``; empty where there is no such column."""
+        """The text in ``column``; empty if there is no such column."""
         return self.text(column) if column is not None and column in self.fields else ""
 
     def key(self, column: str) -> str:
-        """What is in ``column`` as text that is the same for the same value: 1, 1.0 and "1" are one; null is empty.
+        """The value of ``column`` as text, the same for equal values: 1, 1.0 and "1" are one; null is empty.
 
         Raises:
             HycamError: there is no such column, or it holds a list, an object or bytes.
@@ -91,28 +91,28 @@ class SourceRow:
         return self.checked(f'"{column}"', str(value))
 
     def numeric(self, column: str) -> int | float:
-        """The number in ``column``; raises HycamError where there is none."""
+        """The number in ``column``; raises HycamError if it holds none."""
         value = self.value(column)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.error(f'"{column}" is {kind_of(value)}, a number was expected')
         return value
 
     def first(self, column: str) -> str:
-        """The first text of the list in ``column``; raises HycamError where there is none."""
+        """The first text of the list in ``column``; raises HycamError if there is none."""
         value = self.value(column)
         if not (isinstance(value, list) and value):
             raise self.error(f'"{column}" was expected to hold a list of texts')
         return self.checked(f'the first of "{column}"', value[0])
 
     def inside(self, column: str) -> SourceRow:
-        """The object in ``column``, at the same place; raises HycamError where there is none."""
+        """The object in ``column`` as a row of its own; raises HycamError if there is none."""
         found = self.fields.get(column)
         if not isinstance(found, dict):
             raise self.error(f'"{column}" was expected to hold an object')
         return replace(self, fields=found)
 
     def checked(self, what: str, value: Any) -> str:
-        """``value``, which has to be text; raises HycamError that calls it ``what`` where it is not."""
+        """``value`` if it is text; else raises HycamError, which calls it ``what``."""
         if not isinstance(value, str):
             raise self.error(f"{what} is {kind_of(value)}, text in quotes was expected")
         try:
@@ -128,15 +128,15 @@ class Example:
 
     Attributes:
         row: where it came from (``file.jsonl:17``).
-        instruction: what is asked.
-        response: the answer that is trained.
-        input: the text that the instruction speaks of, or empty.
-        group: rows of one group stay on the same side of every split. By default the input where there is one, else
-            the first thing that was asked.
-        system: what stands before the conversation, or empty.
+        instruction: the question.
+        response: the answer to train.
+        input: the text that the instruction refers to, or empty.
+        group: rows of one group stay on the same side of every split. By default the input if there is one, else the
+            first question.
+        system: the system prompt, or empty.
         history: the turns before the instruction, each ``asked`` and ``answered``.
-        part: the row's own word for the part of the split that it belongs to.
-        messages: JSON text of the whole conversation where the other fields cannot say it all, see
+        part: the row's own name for its part of the split, or empty.
+        messages: JSON text of the whole conversation if the other fields cannot express it, see
             :func:`hycam.data.messages.conversation`; else empty.
     """
 
@@ -157,7 +157,7 @@ class Example:
 
     @property
     def is_empty(self) -> bool:
-        """Whether there is nothing to learn from: no response, or nothing that it responds to."""
+        """Whether there is nothing to learn: no response, or no question."""
         return not (self.response.strip() and (self.instruction + self.input).strip())
 
 
@@ -167,17 +167,17 @@ def turn(asked: str, answered: str) -> dict[str, str]:
 
 
 def is_absent(value: object) -> bool:
-    """Whether a value says nothing: null, as most files write what a row does not have, or empty."""
+    """Whether a value is null or empty, as most files write what a row does not have."""
     return value is None or (isinstance(value, str | list | dict) and not value)
 
 
 def kind_of(value: object) -> str:
-    """What a value is, and the beginning of it."""
+    """The kind of a value and its beginning, for messages."""
     if value is None:
         return "null"
     return f"{_KINDS.get(type(value), f'of type {type(value).__name__}')} ({reprlib.repr(value)})"
 
 
 def label_of(name: str) -> str:
-    """A file's name in the identity of its rows: whether it is gzipped makes no difference."""
+    """A file's name in the identity of its rows: gzipped or not, it is the same."""
     return name[: -len(".gz")] if name.lower().endswith(".gz") else name

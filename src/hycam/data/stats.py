@@ -1,10 +1,9 @@
-"""How large a task is in rows and tokens, counted as Table 1 of the paper counts.
+"""Rows and tokens of a task, counted as in Table 1 of the paper.
 
-That is: the prompt up to ``### Response:`` with the response right behind it, no line end between them, tokenised as
-one text, and one token more (the one that Llama-3's tokenizer puts before a text). Under this rule and with that
-tokenizer the totals of Auto-CoT and CodeAlpaca, the two datasets whose very rows are known, are the paper's to the
-token. Training has a line end before the response, tokenises prompt and response apart and adds a start and an end
-token, so it counts one or two tokens a row more.
+That is: the prompt up to ``### Response:`` and right after it the response, without a line end, tokenised as one text,
+plus one token (the start token of Llama-3's tokenizer). With that tokenizer, the totals of Auto-CoT and CodeAlpaca, the
+two datasets whose exact rows are known, are the paper's to the token. Training has a line end before the response,
+tokenises prompt and response separately, and adds a start and an end token: one or two tokens a row more.
 """
 
 from __future__ import annotations
@@ -20,15 +19,15 @@ from hycam.data.prompts import Form, check_prompt, rendered
 from hycam.data.sources import Task
 from hycam.data.tokens import PLAIN
 
-_ROWS_AT_ONCE = 1000  # enough for the tokenizer to work on all cores; more would only need memory
+_ROWS_AT_ONCE = 1000  # enough to keep all cores of the tokenizer busy
 
 
 @dataclass(frozen=True)
 class Statistics:
     """One line of the table.
 
-    ``domain`` and ``source`` are the task's own. ``paper_samples`` and ``paper_tokens`` are what Table 1 of the paper
-    has, as printed; None where it has no such task.
+    ``domain`` and ``source`` are the task's. ``paper_samples`` and ``paper_tokens`` are as printed in Table 1 of the
+    paper, or None for other tasks.
     """
 
     task: str
@@ -52,13 +51,13 @@ def statistics(
 
     Args:
         task: whose rows these are.
-        dataset: the rows as ``load_task`` gives them. The paper counts those without a response too (``keep_empty``).
-        tokenizer: whose tokens are counted.
+        dataset: the rows as ``load_task`` gives them. The paper also counts those without a response (``keep_empty``).
+        tokenizer: counts the tokens.
         style: of the prompt.
-        skip_bad_rows: rows that cannot be put into that form are passed over and told, and not counted.
+        skip_bad_rows: skip and log rows that cannot be rendered.
 
     Raises:
-        HycamError: the prompt needs a chat template that the tokenizer does not have; or a row cannot be put into it.
+        HycamError: the prompt needs a chat template and the tokenizer has none; or a row cannot be rendered.
     """
     check_prompt(style, tokenizer)
     form = Form(style, turns="last", skip_bad_rows=skip_bad_rows)
@@ -77,14 +76,14 @@ def statistics(
         total_tokens=total,
         mean_tokens=total / samples if samples else 0.0,
         domain=task.domain,
-        source=" or ".join(source.describe() for source in task.sources),
+        source=task.describe(),
         paper_samples=task.paper.samples if task.paper else None,
         paper_tokens=task.paper.tokens if task.paper else None,
     )
 
 
 def _tokens(examples: list[list[Turn]], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Each answer with what stands before it; a row has one, a conversation several."""
+    """The tokens of each answer together with the text before it."""
     texts = [turn.before + turn.answer for turns in examples for turn in turns]
     encoded = tokenizer(texts, add_special_tokens=False, **PLAIN)
     return sum(map(len, encoded["input_ids"])) + len(texts)

@@ -1,12 +1,12 @@
 """From turns to token ids and labels.
 
-A chat is tokenised as the one text that its template writes and cut by the offsets of the tokens, so that its ids are
-the template's own: a tokenizer of SentencePiece's kind begins every text that it is given with a mark of its own, and
-so would begin every piece. Other prompts are tokenised apart from their responses. Either way no token spans the
-boundary, so generation starts from exactly the prompt that was trained.
+A chat is tokenised as one text, as its template writes it, and cut at token offsets, so that its ids are the
+template's own: tokenizers like SentencePiece begin each text with a mark of their own, and would do so for each piece.
+Other prompts are tokenised separately from their responses. Either way no token spans the boundary, so generation
+starts from exactly the prompt that was trained.
 
-The loss falls on the responses and their end tokens only (Eq. 13); labels are masked by position, because in many
-tokenizers padding is the end token too.
+The loss covers only the responses and their end tokens (Eq. 13). Labels are masked by position, because many tokenizers
+use the end token as padding.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from hycam.data.prompts import Form
 from hycam.errors import HycamError
 from hycam.labelled import IGNORED
 
-LEAST_PROMPT = 16  # a prompt shortened to fewer tokens than this would no longer ask anything
+LEAST_PROMPT = 16  # a shorter rest of a prompt would be meaningless
 
-# verbose: what is too long is dealt with here, the tokenizer's own warning about it would mislead.
+# verbose: the tokenizer would warn of long texts, which are shortened here.
 PLAIN: dict[str, Any] = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
 _BARE: dict[str, Any] = {"add_special_tokens": False, **PLAIN}
-_ANSWER = "answer"  # behind a prompt, so that it is tokenised as in front of one
-_SHOWN = 20  # characters on either side of a place
-_PLENTY = 32  # characters a token; of a text with far more than so many for each token that fits, the ends are enough
+_ANSWER = "answer"  # follows a prompt, so that the prompt is tokenised as it is before an answer
+_SHOWN = 20  # characters to show on either side of a place
+_PLENTY = 32  # characters a token: if a text has far more for each token that fits, its ends are enough
 
 
 class Tokens(NamedTuple):
-    """``ids`` and ``labels`` of a row, int32 ``[n]``, and where the last response begins (``prompt_length``)."""
+    """``ids`` and ``labels`` of a row, int32 ``[n]``; the last response begins at ``prompt_length``."""
 
     ids: np.ndarray
     labels: np.ndarray
     prompt_length: int
 
     def fitted(self, form: Form) -> Tokens | None:
-        """The row without the middle of its prompt, as far as it is too long; None where it is to be dropped."""
+        """The row, without the middle of its prompt if it is too long; None if it is dropped."""
         room = form.max_length - (len(self.ids) - self.prompt_length)
         if self.prompt_length <= room:
             return self
@@ -54,7 +54,7 @@ class Tokens(NamedTuple):
 
 
 def tokenised(examples: list[list[Turn]], tokenizer: PreTrainedTokenizerBase, form: Form) -> list[Tokens | HycamError]:
-    """The tokens of the turns of each row, or what is wrong where a chat cannot be cut at its answers."""
+    """The tokens of each row's turns, or an error if a chat cannot be cut at its answers."""
     if not examples:
         return []
     cut = [[Turn(*(_without_middle(text, tokenizer, form) for text in turn)) for turn in turns] for turns in examples]
@@ -62,16 +62,16 @@ def tokenised(examples: list[list[Turn]], tokenizer: PreTrainedTokenizerBase, fo
 
 
 def encode_prompts(prompts: list[str], tokenizer: PreTrainedTokenizerBase, style: str) -> list[list[int]]:
-    """Token ids of rendered prompts, exactly as they are trained on and generated from.
+    """Token ids of rendered prompts, exactly as in training and generation.
 
-    The tokenizer's own special tokens go before a prompt (a chat prompt has them in its text); none goes behind it,
-    where an end token would end the prompt. The prompt of a chat has the tokens that it has in front of an answer.
+    The tokenizer's special tokens go before a prompt (a chat prompt contains them) but not after it, where an end token
+    would end the prompt. A chat prompt has the tokens that it has before an answer.
     """
     return _openings(prompts, tokenizer) if style == "chat" else encode_texts(prompts, tokenizer, style)
 
 
 def encode_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase, style: str) -> list[list[int]]:
-    """Token ids of texts that nothing is to follow; special tokens as in :func:`encode_prompts`."""
+    """Token ids of texts that nothing follows; special tokens as in :func:`encode_prompts`."""
     if style == "chat":
         return tokenizer(texts, **_BARE)["input_ids"]
     mask = tokenizer("a", return_special_tokens_mask=True)["special_tokens_mask"]
@@ -89,7 +89,7 @@ def _labelled(ids: list[int], answers: list[tuple[int, int]], form: Form) -> Tok
 
 
 def _apart(examples: list[list[Turn]], tokenizer: PreTrainedTokenizerBase, form: Form) -> list[Tokens | HycamError]:
-    """Each text of each example tokenised alone, with the end token behind each answer."""
+    """Each text of each example tokenised alone, with the end token after each answer."""
     end = cast(int, tokenizer.convert_tokens_to_ids(end_token(tokenizer, form.prompt)))
     begun = encode_prompts([turns[0].before for turns in examples], tokenizer, form.prompt)
     others = iter(tokenizer([text for turns in examples for text in [*chain(*turns)][1:]], **_BARE)["input_ids"])
@@ -108,13 +108,13 @@ def _apart(examples: list[list[Turn]], tokenizer: PreTrainedTokenizerBase, form:
 
 
 def _whole(examples: list[list[Turn]], tokenizer: PreTrainedTokenizerBase, form: Form) -> list[Tokens | HycamError]:
-    """Each chat tokenised as one text; an error in place of one that cannot be cut where an answer begins or ends."""
+    """Each chat tokenised as one text, or an error if it cannot be cut where an answer begins or ends."""
     end = end_token(tokenizer, "chat")
     pieces = [[piece for before, answer in turns for piece in (before, answer + end)] for turns in examples]
     texts = ["".join(each) for each in pieces]
     added = frozenset(tokenizer.added_tokens_decoder)
     found: list[Tokens | HycamError] = []
-    begun: list[tuple[int, int, _Opening]] = []  # number of the chat, place in its text, and what stands before it
+    begun: list[tuple[int, int, _Opening]] = []  # number of the chat, place in its text, the text before
     for text, each, (ids, offsets) in zip(texts, pieces, _encoded(texts, tokenizer), strict=True):
         places = [*accumulate(map(len, each))]
         edges = _edges(text, places, ids, offsets, added, tokenizer)
@@ -129,23 +129,23 @@ def _whole(examples: list[list[Turn]], tokenizer: PreTrainedTokenizerBase, form:
                 for place, edge in zip(places[::2], known[::2], strict=True)
             ]
         found.append(_labelled(ids, [*zip(known[::2], known[1::2], strict=True)], form))
-    # Nearly all chats of a template open their answers with the same few words, which are looked at once.
+    # Nearly all chats of a template open their answers with the same few words, so each text is tokenised once.
     openings = list({opening.text for _, _, opening in begun})
     alone = dict(zip(openings, _openings(openings, tokenizer), strict=True))
     for number, place, opening in begun:
         if alone[opening.text] != opening.ids:
             found[number] = HycamError(
-                f"{called(tokenizer)} makes other tokens of the prompt {opening.text!r} in front of this answer, which "
-                f"begins with {texts[number][place : place + _SHOWN]!r}, than where it is asked for one. Have the "
-                'answer begin with a word, leave the row out, or use the prompt "alpaca".'
+                f"{called(tokenizer)} tokenises the prompt {opening.text!r} differently before this answer, which "
+                f"begins with {texts[number][place : place + _SHOWN]!r}, than in a generation prompt. Begin the "
+                'answer with a word, remove the row, or use the prompt "alpaca".'
             )
     return found
 
 
 class _Opening(NamedTuple):
-    """The end of a prompt, from the last added token in it, and its ids in front of the row's answer.
+    """The end of a prompt, from its last added token, and its ids before the row's answer.
 
-    Added tokens are taken out of a text before all else, so that nothing across them matters to the ids.
+    A tokenizer splits a text at added tokens first, so nothing before the last one affects the ids after it.
     """
 
     text: str
@@ -158,9 +158,9 @@ def _opening(prompt: str, ids: list[int], offsets: list[tuple[int, int]], added:
 
 
 def _openings(prompts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """The ids of prompts as they are in front of an answer, which matters where white space ends them.
+    """The ids of prompts before an answer, which may differ from those of a prompt alone if it ends in white space.
 
-    Where one token spans the end of the prompt and an answer, they are those of the prompt alone.
+    If one token would span prompt and answer, the ids are those of the prompt alone.
     """
     if not prompts:
         return []
@@ -176,7 +176,7 @@ def _openings(prompts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[li
 def _encoded(
     texts: list[str], tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[list[int], list[tuple[int, int]] | None]]:
-    """Ids and the characters of each token, one text at a time; None where a tokenizer in Python does not know them."""
+    """Ids and offsets of each text; offsets are None for a tokenizer in pure Python, which has none."""
     batch = tokenizer(texts, **_BARE)
     if batch.encodings is None:
         yield from ((ids, None) for ids in batch["input_ids"])
@@ -192,7 +192,7 @@ def _edges(
     added: frozenset[int],
     tokenizer: PreTrainedTokenizerBase,
 ) -> list[int | None]:
-    """How many tokens stand before each place in a text; None where it is inside of a token."""
+    """How many tokens precede each place in a text; None if the place is inside a token."""
     if offsets is None:
         before = encode_texts([text[:place] for place in places], tokenizer, "chat")
         return [len(each) if ids[: len(each)] == each else None for each in before]
@@ -200,7 +200,7 @@ def _edges(
     for place in places:
         edge = bisect_left(offsets, place, key=itemgetter(0))
         reaches = offsets[edge - 1][1] if edge else 0
-        # An added token may take up the white space behind it, which is then no token's text.
+        # An added token may swallow the white space after it, which then belongs to no other token.
         is_inside = reaches > place and (ids[edge - 1] not in added or text[place:reaches].strip() != "")
         found.append(None if is_inside else edge)
     return found
@@ -210,21 +210,21 @@ def _uncut(text: str, place: int, tokenizer: PreTrainedTokenizerBase) -> HycamEr
     before, after = text[max(0, place - _SHOWN) : place], text[place : place + _SHOWN]
     return HycamError(
         f"{called(tokenizer)} has no token that ends at character {place:,} of the chat, between {before!r} and "
-        f"{after!r}, as it does where it is asked for an answer: a model that is asked could not write this one. Take "
-        'white space off the beginning of the answer, leave the row out, or use the prompt "alpaca".'
+        f"{after!r}, where the generation prompt ends: a model could not generate this answer. Remove white space from "
+        'the beginning of the answer, remove the row, or use the prompt "alpaca".'
     )
 
 
 def _without_middle(text: str, tokenizer: PreTrainedTokenizerBase, form: Form) -> str:
-    """``text``, without its middle where it has many times the characters of any row that fits.
+    """``text`` without its middle if it is many times longer than any row that fits.
 
-    Either end that is kept has more tokens than a row may have, so the row comes out as it would have: shortened
-    within its prompt to the same tokens, or dropped. A row of 100 MB would otherwise take gigabytes.
+    Each remaining end has more tokens than a row may have, so the result is the same: the row is shortened to the same
+    tokens, or dropped. Tokenising a row of 100 MB would take gigabytes.
     """
     most = form.max_length * _PLENTY
     while len(text) > 2 * most:
         ends = [text[:most], text[-most:]]
         if min(map(len, encode_texts(ends, tokenizer, "chat"))) > form.max_length:
             return "".join(ends)
-        most *= 4  # long blanks, or words that the tokenizer does not know, may be single tokens
+        most *= 4  # long blanks or unknown words may be single tokens
     return text

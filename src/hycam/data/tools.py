@@ -1,21 +1,21 @@
-"""Tools that a conversation may use, and calls of them, in OpenAI's form."""
+"""Descriptions of tools, and calls of them, in OpenAI's form."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-from hycam.data.rows import SourceRow, kind_of
+from hycam.data.rows import SourceRow, is_absent, kind_of
 
 _BESIDE = ("id", "index", "type", "function")  # keys of a call beside its function
 _CALL = (*_BESIDE, "name", "arguments")
 
 
 def tools_of(row: SourceRow, column: str, stated: Any) -> list[dict[str, Any]]:
-    """The descriptions of tools in ``column``: a list, or the JSON text of one; null and empty mean none.
+    """The tools described in ``column``: a list, or its JSON text; null and empty mean none.
 
     Raises:
-        HycamError: it is no such list, or a tool has no name.
+        HycamError: it is not such a list, or a tool has no name.
     """
     tools = _parsed(row, f'"{column}"', stated)
     if tools is None:
@@ -29,7 +29,7 @@ def tools_of(row: SourceRow, column: str, stated: Any) -> list[dict[str, Any]]:
             raise row.error(f"{what} is {kind_of(tool)}, an object with a name and parameters was expected")
         function = tool.get("function") or {key: value for key, value in tool.items() if key != "type"}
         if tool.get("type") not in (None, "function") or not isinstance(function, dict):
-            raise row.error(f"{what} is {kind_of(tool)}: a function was expected, which is all that templates describe")
+            raise row.error(f"{what} is {kind_of(tool)}: only functions are supported, as in chat templates")
         _name(row, what, function)
         found.append({"type": "function", "function": _without_nulls(function)})
     return found
@@ -38,8 +38,7 @@ def tools_of(row: SourceRow, column: str, stated: Any) -> list[dict[str, Any]]:
 def calls_of(row: SourceRow, who: str, stated: Any) -> list[dict[str, Any]]:
     """The calls in a message: one, a list of them, or the JSON text of either.
 
-    A call has a name and arguments, with ``function`` around them or not. Arguments may be JSON text; they become an
-    object.
+    A call has a name and arguments, or a ``function`` that has them. Arguments may be an object or its JSON text.
 
     Raises:
         HycamError: there is no call, or it is not understood.
@@ -71,14 +70,14 @@ def calls_of(row: SourceRow, who: str, stated: Any) -> list[dict[str, Any]]:
 
 
 def _check_keys(row: SourceRow, what: str, stated: dict[str, Any], known: tuple[str, ...]) -> None:
-    """Raises HycamError where a call says something that would be lost, such as arguments by another name."""
+    """Raises HycamError if a call has a key that would be lost, such as arguments under another name."""
     for key, value in stated.items():
-        if key not in known and value not in (None, "", [], {}):
+        if key not in known and not is_absent(value):
             raise row.error(f'{what} has "{key}", which is not understood: a name and arguments were expected')
 
 
 def _parsed(row: SourceRow, what: str, stated: Any) -> Any:
-    """What JSON text stands for; anything else as it is. Blank text is nothing, as null is."""
+    """The value of JSON text; any other value as it is. Blank text is None."""
     if not isinstance(stated, str):
         return stated
     if not stated.strip():
@@ -99,10 +98,7 @@ def _name(row: SourceRow, what: str, function: dict[str, Any]) -> str:
 
 
 def _without_nulls(value: Any) -> Any:
-    """Without the fields that are null.
-
-    In a table all calls share the fields of any one, so what a call does not have is null there.
-    """
+    """Drops null fields: in a table all calls have the fields of any one, and null for what they lack."""
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value

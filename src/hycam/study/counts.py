@@ -44,8 +44,7 @@ def count(study: StudyRecipe) -> Counts:
             tokenizer = _PAPER_TOKENIZER
         loaded = load_tokenizer(tokenizer, study.trust_remote_code)
         for name, chosen in found.items():
-            # Where each part has a file of its own, its tasks differ in where they come from alone.
-            task = chosen.task or chosen.parts["train"]
+            task = chosen.tasks[0]  # where each part has a file of its own, only their places differ
             rows = rows_of(chosen, study.data, keep_empty=True).dataset
             one = statistics(task, rows, loaded, skip_bad_rows=study.data.skip_bad_rows)
             tasks.append(TaskCount(name, one.samples, one.total_tokens, one.mean_tokens, one.domain))

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hycam.data.load import load_task
-from hycam.data.splits import split_fold
+from hycam.data.partition import split_fold
 
 
 @pytest.mark.real

