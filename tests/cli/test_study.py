@@ -55,7 +55,7 @@ def test_a_study_is_planned_measured_run_and_looked_at(study, inline: Inline, ca
     assert main(["study", path, "--dry-run"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("All cells: tiny, fold 0, seed 2333\n")
-    assert "LoRA   to go" in shown and "how long is not known" in shown
+    assert "LoRA   to go" in shown and "the time is unknown" in shown
     assert not Path(path).with_name("study").exists()
     assert main(["study", path, "--cells", "1"]) == 0
     captured = capsys.readouterr()
@@ -76,7 +76,7 @@ def test_a_study_is_planned_measured_run_and_looked_at(study, inline: Inline, ca
         ({"folds": [5]}, "counting: There is no fold 5: the folds are 0 to 4"),
         ({"methods": {"LoRA": StudyMethod("loar")}}, '"loar". Did you mean "lora"?'),
         ({"methods": {"LoRA": StudyMethod("lora", {"alpha": 3})}}, 'no setting "alpha". Did you mean "lora_alpha"?'),
-        ({"vary": {"data.train_row": [2]}}, 'no field of a recipe. Did you mean "data.train_rows"?'),
+        ({"vary": {"data.train_row": [2]}}, 'not a recipe field. Did you mean "data.train_rows"?'),
         ({"methods": {"a": StudyMethod("lora"), "b": StudyMethod("lora")}}, "Two cells are one and the same"),
         ({"methods": {"a": StudyMethod("peft", {"peft_type": "IA3"})}, "training": TrainingRecipe()},
          "peft has no learning rate of its own"),
@@ -124,7 +124,9 @@ def test_a_damaged_cell_is_named_and_left_as_it_is(study, inline: Inline, capsys
     assert main(["study", path]) == 1
     captured = capsys.readouterr()
     assert "1 result files cannot be used, and their cells did not run" in captured.err
-    assert f"HyCAM: unusable ({edited}): it has another layout than this version reads: Object missing" in captured.out
+    assert (
+        f"HyCAM: unusable ({edited}): its layout is not the one that this version reads: Object missing" in captured.out
+    )
     assert edited.read_text() == text
     assert len(inline.ran) == 2
 
@@ -275,3 +277,14 @@ def test_a_study_that_is_killed_and_then_stopped_goes_on_where_it_was_and_leaves
         third.kill()
     assert again[:checkpoint] == logged[:checkpoint]  # no step was trained again
     assert base.read_text() == kept
+
+
+def test_the_status_of_a_study_that_was_run_needs_no_data(study, inline: Inline, capsys, monkeypatch) -> None:
+    path = study()
+    assert main(["study", path, "--cells", "1"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("hycam.study.grid.prepare", lambda *_: pytest.fail("the status looked for the data"))
+        assert listed(path, capsys)["states"]["done"] == 1
+    other = ["study", path, "--folds", "[0, 1]", "--status"]  # cells that the kept plan does not have
+    assert main(other) == 0
+    assert "4 cells: 1 done, 3 to go" in capsys.readouterr().out

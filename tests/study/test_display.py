@@ -11,7 +11,7 @@ from rich.console import Console
 
 from hycam.study import display as display_module
 from hycam.study.display import Display
-from hycam.study.executors.events import Finished, Progressed, Started
+from hycam.study.executors import Finished, Progressed, Started
 from hycam.study.plan import Plan
 from study.factory import plan_of, result_of, study_of
 

@@ -127,7 +127,6 @@ def test_results_are_told_apart_by_their_state_and_found_by_what_they_are() -> N
     assert results.settled == [*results.done, results.failed[1]]
     assert results.select(method="HyCAM", fold=1) == [results.done[1]]
     assert results.select(method="LoRA") == []
-    assert results.labels("fold") == [0, 1]
     assert results.task_names == ["dolly", "webgpt"]
 
 

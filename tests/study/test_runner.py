@@ -17,7 +17,7 @@ from hycam.errors import HycamError
 from hycam.files import write_whole
 from hycam.study import runner
 from hycam.study.cells import Cell
-from hycam.study.executors.events import Finished, Progressed, Started, lost
+from hycam.study.executors import Finished, Progressed, Started, lost
 from hycam.study.plan import plan, read_study
 from hycam.study.recipe import ExecutorRecipe, StudyMethod, SweepRecipe
 from hycam.study.results import cells_folder, read
@@ -81,13 +81,13 @@ def test_a_failed_cell_is_kept_with_its_reason_tried_again_and_does_not_stop_the
 
 def test_a_cell_whose_process_was_lost_is_kept_with_its_reason_and_tried_again(tiny_study, inline: Inline) -> None:
     def lose(cell: Cell, _: Any) -> tuple[str, Any]:
-        event = lost(cell, "Its process was ended from outside (SIGKILL).")
+        event = lost(cell, "Its process was killed (SIGKILL).")
         return event.state, event.content
 
     inline.work = lose
     study = tiny_study(methods=LORA)
     (failed,) = run_study(study, Watch()).results.failed
-    assert failed.content["failure"]["reason"] == "Its process was ended from outside (SIGKILL)."
+    assert failed.content["failure"]["reason"] == "Its process was killed (SIGKILL)."
     (listed,) = listing(plan(study))["cells"]
     assert (listed["state"], listed["seconds"]) == ("failed", None)
     inline.work = pretend(lambda cell: 2.0)

@@ -11,7 +11,7 @@ import pytest
 from hycam.lock import alone
 from hycam.study.cells import Cell
 from hycam.study.display import Display
-from hycam.study.executors.events import Finished, Progressed, Started
+from hycam.study.executors import Finished, Progressed, Started
 from hycam.study.plan import Plan
 from hycam.study.status import running
 from study.factory import plan_of, study_of

@@ -164,7 +164,7 @@ def test_the_status_names_what_needs_a_look_and_no_more(marred: Plan) -> None:
 
 def test_a_study_that_nothing_was_measured_of_says_how_to_measure() -> None:
     nothing = plan_of(study_of(("LoRA",), ("dolly",), [0, 1]), lambda _: None)
-    assert "2 cells: 2 to go; how long is not known before one was measured (--cells 1 runs one)" in shown(
+    assert "2 cells: 2 to go; the time is unknown until one was measured (--cells 1 runs one)" in shown(
         nothing, every_cell=False, width=200
     )
     assert listing(nothing)["estimated_seconds"] is None

@@ -8,7 +8,7 @@ from typing import Any
 
 from hycam.data.recipe import DataRecipe
 from hycam.study.cells import Cell
-from hycam.study.executors.events import Event, Finished, Progressed, Started
+from hycam.study.executors import Event, Finished, Progressed, Started
 from hycam.study.plan import Plan
 from hycam.study.recipe import StudyMethod, StudyRecipe
 from hycam.training.recipe import EvaluationRecipe, TrainingRecipe

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hycam.study.cells import told
 from hycam.study.pairs import Pair, pairs, row_differences
 from hycam.study.results import Result, Results
 from hycam.study.significance import (
@@ -27,7 +28,6 @@ from hycam.study.significance import (
     row_bootstrap,
     tost,
 )
-from hycam.study.vary import told
 
 SEEDS = "paired t of seeds"
 """As the kind of a t test: over the seeds of one fold, so that it is about the seed alone."""

@@ -122,10 +122,6 @@ class Results:
         """The finished cells with these attributes, such as ``method="LoRA", backbone="SmolLM2 135M", task=None``."""
         return [one for one in self.done if all(getattr(one, name) == value for name, value in wanted.items())]
 
-    def labels(self, name: str) -> list[Any]:
-        """The values of an attribute (``method``, ``backbone``, ``fold``, ...), each once, in the order of the grid."""
-        return list(dict.fromkeys(getattr(one, name) for one in self.done))
-
     @cached_property
     def task_names(self) -> list[str]:
         return list(dict.fromkeys(name for one in self.done for name in one.tasks))

@@ -48,7 +48,9 @@ def save_weights(model: PreTrainedModel | PeftModel, folder: Path, state: dict[s
     """
     is_partitioned = any(hasattr(weight, "ds_id") for weight in model.parameters())
     # transformers would rename the weights of a model that ZeRO-3 has loaded, by patterns for other models.
-    further: dict[str, Any] = {"save_original_format": False} if is_partitioned and not isinstance(model, PeftModel) else {}
+    further: dict[str, Any] = (
+        {"save_original_format": False} if is_partitioned and not isinstance(model, PeftModel) else {}
+    )
     model.save_pretrained(str(folder), state_dict=state, **further)
 
 

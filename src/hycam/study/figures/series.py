@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hycam.study.cells import told
 from hycam.study.plan import Plan
 from hycam.study.results import Result
 from hycam.study.sweep import RATE
 from hycam.study.tables.table import need
-from hycam.study.vary import told
 
 Settings = Mapping[str, Any]
 

@@ -10,8 +10,8 @@ from hycam.errors import HycamError, unknown
 from hycam.study.comparisons import Comparison, compare
 from hycam.study.figures import FIGURES
 from hycam.study.plan import Plan
-from hycam.study.report.text_table import TITLE, text_table
 from hycam.study.tables import TABLES
+from hycam.study.tables.comparisons import TEXT_TITLE, text_table
 from hycam.study.tables.table import NotRun, Table
 from hycam.study.text_tests import TextTest, text_tests
 
@@ -88,7 +88,7 @@ def gather(plan: Plan) -> Content:
         try:
             found.tables.append(text_table(found.text_tests))
         except NotRun as error:
-            found.missing_tables.append(Missing(TITLE, str(error)))
+            found.missing_tables.append(Missing(TEXT_TITLE, str(error)))
     lacking = [name for name in _PLOT_LIBRARIES if find_spec(name) is None]
     if lacking:
         found.advice = PLOTS.format(" and ".join(lacking))

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from hycam.errors import HycamError
 from hycam.evaluation.result import PREDICTIONS_FILE, read_predictions
+from hycam.study.cells import told
 from hycam.study.plan import Plan
 from hycam.study.results import Result
-from hycam.study.vary import told
 from hycam.training.run import Run
 
 ANSWERS_A_ROW = 12  # of a task in the mean over its rows, which keeps a page of many cells readable

@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 
+from hycam.study.cells import told
 from hycam.study.comparisons import Comparison
 from hycam.study.plan import Plan
 from hycam.study.significance import MACRO
 from hycam.study.status import cell_states, counted
-from hycam.study.vary import told
 
 _VERDICTS = {
     "lower": "lower than that of",

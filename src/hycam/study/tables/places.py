@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 
 from hycam.methods import METHODS
-from hycam.study.cells import Cell
+from hycam.study.cells import Cell, told
 from hycam.study.plan import Plan
 from hycam.study.results import Result
 from hycam.study.significance import FEWEST_ROWS, MACRO, Bootstrap, Scored, pooled, row_bootstrap
 from hycam.study.tables.table import NONE, Entry, Table, marked, need
-from hycam.study.vary import told
 from hycam.training.run import BASE
 
 Read = Callable[[Result], float | None]
