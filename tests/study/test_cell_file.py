@@ -60,7 +60,7 @@ def put(place: str, value: Any) -> Callable[[dict[str, Any]], None]:
     [
         ("state", "going", r"Invalid value 'going' - at `\$\.state`"),
         ("state", "failed", r"missing required field `failure`"),
-        ("format", 0, "layout 0 of another version of this package; this version reads 1"),
+        ("format", 0, "layout 0 of another version; this one reads 1"),
         ("evaluation", None, r"Expected `object`, got `null` - at `\$\.evaluation`"),
         ("evaluation/tasks/dolly/nll", "1.5", r"got `str` - at `\$\.evaluation\.tasks\[\.\.\.\]\.nll`"),
         ("evaluation/tasks/dolly/nll", float("nan"), r"\.nll"),

@@ -6,7 +6,6 @@ import builtins
 import errno
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,20 +23,8 @@ from hycam.study.results import cells_folder, read
 from hycam.study.runner import run_study
 from hycam.study.status import listing
 from hycam.study.sweep import RATE
-from study.factory import result_of, sweep_evaluation
-from study.tiny import BASE, LORA, Inline, Watch
-
-
-def pretend(value: Callable[[Cell], float | str]) -> Callable[[Cell, Any], tuple[str, Any]]:
-    """Work that is not done: a cell's nats per token, or its state."""
-
-    def work(cell: Cell, _: Any) -> tuple[str, Any]:
-        given = value(cell)
-        result = result_of(cell, given if isinstance(given, str) else {"counting": given, "mirror": given})
-        head = ("format", "identity", "state", "cell", "settings", "data")
-        return result.state, {key: part for key, part in result.content.items() if key not in head}
-
-    return work
+from study.factory import sweep_evaluation
+from study.tiny import BASE, LORA, Inline, Watch, pretend
 
 
 def names(inline: Inline) -> list[tuple[str, int]]:

@@ -15,8 +15,8 @@ from hycam.study.report.summary import main_sentences, summary
 from hycam.study.tables import terminal
 from hycam.training.parse import parse_recipe
 
-_DESCRIPTION = """Writes the report of a study to OUTPUT/report: index.html, which needs no network, the tables (Markdown,
-LaTeX, CSV), the figures (PNG, SVG) and statistics.json. The first argument is either a study's folder, which needs
+_DESCRIPTION = """Writes the report of a study to OUTPUT/report: index.html, which needs no network, tables (Markdown,
+LaTeX, CSV), figures (PNG, SVG) and statistics.json. The first argument is either a study's folder, which needs
 neither data nor backbone, or a study file, which reads the current data. An unfinished study can be reported too; the
 report lists what is missing and why."""
 

@@ -1,4 +1,4 @@
-"""``hycam study STUDY``: runs a grid of methods x backbones x folds x settings; resumes; continues past failed cells."""
+"""``hycam study STUDY``: a grid of methods x backbones x folds x settings; resumes, and continues past failures."""
 
 from __future__ import annotations
 

@@ -186,9 +186,10 @@ class Curve(Struct):
 class _Cell(Struct, tag_field="state"):
     """The fields of every result.
 
-    ``settings`` are all that affect it, ``data`` is the fingerprint of the data. Beside ``step`` and ``elapsed``, lines
-    of the ``curve`` may have ``loss``, ``loss_TASK``, ``balance_loss``, ``routing_K``, ``eval_loss``, ``eval_loss_TASK``
-    and, if retention was measured at validations, ``retention_TASK``, ``kl_lambada`` and ``kl_replies``.
+    ``settings`` are all that affect it, ``data`` is the fingerprint of the data. Beside ``step`` and ``elapsed``,
+    lines of the ``curve`` may have ``loss``, ``loss_TASK``, ``balance_loss``, ``routing_K``, ``eval_loss``,
+    ``eval_loss_TASK`` and, if retention was measured at validations, ``retention_TASK``, ``kl_lambada`` and
+    ``kl_replies``.
     """
 
     format: Literal[1]
@@ -235,9 +236,7 @@ def check(content: Any) -> None:
     if not isinstance(content, dict) or "format" not in content:
         raise HycamError("it is not a cell's result")
     if content["format"] != FORMAT:
-        raise HycamError(
-            f"it has layout {content['format']} of another version of this package; this version reads {FORMAT}"
-        )
+        raise HycamError(f"it has layout {content['format']} of another version; this one reads {FORMAT}")
     try:
         msgspec.convert(content, Done | Failed | Diverged)
         msgspec.convert(content, Curve)

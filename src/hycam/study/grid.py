@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from argparse import ArgumentError
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -20,7 +20,7 @@ from hycam.data.recipe import MixtureRecipe
 from hycam.errors import HycamError, nearest
 from hycam.methods import method
 from hycam.study.cells import Cell, Data
-from hycam.study.recipe import StudyMethod, StudyRecipe
+from hycam.study.recipe import StudyRecipe
 from hycam.training.parse import field_names, recipe_parser
 from hycam.training.recipe import MethodRecipe, Recipe
 from hycam.training.run import BASE
@@ -33,6 +33,7 @@ _OPEN = ("method.config.", "method.optimizer.multipliers.", "training.extra.", "
 # What the study has a list of its own for.
 _OWN = {"data.fold": "folds", "training.seed": "seeds", "backbone": "backbones", "method.name": "methods"}
 
+RATE = "training.learning_rate"
 Say = Callable[[str, int, int], None]
 
 
@@ -67,10 +68,13 @@ class Planner:
             for values in itertools.product(*self._vary.values()):
                 settings = dict(zip(self._vary, values, strict=True))
                 for backbone, label in itertools.product(study.backbones, study.methods):
-                    entry = study.methods[label]
-                    for rate in self._learning_rates(entry):
-                        given = settings if rate is None else {**settings, "training.learning_rate": rate}
-                        found += self._of(backbone, label, fold, seed, given)
+                    is_trained = study.methods[label].name != BASE
+                    swept = study.sweep.learning_rates if is_trained else []
+                    for given in [{**settings, RATE: rate} for rate in swept] or [settings]:
+                        found.append(self.cell(backbone, label, fold, seed, given))
+                        if study.single_tasks and is_trained:
+                            tasks = chosen_tasks(found[-1].recipe.data)
+                            found += [self.cell(backbone, label, fold, seed, given, task) for task in tasks]
         return _without_duplicates(found)
 
     def cell(self, backbone: str, label: str, fold: int, seed: int, settings: Mapping[str, Any],
@@ -97,22 +101,11 @@ class Planner:
         if entry.name != BASE:
             recipe.method.settings()
             method(entry.name).config({**recipe.method.config, **recipe.evaluation.config})
-            rate = settings.get("training.learning_rate") or entry.learning_rate or self._rate(backbone, label)
-            recipe = with_setting(recipe, "training.learning_rate", rate)
-            recipe = with_setting(recipe, "training.learning_rate", recipe.learning_rate())
+            rate = settings.get(RATE) or entry.learning_rate or self._rate(backbone, label)
+            recipe = with_setting(recipe, RATE, rate)
+            recipe = with_setting(recipe, RATE, recipe.learning_rate())
         made = Cell(backbone, label, fold, seed, task, settings, recipe, study.retention, self._prepared(recipe))
         return with_setting(made, "recipe.output", str(runs_folder(study) / made.run_name))
-
-    def _of(self, backbone: str, label: str, fold: int, seed: int, settings: Mapping[str, Any]) -> Iterator[Cell]:
-        made = self.cell(backbone, label, fold, seed, settings)
-        yield made
-        if self.study.single_tasks and made.recipe.method.name != BASE:
-            for task in chosen_tasks(made.recipe.data):
-                yield self.cell(backbone, label, fold, seed, settings, task)
-
-    def _learning_rates(self, entry: StudyMethod) -> list[float] | list[None]:
-        swept = self.study.sweep.learning_rates
-        return swept if swept and entry.name != BASE else [None]
 
     def _rate(self, backbone: str, label: str) -> float | None:
         if not self.study.learning_rates_from:

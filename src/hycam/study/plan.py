@@ -167,8 +167,9 @@ def _read(path: Path) -> _Kept:
         return msgspec.json.decode(path.read_bytes(), type=_Kept)
     except (OSError, msgspec.MsgspecError, RecursionError) as error:
         raise HycamError(
-            f"{path} is not a plan of this version: {error}. Run `python -m hycam.study.plan STUDY.yaml` where the data "
-            "are to write it again."
+            f"{path} is not a plan of this version: {error}. "
+            "To write it again, run `python -m hycam.study.plan STUDY.yaml` "
+            "where the data are."
         ) from error
 
 
@@ -200,7 +201,7 @@ def _swept(study: StudyRecipe, progress: Say | None) -> dict[tuple[str, str], fl
     recipe = read_study(study.learning_rates_from)
     if not recipe.sweep.learning_rates:
         raise HycamError(
-            f"learning_rates_from names {study.learning_rates_from}, which is not a sweep: it has no sweep.learning_rates."
+            f"learning_rates_from names {study.learning_rates_from}, which is not a sweep (no sweep.learning_rates)."
         )
     sweep = plan(recipe, progress)
     unusable = sweep.results.unusable

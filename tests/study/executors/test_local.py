@@ -56,6 +56,7 @@ def test_a_killed_process_is_a_failed_cell_the_others_go_on_and_none_outlives_th
     assert not children()
 
 
+@pytest.mark.soak
 def test_a_cell_tells_its_progress_and_its_result_and_hears_no_interrupt(tiny_study) -> None:
     (cell,) = Planner(tiny_study(methods=LORA)).cells()
 

@@ -37,6 +37,7 @@ def _no_cluster_before_or_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     ray.shutdown()
 
 
+@pytest.mark.soak
 def test_a_cell_runs_on_a_cluster_that_is_started_for_it(tiny_study, capfd) -> None:
     study = tiny_study(methods=LORA, executor=ExecutorRecipe("ray"))
     watch = Watch()

@@ -1,4 +1,4 @@
-"""What the router does: by task and layer, over training, and how much it knows of the task."""
+"""What the router does: by task and layer, over training, and how much it says about the task."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LOAD = "routing_"
     "what a router that ignores its input gives. Of one training: the modules of another have another order.",
 )
 def draw_routing(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """Of one cell: the modules of one training are not those of another, so nothing could be averaged."""
+    """For one cell: the modules of different trainings do not correspond, so they cannot be averaged."""
     routed = [one for one in _first_the_reference(plan) if one.content["routing"]]
     need(routed, "It needs a cell whose routing was measured: a method with a router.")
     return routing_maps(routed[0].content["routing"], _named(routed[0]))
@@ -47,9 +47,7 @@ def draw_routing(plan: Plan, comparisons: list[Comparison]) -> Figure:
 def routing_maps(routing: Mapping[str, Any], title: str) -> Figure:
     """A map of layers by modules for each task, all on one scale.
 
-    Args:
-        routing: as :func:`hycam.inspection.routing.routing_by_task` gives it.
-        title: what it is of.
+    ``routing`` is as :func:`hycam.inspection.routing.routing_by_task` returns it.
     """
     tasks = routing["tasks"]
     across = min(5, len(tasks))
@@ -81,7 +79,7 @@ def routing_maps(routing: Mapping[str, Any], title: str) -> Figure:
     "steps since the last line of the log, Gumbel noise included. Of one training.",
 )
 def draw_expert_load(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """Of one cell, for the same reason: the mean over layers and tokens of each logged interval."""
+    """For one cell, for the same reason."""
     logged = [one for one in _first_the_reference(plan) if any(_LOAD + "0" in line for line in one.content["curve"])]
     need(logged, "It needs a trained cell of a method with a router that logged its load (training.log_every).")
     result = logged[0]
@@ -107,7 +105,7 @@ def draw_expert_load(plan: Plan, comparisons: list[Comparison]) -> Figure:
     "range.",
 )
 def draw_mutual_information(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """A panel for each backbone, a line for each routed method: mean and range over folds and seeds."""
+    """A panel for each backbone, a line for each method with a router."""
     groups = labelled(series([one for one in plan.results.done if one.content["routing"]]))
     need(groups, "It needs a cell whose routing was measured: a method with a router.")
     figure, every, look = panels_by_backbone(groups)
@@ -128,7 +126,7 @@ def draw_mutual_information(plan: Plan, comparisons: list[Comparison]) -> Figure
 
 
 def _first_the_reference(plan: Plan) -> Sequence[Result]:
-    """Cells that were trained on all tasks, those of the study's reference before the others."""
+    """The cells trained on all tasks, those of the reference first."""
     together = [one for one in plan.results.done if one.task is None]
     return sorted(together, key=lambda one: one.method != plan.study.reference)
 

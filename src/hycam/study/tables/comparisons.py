@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import numpy as np
-
 from hycam.study.comparisons import Comparison
 from hycam.study.plan import Plan
-from hycam.study.significance import MACRO
+from hycam.study.significance import MACRO, percent
 from hycam.study.tables.places import Line
 from hycam.study.tables.table import NONE, Entry, NotRun, Table, need
 from hycam.study.text_tests import POOLED, TextTest
@@ -28,7 +26,7 @@ _NOTE = (
 
 
 def comparisons_table(plan: Plan, made: list[Comparison]) -> Table:
-    """One line for each comparison, all of them corrected together."""
+    """One line for each comparison."""
     need(not plan.study.sweep.learning_rates,
          "The study is a sweep: it chooses learning rates on one fold, and compares no methods.")  # fmt: skip
     need(made, "There is nothing to compare: it takes finished cells of two methods on the same fold.")
@@ -50,8 +48,7 @@ def _line(one: Comparison) -> list[Entry]:
 
 
 def _percent(difference: float) -> Entry:
-    with np.errstate(over="ignore"):  # an interval may be wider than any perplexity
-        value = 100 * float(np.expm1(difference))
+    value = percent(difference)
     return Entry(f"{value:+.2f}", value)
 
 

@@ -1,4 +1,4 @@
-"""Table 1: the rows and the tokens of each task, with the paper's beside them."""
+"""Table 1: the rows and tokens of each task, beside the paper's."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hycam.study.tables.table import BLANK, Entry, NotRun, Table
 
 
 def data_table(plan: Plan, comparisons: list[Comparison]) -> Table:
-    """The study's tasks, whole, counted as the paper counts its own; they are counted here where the plan has not."""
+    """The study's tasks, counted as the paper counts its own (here, if the plan has no counts)."""
     counts = plan.counts or count(plan.study)
     if counts.reason:
         raise NotRun(counts.reason)
