@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hycam.errors import HycamError
 from hycam.study.cell_file import FORMAT
 from hycam.study.cells import Cell
 from hycam.study.results import Result, cells_folder, load, read, write
@@ -90,19 +87,6 @@ def test_the_result_of_other_data_under_the_name_of_the_cell_is_left_aside(
     other = replace(cell, data=replace(cell.data, fingerprint="other"), identity="")
     kept.path.rename(kept.path.with_name(other.file_name))
     assert "of another cell or of other data" in only_reason(tmp_path, other)
-
-
-def test_a_full_disk_leaves_what_was_there(kept: Result, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = kept.path.read_text()
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(HycamError, match=r"Could not write .*No space left.*Make room"):
-        write(kept.path.parent, cell, "failed", {"failure": {"reason": "x", "step": None}})
-    assert kept.path.read_text() == before
-    assert [path.name for path in kept.path.parent.iterdir()] == [kept.path.name]
 
 
 def test_a_renamed_method_takes_its_results_along(kept: Result, cell: Cell, tmp_path: Path) -> None:

@@ -83,14 +83,6 @@ def test_failed_cells_are_to_go_and_diverged_ones_are_not() -> None:
     ]
 
 
-def test_a_cell_whose_file_cannot_be_used_is_neither_done_nor_to_go(tmp_path) -> None:
-    found = plan()
-    results = type(found.results)([], [], {tmp_path / found.cells[0].file_name: "no"})
-    marred = replace(found, results=results)
-    assert marred.unusable == found.cells[:1]
-    assert marred.to_go == found.cells[1:]
-
-
 @pytest.mark.parametrize(
     ("seconds", "words"), [(3909, "1:05:09"), (59.6, "0:01:00"), (0, "0:00:00"), (None, "unknown")]
 )

@@ -90,5 +90,5 @@ def text_table(tests: Sequence[TextTest]) -> Table:
 def _figures(of_line: Mapping[str, TextTest]) -> list[Entry]:
     tests = [of_line[metric] for metric in _METRICS]
     values = [value for one in tests for value in (one.value, one.against_value, one.p)]
-    rows = max(one.rows for one in tests)
-    return [*(NONE if value is None else Entry(f"{value:.3f}", value) for value in values), Entry(f"{rows:,}", rows)]
+    rows = float(max(one.rows for one in tests))
+    return [*(NONE if value is None else Entry(f"{value:.3f}", value) for value in values), Entry(f"{rows:,.0f}", rows)]
