@@ -140,7 +140,7 @@ def names_of(cells: Sequence[Cell]) -> Names:
 
 
 def told(name: str, value: Any) -> str:
-    """A varied field in words: ``train_rows 32``, or ``routing hard, noise never`` where it is a dictionary."""
+    """A varied field in words: ``train_rows 32``, or ``routing hard, noise never`` for a dictionary."""
     if isinstance(value, Mapping):
         return ", ".join(told(*entry) for entry in value.items())
     return f"{name.rpartition('.')[2]} {value}"

@@ -16,7 +16,7 @@ class StudyMethod:
     """One method of a study.
 
     Args:
-        name: A method's name, or ``base`` for the backbone as it is.
+        name: A method's name, or ``base`` for the unadapted backbone.
         config: Fields of the method's PEFT configuration.
         learning_rate: Peak learning rate; null means the sweep's best if ``learning_rates_from`` names one, else the
             study's, else the method's default.

@@ -43,7 +43,7 @@ def test_a_path_goes_along_the_learning_rates_and_its_smallest_is_white() -> Non
 def test_without_the_backbone_as_it_is_there_is_no_gain() -> None:
     plan = frontier()
     without = [one for one in plan.results.done if one.method != "base"]
-    with pytest.raises(NotRun, match="the backbone as it is"):
+    with pytest.raises(NotRun, match="the unadapted backbone"):
         draw_frontier(replace(plan, results=Results(without)), [])
 
 

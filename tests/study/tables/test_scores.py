@@ -198,7 +198,7 @@ def test_the_trend_is_the_slope_over_the_logarithm_of_the_size_with_its_interval
 
 def test_a_trend_of_two_sizes_is_undefined() -> None:
     note = TABLES["sizes"](of_sizes(["Qwen 2.5 0.5B", "Qwen 2.5 3B"]), []).note
-    assert "Gain of HyCAM: the trend is undefined with 2 of the 3 sizes that it takes." in note
+    assert "Gain of HyCAM: the trend is undefined with 2 of the 3 sizes that it needs." in note
     assert "undefined with 1 of" in trend([(100, 1.0), (100, 2.0), (100, 3.0)])
 
 

@@ -59,7 +59,7 @@ def opened(cell: Cell) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[s
     "The factors by which the adapter scales each feature of the attention output, minus 1, for every token of a "
     "response: red amplifies, blue suppresses. SiLU is never below -0.28, so the sum is never below -0.56. Colours end "
     "at 99.5 % of the values. Features are sorted by their mean over these tokens, and neighbours averaged where there "
-    "are many; a middle dot stands for a space.",
+    "are many; a middle dot is a space.",
 )
 def draw_modulation(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """For the response of the first scored row."""
@@ -109,10 +109,9 @@ def modulation_maps(found: ModulationMap, tokens: Sequence[str], title: str, sta
 
 @drawing(
     "Representations with the adapter on and off (the paper's Figure 2)",
-    "One t-SNE of the outputs of the value projection of the middle layer, with and without the adapter together; a "
-    "place is the mean over the response of a row. Beside it the mean distance to the ten nearest places of the same "
-    "condition, of the vectors before the projection, standardised over both conditions: t-SNE does not keep "
-    "distances.",
+    "One t-SNE of the outputs of the middle layer's value projection, with and without the adapter together; a place "
+    "is the mean over a row's response. Above: the mean distance to the ten nearest places of the same condition, "
+    "between the vectors before t-SNE (which does not preserve distances), standardised over both conditions.",
 )
 def draw_representations(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """For the responses of the first scored rows of each task."""

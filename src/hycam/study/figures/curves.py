@@ -32,7 +32,7 @@ ROOM = 0.5
     "Learning rates",
     "The mean over tasks of the NLL per response token after training at each peak learning rate; the best of each "
     "method is ringed. Rates more than half a nat above the best of all, and those at which training diverged "
-    "(hollow), stand above the upper edge.",
+    "(hollow), are drawn above the upper edge.",
 )
 def draw_learning_rates(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """A panel for each backbone, a line for each method and variant."""
@@ -98,10 +98,10 @@ def _mark_beyond(axes: Axes, curves: Mapping[str, Curve], look: Mapping[str, Map
 
 @drawing(
     "Task loss over training (the paper's Figure 5)",
-    "Training loss without the balance term: the mean over tasks, all weighing the same, of each task's NLL per "
-    "response token since the last line of the log; a task that no batch in between held is interpolated. Lines are "
-    "means over seeds and folds, bands their range. Methods of one seed see the same rows in the same order, hence the "
-    "ups and downs that they share.",
+    "Training loss without the balance term: the unweighted mean over tasks of the NLL per response token since the "
+    "last line of the log; a task without a batch in between is interpolated. Lines are means over seeds and folds, "
+    "bands their range. Methods with the same seed see the same rows in the same order, hence their common ups and "
+    "downs.",
 )
 def draw_task_loss(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """A panel for each backbone, a line for each method."""

@@ -39,15 +39,15 @@ Gains = dict[float, tuple[float, float, float]]
     "Paired differences",
     "Relative difference of perplexity between two methods on the same folds, with 95 % intervals: of the t test over "
     "folds or replicates (diamonds; corrected for overlapping folds), and of a paired bootstrap over rows, which is "
-    "about these trained adapters and not about the method (circles). The shaded margin is what counts as a tie. "
-    "Numbers are of the t test where there is one; verdicts are after Holm's correction over all comparisons.",
+    "about these trained adapters and not about the method (circles). Differences within the shaded margin count as a "
+    "tie. Numbers are from the t test if there is one; verdicts are after Holm's correction over all comparisons.",
 )
 def draw_forest(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """A row for each comparison, the mean over tasks first, with both intervals."""
     if plan.study.sweep.learning_rates:
-        raise NotRun("A sweep compares learning rates; the methods are compared in the study that takes its best ones.")
+        raise NotRun("A sweep compares learning rates; methods are compared in the study that uses the best ones.")
     measured = [one for one in comparisons if one.test or one.bootstrap]
-    need(measured, "It needs two methods on one fold, and two folds or at least some rows of each task.")
+    need(measured, "It needs two methods on one fold, and two folds or enough rows of each task.")
     groups: dict[str, list[Comparison]] = {}
     for one in measured:
         if one.task == MACRO or len(measured) <= _MOST_ROWS:
@@ -127,9 +127,9 @@ def _left_of(axes: Axes) -> Transform:
 
 @drawing(
     "Gain and the size of the backbone",
-    "By how much the reference's perplexity is lower than that of another method, all tasks weighing the same, with "
-    "the 95 % interval of the comparison; points are set apart sideways so that intervals can be told apart. The line "
-    "is the least-squares regression on the logarithm of the size, from three sizes on.",
+    "How much lower the reference's perplexity is than another method's, all tasks with the same weight, with the 95 % "
+    "interval of the comparison; points are shifted sideways to separate their intervals. The line is the "
+    "least-squares regression on the logarithm of the size, from three sizes on.",
 )
 def draw_size_trend(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """The gain over each other method with its interval and, from three sizes on, a regression line."""

@@ -43,10 +43,10 @@ class Interference:
 
 @drawing(
     "Interference between tasks",
-    "NLL per response token of the task in a column after training on the task of a row alone, minus that after "
-    "training on the column's own task alone; above 0 is worse. The last row is trained on all tasks together: below 0 "
-    "the tasks help one another there, above 0 they are in each other's way. Each task has the same rows alone and "
-    "together. Colours end at the ninth decile.",
+    "NLL per response token of the column's task after training on the row's task alone, minus that after training on "
+    "the column's own task alone; above 0 is worse. The last row is trained on all tasks together: below 0 the tasks "
+    "help one another, above 0 they interfere. Each task has the same rows alone and together. Colours end at the "
+    "ninth decile.",
 )
 def draw_interference(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """A map for each method, all on one scale that is white at zero."""

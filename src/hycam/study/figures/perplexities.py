@@ -27,7 +27,7 @@ ROWS = "data.train_rows"
 _COSTS = {"trainable_parameters": "trainable parameters", "seconds": "seconds of training"}
 _PERPLEXITY = (
     "Perplexity is exp of the mean over tasks of the NLL per response token. Points are means over the folds and seeds "
-    "that everything in a panel has; the band is the range from the smallest to the largest of them."
+    "that everything in a panel has; bands are their range."
 )
 
 Line = dict[float, list[Result]]
@@ -36,7 +36,7 @@ Line = dict[float, list[Result]]
 
 @drawing(
     "Perplexity and the number of specialised modules (the paper's Figure 3)",
-    f"{_PERPLEXITY} The paper shows a curve without numbers, so its figures are not drawn beside these.",
+    f"{_PERPLEXITY} The paper shows a curve without numbers, so it is not drawn here.",
 )
 def draw_num_specialized(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """A line for each kind of HyCAM with two or more values, whether varied or listed as methods."""
@@ -116,9 +116,8 @@ def _without_experts(result: Result) -> str:
 
 @drawing(
     "Perplexity and cost",
-    "Each method's perplexity on unseen rows against the parameters that it trains and the seconds that training took "
-    "on this machine (validation included). Points are means over the folds and seeds that all methods have; bars are "
-    "their range.",
+    "Each method's perplexity on unseen rows against its trainable parameters and its training time in seconds "
+    "(validation included). Points are means over the folds and seeds that all methods have; bars are their range.",
 )
 def draw_cost(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """Two panels for each backbone, with a point for each method."""

@@ -28,10 +28,10 @@ Paths = dict[tuple[str, str], list[Point]]
 
 @drawing(
     "Gain and forgetting",
-    "Gain: log-perplexity of the backbone as it is minus that of the adapted one, on the same rows. Forgetting: what "
-    "the gold continuations of the retention tasks cost more than before, in bits per byte, the mean over these tasks. "
-    "A path goes along a method's learning rates, from the smallest (white), which forgets least whatever the method: "
-    "methods are compared by their paths, not by single points.",
+    "Gain: log-perplexity of the unadapted backbone minus that of the adapted one, on the same rows. Forgetting: the "
+    "increase in bits per byte of the gold continuations, averaged over the retention tasks. A path follows a method's "
+    "learning rates from the smallest (white), which forgets least with any method: compare methods by their paths, "
+    "not by single points.",
 )
 def draw_frontier(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """A panel for each backbone, a path for each method along its learning rates."""
@@ -40,9 +40,9 @@ def draw_frontier(plan: Plan, comparisons: list[Comparison]) -> Figure:
 
 @drawing(
     "Gain and forgetting over training",
-    "A path goes through the validations of a training, from the backbone as it is, which has gained and forgotten "
-    "nothing. Gain: the loss of the validation part before the first step minus that of the step. Forgetting: what the "
-    "gold continuations of the retention tasks cost more than before, in bits per byte, the mean over these tasks.",
+    "A path follows the validations of a training, starting at the unadapted backbone (no gain, no forgetting). Gain: "
+    "the validation loss before the first step minus that of the step. Forgetting: the increase in bits per byte of "
+    "the gold continuations, averaged over the retention tasks.",
 )
 def draw_frontier_training(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """A panel for each backbone, a path for each method and setting through its validations."""
@@ -78,7 +78,7 @@ def paths_by_rate(plan: Plan) -> Paths:
         if one.content["settings"]["method"]["name"] == BASE:
             base.setdefault((one.backbone, one.fold), []).append(nll(one))
     need(measured, "It needs trained cells whose retention was measured (retention.tasks).")
-    need(base, f"It needs the backbone as it is among the methods (name: {BASE}), to measure gains from.")
+    need(base, f"It needs the unadapted backbone among the methods (name: {BASE}) as the baseline of gains.")
     paths: Paths = {}
     for backbone in dict.fromkeys(group.backbone for group in measured):
         own = [group for group in measured if group.backbone == backbone]
@@ -109,7 +109,7 @@ def paths_by_step(plan: Plan) -> Paths:
         for key, cells in zip(own, in_common(list(own.values())), strict=True):
             every = [_validations(one) for one in cells]
             need(all(0 in validations for validations in every),
-                 f"{cells[0].method} has no validation before the first step, to measure gains from.")  # fmt: skip
+                 f"{cells[0].method} has no validation before the first step as the baseline of gains.")  # fmt: skip
             steps = sorted(set.intersection(*(set(validations) for validations in every)))
             paths[key] = [_point(step, every) for step in steps]
     return paths

@@ -33,8 +33,8 @@ _LOAD = "routing_"
 
 @drawing(
     "Routing by task and layer",
-    "Mean probabilities of the router over the response tokens of each task, without noise, as in evaluation; 1/K is "
-    "what a router that ignores its input gives. Of one training: the modules of another have another order.",
+    "Mean probabilities of the router over the response tokens of each task, without noise, as in evaluation; a router "
+    "that ignores its input gives 1/K. From one training: the modules of others have another order.",
 )
 def draw_routing(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """For one cell: the modules of different trainings do not correspond, so they cannot be averaged."""
@@ -75,8 +75,8 @@ def routing_maps(routing: Mapping[str, Any], title: str) -> Figure:
 
 @drawing(
     "Load of the modules over training",
-    "The share of the routing probability that each specialised module gets, averaged over tokens, layers and the "
-    "steps since the last line of the log, Gumbel noise included. Of one training.",
+    "The share of the routing probability of each specialised module, averaged over tokens, layers and the steps since "
+    "the last line of the log, Gumbel noise included. From one training.",
 )
 def draw_expert_load(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """For one cell, for the same reason."""
@@ -100,9 +100,8 @@ def draw_expert_load(plan: Plan, comparisons: list[Comparison]) -> Figure:
 
 @drawing(
     "What the routing says about the task",
-    "Mutual information between task and module in each layer, every task weighing the same, from the mean routing "
-    "probabilities of the tasks. 0 bits: all tasks are routed alike. Lines are means over folds and seeds, bands their "
-    "range.",
+    "Mutual information between task and module in each layer, from the tasks' mean routing probabilities, all with "
+    "the same weight. 0 bits: all tasks are routed alike. Lines are means over folds and seeds, bands their range.",
 )
 def draw_mutual_information(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """A panel for each backbone, a line for each method with a router."""

@@ -84,7 +84,7 @@ def spelled(settings: Settings) -> list[str]:
 def in_common(groups: Sequence[Sequence[Result]]) -> list[list[Result]]:
     """The cells of the folds and seeds that every group has, so that all saw the same data; or NotRun."""
     places = set.intersection(*({(one.fold, one.seed) for one in group} for group in groups))
-    need(places, "No fold is finished for all of what the figure compares; the next cells will bring one.")
+    need(places, "No fold is finished for everything that the figure compares; run more cells.")
     return [[one for one in group if (one.fold, one.seed) in places] for group in groups]
 
 

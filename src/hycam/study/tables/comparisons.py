@@ -17,19 +17,19 @@ _METRICS = {"bleu4": "BLEU-4", "rougeL": "ROUGE-L"}
 _COLUMNS = ["Method", "Against", "Task", "Perplexity, %", "95 % interval", "Test", "p", "Holm p", "Verdict",
             "Rows of these adapters, %"]  # fmt: skip
 _NOTE = (
-    "Perplexity of the method against the other, in percent of the other's: exp of the mean difference of the NLL per "
-    "response token, minus 1; below 0 the method is the better one. Holm p: corrected over all comparisons of this "
-    "table that have a test. Lower and higher: Holm p below 5 %; equivalent: a tie within 1 % is shown; undecided: "
-    "neither; not tested: fewer than two folds (or seeds of one fold) in common. The last column resamples the rows "
-    "that were scored: it is about these trained adapters, not about the method."
+    "Perplexity of the method relative to the other, in percent: exp of the mean difference of the NLL per response "
+    "token, minus 1; below 0 the method is better. Holm p: corrected over all tested comparisons of this table. Lower "
+    "and higher: Holm p below 5 %; equivalent: a tie within 1 % is shown; undecided: neither; not tested: fewer than "
+    "two folds (or seeds of one fold) in common. The last column resamples the scored rows: it is about these trained "
+    "adapters, not about the method."
 )
 
 
 def comparisons_table(plan: Plan, made: list[Comparison]) -> Table:
     """One line for each comparison."""
     need(not plan.study.sweep.learning_rates,
-         "The study is a sweep: it chooses learning rates on one fold, and compares no methods.")  # fmt: skip
-    need(made, "There is nothing to compare: it takes finished cells of two methods on the same fold.")
+         "The study is a sweep: it chooses learning rates on one fold and compares no methods.")  # fmt: skip
+    need(made, "There is nothing to compare: that needs finished cells of two methods on the same fold.")
     several = len({one.backbone for one in made}) > 1
     rows = [[*([Entry(one.backbone)] if several else []), *_line(one)] for one in made]
     return Table("comparisons", "Comparisons", _NOTE, [*(["Backbone"] if several else []), *_COLUMNS], rows)
@@ -78,9 +78,9 @@ def text_table(tests: Sequence[TextTest]) -> Table:
     missing = list(dict.fromkeys(f"{_METRICS[one.metric]}: {one.reason}." for one in tests if one.reason))
     note = " ".join(
         [
-            "Each p is of the difference between the two methods' answers to the same rows, by resampling rows "
-            "(BLEU-4: sacrebleu's paired bootstrap), so it is about these trained adapters and not about the method; "
-            "not corrected for the number of tests. Secondary on small backbones.",
+            "p: of the difference between the two methods' answers to the same rows, by resampling rows (BLEU-4: "
+            "sacrebleu's paired bootstrap). It is about these trained adapters and not about the method, and is not "
+            "corrected for the number of tests. Secondary on small backbones.",
             *missing,
         ]
     )

@@ -64,8 +64,8 @@ def cost_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     ]
     note = [
         "Tokens per second: training tokens, prompts included, over the seconds of training with its validations. Peak "
-        "memory: of the GPU where one was used, else of the whole process. Saved: the adapter's files (the model's, "
-        "where the backbone was trained).",
+        "memory: of the GPU if one was used, else of the whole process. Saved: the adapter's files (the model's, if "
+        "the backbone was trained).",
     ]
     if lora:
         columns += [
@@ -74,7 +74,7 @@ def cost_table(plan: Plan, comparisons: list[Comparison]) -> Table:
         ]
         note.append(
             f"{lora}'s best: the lowest validation loss of its cell of the same fold; counted until the first "
-            "validation that is as low, in the folds that come there."
+            "validation that is as low, over the folds that reach it."
         )
     environments = [one.content["environment"] for one in plan.results.done]
     names = dict.fromkeys(one["gpu"] or f"{one['cores']} cores of {one['processor']}" for one in environments)
@@ -112,7 +112,7 @@ def wall_time_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     """The lowest validation loss at the largest time that all methods reached on a fold."""
     need_results(plan)
     found = trained_lines(plan)
-    need(len(found) > 1, "Equal wall time is between two methods at least.")
+    need(len(found) > 1, "Equal wall time needs at least two methods.")
     until = _common_times(plan, found)
     need(until, "No fold has a validation of every method yet.")
 

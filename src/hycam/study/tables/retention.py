@@ -65,9 +65,9 @@ def retention_table(plan: Plan, comparisons: list[Comparison]) -> Table:
         rows += block(plan, backbone, trained_lines(plan), columns)
     note = (
         "Δ: bits per byte of the gold continuation minus the backbone's own, mean of the rows' differences; above 0 is "
-        "forgotten. The first line has the backbone's own bits per byte and accuracy. "
-        f"{explained} KL(base || adapted): nats per token. PPL: of the tasks that were trained; the smallest step "
-        f"forgets least, so read both. {spread_note(plan)} {MARKS}"
+        "forgetting. The first line has the backbone's own bits per byte and accuracy. "
+        f"{explained} KL(base || adapted): nats per token. PPL: of the trained tasks; a method that learns little "
+        f"forgets little, so read both. {spread_note(plan)} {MARKS}"
     )
     return tabulated(plan, "retention", "What is kept of earlier abilities", note, columns, rows)
 

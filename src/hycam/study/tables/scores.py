@@ -32,8 +32,8 @@ from hycam.study.tables.places import (
 from hycam.study.tables.table import BLANK, NONE, Entry, Table, marked, need
 
 MARKS = (
-    "Bold: the best of a column, on each backbone by itself; underlined: the second. What has fewer folds than planned "
-    "says so and is not marked."
+    "Bold: the best of a column on each backbone; underlined: the second. Entries with fewer folds than planned say so "
+    "and are not marked."
 )
 _STAR = "*: lower perplexity than every PEFT baseline after Holm's correction."
 _FEWEST_SIZES = 3  # a line through two sizes has no interval
@@ -163,10 +163,10 @@ def tasks_table(plan: Plan, comparisons: list[Comparison]) -> Table:
 
 
 def trend(points: Sequence[tuple[int, float]]) -> str:
-    """The slope of gains (percent) over the decimal logarithm of the backbones' parameters, in words."""
+    """Describes the slope of gains (percent) over the decimal logarithm of the backbones' parameters."""
     known = len({size for size, _ in points})
     if known < _FEWEST_SIZES:
-        return f"the trend is undefined with {known} of the {_FEWEST_SIZES} sizes that it takes"
+        return f"the trend is undefined with {known} of the {_FEWEST_SIZES} sizes that it needs"
     fit = stats.linregress([math.log10(size) for size, _ in points], [gain for _, gain in points])
     half = float(stats.t.ppf(0.975, len(points) - 2)) * fit.stderr
     ends = f"[{fit.slope - half:+.2f}, {fit.slope + half:+.2f}]"
@@ -215,9 +215,9 @@ def _overall_notes(plan: Plan) -> list[str]:
         found.append(_STAR)
     if comparable_backbones(plan):
         found.append(
-            '"paper": as published. "arithmetic mean": our perplexity as the paper probably takes it, the arithmetic '
-            "mean of the tasks' perplexities. Both are over all five tasks, of which these have other data here than "
-            f"the paper's: {', '.join(other_data(plan))}."
+            '"paper": as published. "arithmetic mean": our perplexity averaged as the paper probably does, the '
+            "arithmetic mean of the tasks' perplexities. Both are over all five tasks, of which these have other data "
+            f"here than the paper's: {', '.join(other_data(plan))}."
         )
     return found
 

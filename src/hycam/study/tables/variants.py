@@ -50,7 +50,7 @@ def ablations_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     if any(_published(Place(plan, line, backbone)) for line in found for backbone in plan.study.backbones):
         columns += [Column("Arithmetic mean", _arithmetic), Column("Paper", _printed)]
         note.append(
-            'Beside "Paper", as published, stands our perplexity as the paper probably takes it, the arithmetic mean '
+            'Beside "Paper" (as published) is our perplexity averaged as the paper probably does, the arithmetic mean '
             f"of the tasks' perplexities; the data of {', '.join(other_data(plan))} are not the paper's."
         )
     rows = blocks(plan, found, columns)
@@ -117,8 +117,8 @@ def interference_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     mean = Column("Mean", lambda own: _of_cells(own, mean_lost(own)), lower=True)
     columns = [*map(of_task, tasks), mean, Column("Over rows", over)]
     note = (
-        "NLL per response token after joint training minus that after training on the task alone, nats; above 0 the "
-        "other tasks get in the way, below 0 they help. Over rows: 95 % interval of the mean if other rows had been "
+        "NLL per response token after joint training minus that after training on the task alone, in nats; above 0 the "
+        "other tasks interfere, below 0 they help. Over rows: 95 % interval of the mean if other rows had been "
         f"scored, with the same adapters. {spread_note(plan)} {MARKS}"
     )
     rows = blocks(plan, trained_lines(plan), columns)
@@ -158,8 +158,8 @@ def learning_rates_table(plan: Plan, comparisons: list[Comparison]) -> Table:
             rows += _marked_together(block(plan, backbone, own, columns), len(headed(plan, "", "")), len(rates))
     note = (
         "Validation loss: the mean over tasks of the NLL per response token. Bold: the best of a method's trials, "
-        "underlined: the second; variants of a method are trials of it, and so is what diverged. A best value at an "
-        f"edge of what was tried extends the grid, up to {study.sweep.most_trials} rates. {spread_note(plan)}"
+        "underlined: the second; variants and diverged trials count as trials of a method. A best value at an edge "
+        f"extends the grid, up to {study.sweep.most_trials} rates. {spread_note(plan)}"
     )
     return tabulated(plan, "learning_rates", "Learning rates: validation loss of every trial", note, columns, rows)
 
