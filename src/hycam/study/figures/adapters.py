@@ -18,7 +18,7 @@ from hycam.inspection.watch import token_texts
 from hycam.study.cells import Cell
 from hycam.study.comparisons import Comparison
 from hycam.study.figures.series import thinned
-from hycam.study.figures.style import DIVERGING, blank, drawing, legend_below, looks, styled
+from hycam.study.figures.style import DIVERGING, blank, drawing, legend_below, looks, style
 from hycam.study.plan import Plan
 from hycam.study.tables.places import is_hycam
 from hycam.study.tables.table import NotRun, need
@@ -73,7 +73,7 @@ def draw_modulation(plan: Plan, comparisons: list[Comparison]) -> Figure:
     return modulation_maps(found, tokens, title, start)
 
 
-@styled
+@style()
 def modulation_maps(found: ModulationMap, tokens: Sequence[str], title: str, start: int = 0) -> Figure:
     """Maps of tokens by features: the sum and, if there are both, its two parts, on one scale that is white at zero.
 
@@ -121,7 +121,7 @@ def draw_representations(plan: Plan, comparisons: list[Comparison]) -> Figure:
     return representation_maps(found, project(found), f"{cell.name}\nvalues of layer {found.layer}")
 
 
-@styled
+@style()
 def representation_maps(found: Representations, plane: Projection, title: str) -> Figure:
     """The same plane without and with the adapter; each task has its own colour and marker."""
     figure = blank(3.9)

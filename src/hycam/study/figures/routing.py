@@ -19,7 +19,7 @@ from hycam.study.figures.style import (
     legend_below,
     looks,
     panels_by_backbone,
-    styled,
+    style,
 )
 from hycam.study.plan import Plan
 from hycam.study.results import Result
@@ -43,7 +43,7 @@ def draw_routing(plan: Plan, comparisons: list[Comparison]) -> Figure:
     return routing_maps(routed[0].content["routing"], _named(routed[0]))
 
 
-@styled
+@style()
 def routing_maps(routing: Mapping[str, Any], title: str) -> Figure:
     """A map of layers by modules for each task, all on one scale.
 

@@ -7,9 +7,8 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hycam.errors import HycamError
 from hycam.study.comparisons import Comparison
@@ -53,7 +52,6 @@ _SETTINGS: Any = {
     "svg.hashsalt": "hycam",  # the same figure is the same file
 }
 
-P = ParamSpec("P")
 R = TypeVar("R")
 K = TypeVar("K", bound=Hashable)
 Draw = Callable[[Plan, list[Comparison]], "Figure"]
@@ -79,7 +77,7 @@ class Drawing:
 
 def drawing(title: str, caption: str) -> Callable[[Draw], Drawing]:
     """Turns a function into a :class:`Drawing` that draws within :func:`style`."""
-    return lambda draw: Drawing(title, caption, styled(draw))
+    return lambda draw: Drawing(title, caption, style()(draw))
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
@@ -97,7 +95,7 @@ def save(figure: Figure, folder: Path, name: str) -> list[Path]:
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Applies matplotlib's settings for these figures, and restores them afterwards.
+    """Applies matplotlib's settings for these figures (also to a decorated function), and restores them afterwards.
 
     Raises:
         HycamError: matplotlib is not installed.
@@ -108,17 +106,6 @@ def style() -> Iterator[None]:
         raise HycamError("Figures need matplotlib: pip install 'hycam[plots]'.") from error
     with matplotlib.rc_context(_SETTINGS):
         yield
-
-
-def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """Makes a function draw within :func:`style`."""
-
-    @wraps(draw)
-    def within(*args: P.args, **kwargs: P.kwargs) -> R:
-        with style():
-            return draw(*args, **kwargs)
-
-    return within
 
 
 def blank(height: float, width: float = WIDTH) -> Figure:
