@@ -83,7 +83,7 @@ def test_the_values_are_found_or_refused_by_name(architecture: str) -> None:
     attention = model.get_submodule(find_attention_modules(model)[1])
     config = model.config.get_text_config()
     if architecture in UNKNOWN:
-        with pytest.raises(HycamError, match=f"Where {architecture} makes its values is not known"):
+        with pytest.raises(HycamError, match=f"It is not known where {architecture} computes its values"):
             value_projection(attention, config)
         return
     module, values = value_projection(attention, config)

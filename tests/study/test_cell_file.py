@@ -60,17 +60,17 @@ def put(place: str, value: Any) -> Callable[[dict[str, Any]], None]:
     [
         ("state", "going", r"Invalid value 'going' - at `\$\.state`"),
         ("state", "failed", r"missing required field `failure`"),
-        ("format", 0, "layout 0 of another version of this package; this one has 1"),
+        ("format", 0, "layout 0 of another version; this one reads 1"),
         ("evaluation", None, r"Expected `object`, got `null` - at `\$\.evaluation`"),
         ("evaluation/tasks/dolly/nll", "1.5", r"got `str` - at `\$\.evaluation\.tasks\[\.\.\.\]\.nll`"),
         ("evaluation/tasks/dolly/nll", float("nan"), r"\.nll"),
-        ("evaluation/tasks/dolly/nll", 1e9, r"No perplexity belongs to an nll of 1000000000\.0"),
+        ("evaluation/tasks/dolly/nll", 1e9, r"A perplexity was given for an nll of 1000000000\.0"),
         ("evaluation/macro/nll", -1.0, r"an nll of -1\.0 - at `\$\.evaluation\.macro`"),
         ("evaluation/tasks/dolly/tokens", 0, r"Expected `int` >= 1 - at .*tokens"),
         ("evaluation/tasks/dolly/tokens", True, r"Expected `int`, got `bool` - at .*tokens"),
-        ("evaluation/tasks/dolly", ..., "`rows` are of other tasks than `tasks`"),
+        ("evaluation/tasks/dolly", ..., "`rows` and `tasks` have different tasks"),
         ("evaluation/rows/dolly/nll/0", ..., "The columns have different lengths"),
-        ("evaluation/rows/dolly/row/0", "dolly.jsonl:1", "`row` names a row twice"),
+        ("evaluation/rows/dolly/row/0", "dolly.jsonl:1", "`row` contains a row twice"),
         ("evaluation/macro/perplexity_mean", ..., r"field `perplexity_mean` - at `\$\.evaluation\.macro`"),
         ("training/seconds", 0, r"at `\$\.training\.seconds`"),
         ("training/learning_rate", -1.0, r"at `\$\.training\.learning_rate`"),
@@ -82,7 +82,7 @@ def put(place: str, value: Any) -> Callable[[dict[str, Any]], None]:
         ("curve", [{"step": 1.5, "elapsed": 1.0}], r"at `\$\.curve\[0\]\.step`"),
         ("retention/tasks/piqa/items/bits", [1.0], r"different lengths.* at `\$\.retention\.tasks\[\.\.\.\]\.items`"),
         ("routing/layers", 3, "The weights of dolly are not 3 layers of 3 modules"),
-        ("routing/mutual_information", [], "`mutual_information` is not of 2 layers"),
+        ("routing/mutual_information", [], "`mutual_information` does not have 2 layers"),
     ],
 )
 def test_what_is_not_as_it_should_be_is_told_by_its_name(
@@ -116,5 +116,5 @@ def test_a_loss_that_is_no_number_or_beyond_every_perplexity_is_no_fault_of_the_
 )
 def test_a_file_that_is_no_result_is_told(tmp_path: Path, written: str) -> None:
     (tmp_path / "cell.json").write_bytes(written.encode("latin-1"))
-    with pytest.raises(HycamError, match=r"cannot be read|not the result|another"):
+    with pytest.raises(HycamError, match=r"cannot be read|not a cell's result|another|layout"):
         read(tmp_path / "cell.json")

@@ -122,12 +122,6 @@ def test_settings_and_single_tasks_stay_where_they_differ() -> None:
     assert made[1].name == "SmolLM2 135M, LoRA, fold 0, seed 2333, train_rows 8, dolly alone"
 
 
-def test_a_cell_by_itself_is_called_after_its_method() -> None:
-    made = cells(folds=[0])[:1]
-    assert names_of(made).short == {made[0].identity: "LoRA"}
-    assert names_of([]).common == ""
-
-
 def test_a_varied_dictionary_is_told_entry_by_entry() -> None:
     (one,) = cells(folds=[0], vary={"evaluation.config": [{"r": 64}]})[:1]
     assert one.parts["evaluation.config"] == "r 64"

@@ -1,7 +1,9 @@
-"""A study while it runs."""
+"""A study while it runs, as its own process and others see it."""
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
@@ -9,10 +11,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from hycam.lock import alone
 from hycam.study import display as display_module
 from hycam.study.display import Display
-from hycam.study.executors.events import Finished, Progressed, Started
+from hycam.study.executors import Finished, Progressed, Started
 from hycam.study.plan import Plan
+from hycam.study.status import running
 from study.factory import plan_of, result_of, study_of
 
 NLL = {"dolly": 1.5}
@@ -35,6 +39,13 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     monkeypatch.setattr("time.time", lambda: now[0])
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     return lambda seconds: now.__setitem__(0, now[0] + seconds)
+
+
+@pytest.fixture
+def display(plan: Plan) -> Display:
+    made = Display(at_once=1)
+    made.begin(plan)
+    return made
 
 
 def finished(cell) -> Finished:
@@ -67,10 +78,8 @@ def test_lines_tell_of_each_cell_and_of_the_time_that_is_left(plan: Plan, clock,
     ]
 
 
-def test_a_cell_that_begins_again_is_timed_anew(plan: Plan, clock, capsys) -> None:
+def test_a_cell_that_begins_again_is_timed_anew(plan: Plan, display: Display, clock, capsys) -> None:
     cell = plan.cells[2]
-    display = Display(at_once=1)
-    display.begin(plan)
     display.tell(Started(cell))
     clock(100)
     display.tell(Started(cell))
@@ -127,3 +136,42 @@ def _drawn(display: Display) -> list[str]:
     out = StringIO()
     Console(file=out, width=80).print(display._table())
     return [line.rstrip() for line in out.getvalue().splitlines() if line.strip()]
+
+
+def test_what_runs_is_seen_while_the_folder_is_held_and_not_after(tmp_path: Path, plan: Plan, display) -> None:
+    first, second = plan.cells[2:]
+    with alone(tmp_path, "runs the study in"):
+        assert running(tmp_path) == {}
+        display.tell(Started(first))
+        display.tell(Started(second))
+        display.tell(finished(second))
+        seen = running(tmp_path)
+        assert set(seen) == {first.identity}
+        assert seen[first.identity].what == "starts"
+        assert 0 <= seen[first.identity].seconds < 60
+    assert (tmp_path / ".running.json").exists()  # as a process that was killed leaves it
+    assert running(tmp_path) == {}
+    display.end()
+    assert not (tmp_path / ".running.json").exists()
+
+
+def test_progress_is_written_every_few_seconds(tmp_path: Path, plan: Plan, display, clock) -> None:
+    with alone(tmp_path, "runs the study in"):
+        display.tell(Started(plan.cells[2]))
+        for seconds, step in ((1, 1), (1, 2), (7, 3)):
+            clock(seconds)
+            display.tell(Progressed(plan.cells[2], "training", step, 5, "loss 2.000"))
+            shown = running(tmp_path)[plan.cells[2].identity].what
+            assert shown == ("starts" if step < 3 else "training 3/5, loss 2.000")
+
+
+def test_a_full_disk_is_left_to_the_results_to_say(plan: Plan, display, monkeypatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    display.tell(Started(plan.cells[2]))
+
+
+def test_nothing_runs_where_there_is_no_study(tmp_path: Path) -> None:
+    assert running(tmp_path / "nowhere") == {}

@@ -17,8 +17,8 @@ from hycam.study.recipe import StudyMethod, StudyRecipe, SweepRecipe
 from hycam.study.results import cells_folder, write
 from hycam.study.sweep import RATE
 from hycam.training.recipe import TrainingRecipe
-from study.factory import result_of, sweep_evaluation
-from study.tiny import HYCAM, LORA
+from study.factory import sweep_evaluation
+from study.tiny import HYCAM, LORA, pretend
 
 
 @pytest.fixture
@@ -30,11 +30,7 @@ def sweep(tiny_study, tmp_path: Path) -> StudyRecipe:
 def keep(made: Plan, nll: Callable[[Cell], float | str]) -> None:
     """Writes a result for every cell of the plan that has none."""
     for cell in made.to_go:
-        value = nll(cell)
-        result = result_of(cell, value if isinstance(value, str) else {"counting": value, "mirror": value})
-        head = ("format", "identity", "state", "cell", "settings", "data")
-        content = {key: part for key, part in result.content.items() if key not in head}
-        write(cells_folder(made.study.output), cell, result.state, content)
+        write(cells_folder(made.study.output), cell, *pretend(nll)(cell, None))
 
 
 def far_from(best: dict[str, float]) -> Callable[[Cell], float]:
@@ -104,12 +100,12 @@ def test_a_sweep_with_a_file_that_cannot_be_used_is_refused_by_its_name(sweep, t
     keep(made, far_from({"LoRA": 1e-2, "HyCAM": 1e-2}))
     broken = cells_folder(sweep.output) / made.cells[0].file_name
     broken.write_text(broken.read_text().replace('"tokens": 10000', '"tokens": "many"'))
-    with pytest.raises(HycamError, match=rf"{broken.name}: it has another layout.*tokens.*Delete it"):
+    with pytest.raises(HycamError, match=rf"{broken.name}: its layout is not.*tokens.*Delete it"):
         plan(tiny_study(learning_rates_from=in_file(sweep, "sweep.yaml")))
 
 
 def test_rates_are_not_taken_from_what_is_no_sweep_or_diverged(sweep, tiny_study, in_file) -> None:
-    with pytest.raises(HycamError, match=r"plain.yaml, which is no sweep"):
+    with pytest.raises(HycamError, match=r"plain.yaml, which is not a sweep"):
         plan(tiny_study(learning_rates_from=in_file(tiny_study(), "plain.yaml")))
     keep(plan(sweep), lambda cell: "diverged")
     keep(plan(sweep), lambda cell: "diverged")
@@ -142,7 +138,7 @@ def test_a_damaged_plan_is_refused_by_the_name_of_its_field(tiny_study) -> None:
     plan_module.keep(plan(study))
     path = Path(study.output) / plan_module.PLAN_FILE
     path.write_text(path.read_text().replace('"fold":0,"seed"', '"fold":"x","seed"'))
-    with pytest.raises(HycamError, match=r"plan.json is no plan.*got `str` - at `\$\.cells\[0\]\.fold`"):
+    with pytest.raises(HycamError, match=r"plan.json is not a plan.*got `str` - at `\$\.cells\[0\]\.fold`"):
         plan_module.kept(study)
     plan_module.keep(plan(study))
     assert plan_module.kept(study) is not None

@@ -24,7 +24,7 @@ SWEEP = {"sweep": SweepRecipe([1e-3]), "evaluation": sweep_evaluation()}
         ({**SWEEP, "vary": {"data.train_rows": [1]}}, "A sweep varies the learning rate alone"),
         ({**SWEEP, "learning_rates_from": "x.yaml"}, "exclude each other"),
         ({"single_tasks": True, "training": TrainingRecipe(max_steps=3)}, "needs training.epochs"),
-        ({"methods": {"a": StudyMethod("lora", variant_of="b")}}, 'variant_of names "b", which is no method here'),
+        ({"methods": {"a": StudyMethod("lora", variant_of="b")}}, 'variant_of names "b", which is not a method'),
     ],
 )
 def test_a_study_that_contradicts_itself_is_refused(fields: dict, said: str) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hycam.errors import HycamError
 from hycam.study.cell_file import FORMAT
 from hycam.study.cells import Cell
 from hycam.study.results import Result, cells_folder, load, read, write
 from study.factory import plan_of, result_of, study_of
+from study.tiny import content_of
 
 NLL = {"dolly": 1.5, "webgpt": 2.0}
 
@@ -30,13 +28,7 @@ def cell() -> Cell:
 @pytest.fixture
 def kept(cell: Cell, tmp_path: Path) -> Result:
     """The result of the cell, in its file."""
-    return write(cells_folder(tmp_path), cell, "done", content(cell))
-
-
-def content(cell: Cell) -> dict[str, Any]:
-    """What running the cell gives."""
-    head = ("format", "identity", "state", "cell", "settings", "data")
-    return {key: value for key, value in result_of(cell, NLL).content.items() if key not in head}
+    return write(cells_folder(tmp_path), cell, "done", content_of(result_of(cell, NLL)))
 
 
 def changed(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -73,7 +65,7 @@ def test_a_file_of_another_layout_is_left_aside_as_it_is(kept: Result, cell: Cel
     changed(kept.path, lambda found: found["evaluation"]["tasks"]["dolly"].update(tokens="many"))
     before = kept.path.read_text()
     reason = only_reason(tmp_path, cell)
-    assert "Expected `int`, got `str`" in reason and "tokens`. Delete it, and its cell runs again" in reason
+    assert "Expected `int`, got `str`" in reason and "tokens`. Delete it to run its cell again" in reason
     assert kept.path.read_text() == before
 
 
@@ -94,20 +86,7 @@ def test_the_result_of_other_data_under_the_name_of_the_cell_is_left_aside(
 ) -> None:
     other = replace(cell, data=replace(cell.data, fingerprint="other"), identity="")
     kept.path.rename(kept.path.with_name(other.file_name))
-    assert "of another cell, or of other data" in only_reason(tmp_path, other)
-
-
-def test_a_full_disk_leaves_what_was_there(kept: Result, cell: Cell, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = kept.path.read_text()
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(HycamError, match=r"Could not write .*No space left.*Make room"):
-        write(kept.path.parent, cell, "failed", {"failure": {"reason": "x", "step": None}})
-    assert kept.path.read_text() == before
-    assert [path.name for path in kept.path.parent.iterdir()] == [kept.path.name]
+    assert "of another cell or of other data" in only_reason(tmp_path, other)
 
 
 def test_a_renamed_method_takes_its_results_along(kept: Result, cell: Cell, tmp_path: Path) -> None:
@@ -127,7 +106,6 @@ def test_results_are_told_apart_by_their_state_and_found_by_what_they_are() -> N
     assert results.settled == [*results.done, results.failed[1]]
     assert results.select(method="HyCAM", fold=1) == [results.done[1]]
     assert results.select(method="LoRA") == []
-    assert results.labels("fold") == [0, 1]
     assert results.task_names == ["dolly", "webgpt"]
 
 

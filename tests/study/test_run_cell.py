@@ -69,7 +69,7 @@ def test_a_finished_cell_has_what_its_run_folder_has(cells) -> None:
 def test_the_backbone_as_it_is_is_evaluated_and_not_trained(cells) -> None:
     (cell,) = cells(methods=BASE)
     state, content = run(cell)
-    assert (state, content["training"], content["curve"]) == ("done", None, [])
+    assert (state, content["training"], content["curve"], content["retention"]) == ("done", None, [], None)
     assert set(content["evaluation"]["tasks"]) == {"counting", "mirror"}
 
 

@@ -43,7 +43,7 @@ def test_every_cell_is_measured_beside_the_backbone(backbone: str, tasks: list[s
 
 
 @pytest.mark.real
-@pytest.mark.parametrize("method", ["LoRA", "Full"])
+@pytest.mark.parametrize("method", ["LoRA", pytest.param("Full", marks=pytest.mark.soak)])
 def test_it_is_measured_at_every_validation_too_from_the_backbone_on(
     backbone: str, tasks: list[str], tmp_path: Path, method: str
 ) -> None:
@@ -73,8 +73,3 @@ def test_only_what_is_measured_at_validations_is_another_training(
     later = RetentionRecipe(tasks=["openbookqa"])
     assert trained(later) == trained(RetentionRecipe())
     assert trained(replace(later, at_validations=True)) != trained(later)
-
-
-def test_nothing_is_measured_unless_the_study_asks(backbone: str, tasks: list[str], tmp_path: Path) -> None:
-    base, _ = Planner(study(backbone, tasks, tmp_path, RetentionRecipe())).cells()
-    assert run_cell(base, Reporter())[1]["retention"] is None

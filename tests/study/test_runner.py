@@ -6,7 +6,6 @@ import builtins
 import errno
 import os
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,27 +16,15 @@ from hycam.errors import HycamError
 from hycam.files import write_whole
 from hycam.study import runner
 from hycam.study.cells import Cell
-from hycam.study.executors.events import Finished, Progressed, Started, lost
+from hycam.study.executors import Finished, Progressed, Started, lost
 from hycam.study.plan import plan, read_study
 from hycam.study.recipe import ExecutorRecipe, StudyMethod, SweepRecipe
 from hycam.study.results import cells_folder, read
 from hycam.study.runner import run_study
 from hycam.study.status import listing
 from hycam.study.sweep import RATE
-from study.factory import result_of, sweep_evaluation
-from study.tiny import BASE, LORA, Inline, Watch
-
-
-def pretend(value: Callable[[Cell], float | str]) -> Callable[[Cell, Any], tuple[str, Any]]:
-    """Work that is not done: a cell's nats per token, or its state."""
-
-    def work(cell: Cell, _: Any) -> tuple[str, Any]:
-        given = value(cell)
-        result = result_of(cell, given if isinstance(given, str) else {"counting": given, "mirror": given})
-        head = ("format", "identity", "state", "cell", "settings", "data")
-        return result.state, {key: part for key, part in result.content.items() if key not in head}
-
-    return work
+from study.factory import sweep_evaluation
+from study.tiny import BASE, LORA, Inline, Watch, pretend
 
 
 def names(inline: Inline) -> list[tuple[str, int]]:
@@ -81,13 +68,13 @@ def test_a_failed_cell_is_kept_with_its_reason_tried_again_and_does_not_stop_the
 
 def test_a_cell_whose_process_was_lost_is_kept_with_its_reason_and_tried_again(tiny_study, inline: Inline) -> None:
     def lose(cell: Cell, _: Any) -> tuple[str, Any]:
-        event = lost(cell, "Its process was ended from outside (SIGKILL).")
+        event = lost(cell, "Its process was killed (SIGKILL).")
         return event.state, event.content
 
     inline.work = lose
     study = tiny_study(methods=LORA)
     (failed,) = run_study(study, Watch()).results.failed
-    assert failed.content["failure"]["reason"] == "Its process was ended from outside (SIGKILL)."
+    assert failed.content["failure"]["reason"] == "Its process was killed (SIGKILL)."
     (listed,) = listing(plan(study))["cells"]
     assert (listed["state"], listed["seconds"]) == ("failed", None)
     inline.work = pretend(lambda cell: 2.0)

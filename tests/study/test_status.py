@@ -83,14 +83,6 @@ def test_failed_cells_are_to_go_and_diverged_ones_are_not() -> None:
     ]
 
 
-def test_a_cell_whose_file_cannot_be_used_is_neither_done_nor_to_go(tmp_path) -> None:
-    found = plan()
-    results = type(found.results)([], [], {tmp_path / found.cells[0].file_name: "no"})
-    marred = replace(found, results=results)
-    assert marred.unusable == found.cells[:1]
-    assert marred.to_go == found.cells[1:]
-
-
 @pytest.mark.parametrize(
     ("seconds", "words"), [(3909, "1:05:09"), (59.6, "0:01:00"), (0, "0:00:00"), (None, "unknown")]
 )
@@ -164,7 +156,7 @@ def test_the_status_names_what_needs_a_look_and_no_more(marred: Plan) -> None:
 
 def test_a_study_that_nothing_was_measured_of_says_how_to_measure() -> None:
     nothing = plan_of(study_of(("LoRA",), ("dolly",), [0, 1]), lambda _: None)
-    assert "2 cells: 2 to go; how long is not known before one was measured (--cells 1 runs one)" in shown(
+    assert "2 cells: 2 to go; the time is unknown until one was measured (--cells 1 runs one)" in shown(
         nothing, every_cell=False, width=200
     )
     assert listing(nothing)["estimated_seconds"] is None

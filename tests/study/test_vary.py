@@ -7,7 +7,7 @@ from dataclasses import asdict
 import pytest
 
 from hycam.errors import HycamError
-from hycam.study.vary import checked, combinations, with_setting
+from hycam.study.grid import vary_values, with_setting
 from hycam.training.recipe import Recipe
 
 
@@ -25,7 +25,7 @@ from hycam.training.recipe import Recipe
     ],
 )
 def test_values_are_taken_with_the_type_of_their_field(name: str, given: list, taken: list) -> None:
-    (found,) = checked({name: given}).values()
+    (found,) = vary_values({name: given}).values()
     assert found == taken
     assert list(map(type, found)) == list(map(type, taken))
 
@@ -33,7 +33,7 @@ def test_values_are_taken_with_the_type_of_their_field(name: str, given: list, t
 @pytest.mark.parametrize(
     ("vary", "said"),
     [
-        ({"training.learning_rat": [1]}, r'no field of a recipe\. Did you mean "training.learning_rate"\?'),
+        ({"training.learning_rat": [1]}, r'not a recipe field\. Did you mean "training.learning_rate"\?'),
         ({"data.train_row": [1]}, r'Did you mean "data.train_rows"\?'),
         ({"data.train_rows": ["many"]}, r"vary.data.train_rows has the value 'many': int \| None was expected"),
         ({"training.max_steps": [2.5]}, r"value 2\.5: int \| None was expected"),
@@ -42,7 +42,7 @@ def test_values_are_taken_with_the_type_of_their_field(name: str, given: list, t
         ({"training.seed": [1]}, "the study has seeds for it"),
         ({"method.name": ["lora"]}, "the study has methods for it"),
         ({"backbone": ["x"]}, "the study has backbones for it"),
-        ({"output": ["x"]}, "no field of a recipe"),
+        ({"output": ["x"]}, "not a recipe field"),
         (
             {"data.mixture": [{"strategy": "equal"}]},
             r"has fields of its own: vary one of them, such as data\.mixture\.",
@@ -52,17 +52,7 @@ def test_values_are_taken_with_the_type_of_their_field(name: str, given: list, t
 )
 def test_what_cannot_be_varied_is_refused_by_name(vary: dict, said: str) -> None:
     with pytest.raises(HycamError, match=said):
-        checked(vary)
-
-
-def test_every_combination_is_made_once_and_the_last_field_changes_fastest() -> None:
-    assert list(combinations({"a": [1, 2], "b": ["x", "y"]})) == [
-        {"a": 1, "b": "x"},
-        {"a": 1, "b": "y"},
-        {"a": 2, "b": "x"},
-        {"a": 2, "b": "y"},
-    ]
-    assert list(combinations({})) == [{}]
+        vary_values(vary)
 
 
 def test_a_setting_changes_its_own_field_of_a_copy() -> None:

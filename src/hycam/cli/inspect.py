@@ -1,4 +1,4 @@
-"""``hycam inspect RUN``: how an adapter routes, what it scales, and what it makes of the representations."""
+"""``hycam inspect RUN``: how an adapter routes, what it scales, and how it changes the representations."""
 
 from __future__ import annotations
 
@@ -37,16 +37,18 @@ _NO_ROUTER = "The run has no HyCAM router: there is no routing to show."
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Loads a run and prints what is asked for as a table, or as JSON with every number."""
+    """Loads a run and prints a table, or JSON with every number."""
     parser = ArgumentParser(prog="hycam inspect", exit_on_error=False, description=_DESCRIPTION)
     parser.add_argument("run", type=str, help="the run folder")
     parser.add_argument("what", type=Literal["routing", "modulation", "representations"], nargs="?", default="routing",
                         help="routing, modulation or representations")  # fmt: skip
-    parser.add_argument("--text", type=str, default=None, help="a text, taken as it stands and without a prompt form")
+    parser.add_argument("--text", type=str, default=None, help="a text, used without a prompt template")
     parser.add_argument("--layer", type=NonNegativeInt, default=None,
-                        help="counted from 0; by default the middle one, and of routing the mean")  # fmt: skip
-    parser.add_argument("--rows", type=PositiveInt, default=20, help="rows of each task that are looked at")
-    parser.add_argument("--part", type=Literal["test", "validation", "train"], default="test", help="of the run's data")
+                        help="counted from 0; by default the middle one, for routing the mean")  # fmt: skip
+    parser.add_argument("--rows", type=PositiveInt, default=20, help="rows of each task to use")
+    parser.add_argument(
+        "--part", type=Literal["test", "validation", "train"], default="test", help="of the run's data to use"
+    )
     parser.add_argument("--per", type=Literal["row", "token"], default="row",
                         help="whether a representation is the mean over a response or a token")  # fmt: skip
     parser.add_argument("--figure", type=str, default=None, help="also draw it, as FIGURE.png and FIGURE.svg")
@@ -75,7 +77,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 Shown = tuple[dict[str, Any], Table, "Figure | None"]
-"""Every number, a table for a reader, and a figure where one is asked for."""
+"""Every number, a table, and a figure if requested."""
 
 
 def _routing(
@@ -167,7 +169,7 @@ def _parts(run: Run, part: str, tokenizer: PreTrainedTokenizerBase) -> dict[str,
 
 
 def _ids(chosen: Namespace, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The tokens of the text, each of which the backbone knows."""
+    """The token ids of the text, checked against the backbone's tables."""
     ids = list(tokenizer(chosen.text)["input_ids"])
     if not ids:
         raise HycamError("The text has no token.")

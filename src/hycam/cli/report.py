@@ -9,30 +9,29 @@ from hycam.console import Reporter, each_message_once, plain_console, quiet_libr
 from hycam.errors import HycamError, UsageError
 from hycam.study.plan import STUDY_FILE, Plan, kept, plan
 from hycam.study.recipe import StudyRecipe
-from hycam.study.report import write
 from hycam.study.report.content import gather
+from hycam.study.report.page import write
 from hycam.study.report.summary import main_sentences, summary
 from hycam.study.tables import terminal
 from hycam.training.parse import parse_recipe
 
-_DESCRIPTION = """Writes the report of a study into OUTPUT/report: index.html, which needs no network, and beside it the
-tables (Markdown, LaTeX, CSV), the figures (PNG, SVG) and statistics.json. The first argument is the folder of a study,
-which needs neither the data nor a backbone, or a study file, which looks at the data as they are now. An unfinished
-study is reported too; what is missing is named with its reason."""
+_DESCRIPTION = """Writes the report of a study to OUTPUT/report: index.html, which needs no network, tables (Markdown,
+LaTeX, CSV), figures (PNG, SVG) and statistics.json. The first argument is either a study's folder, which needs
+neither data nor backbone, or a study file, which reads the current data. An unfinished study can be reported too; the
+report lists what is missing and why."""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Parses the study and its overrides, writes its report, and prints the main sentences and where it lies."""
+    """Parses the study and its overrides, writes its report, and prints the main sentences and its path."""
     quiet_libraries(informative=False)
     with each_message_once():
         current = _planned(list(arguments))
         content = gather(current)
     page = write(content)
     console = plain_console()
-    for table in (
-        content.tables if current.study.tables else ()
-    ):  # all of them would be long; those asked for by name are not
-        console.print(terminal(table))
+    if current.study.tables:  # only those requested by name: all of them would be too long
+        for table in content.tables:
+            console.print(terminal(table))
     for sentence in (*summary(current, content.comparisons), *main_sentences(content.comparisons)):
         print(sentence)
     print(
@@ -45,7 +44,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _planned(words: list[str]) -> Plan:
-    """The plan of a study file, or the one that lies in a folder; the results are then those in the folder."""
+    """The plan of a study file, or the one kept in a study's folder, with the results in that folder."""
     if not words:
         raise UsageError("Name a study file, or the folder of a study: `hycam report STUDY`.")
     folder = Path(words[0])

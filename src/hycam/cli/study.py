@@ -1,4 +1,4 @@
-"""``hycam study STUDY``: a grid of methods x backbones x folds x settings; resumes, and goes on past a failed cell."""
+"""``hycam study STUDY``: a grid of methods x backbones x folds x settings; resumes, and continues past failures."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from hycam.console import Reporter, each_message_once, plain_console, quiet_libraries
 from hycam.errors import HycamError, UsageError
 from hycam.study.display import Display
-from hycam.study.plan import Plan, plan
+from hycam.study.plan import Plan, kept, plan
 from hycam.study.recipe import StudyRecipe
 from hycam.study.runner import run_study
 from hycam.study.status import listing, show
 from hycam.training.parse import parse_recipe
 
 _FLAGS = ("--status", "--dry-run", "--json")
-_DESCRIPTION = """Runs a study, cell by cell; continues where it stopped, and past a cell that fails.
---dry-run prints the cells and what they will cost; --status what has become of them, also while another process runs
-them; both take --json. --cells N runs at most N cells, such as one to measure."""
+_DESCRIPTION = """Runs a study cell by cell; resumes where it stopped and continues past a cell that fails.
+--dry-run prints the cells and what they will cost; --status prints their states, even while another process runs the
+study; both take --json. --cells N runs at most N cells, for example one to measure its cost."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> None:
         raise UsageError("--json belongs to --status and --dry-run.")
     quiet_libraries(informative=False)
     with each_message_once():
-        current = _looked_at(study) if flags else _run(study, most)
+        current = _looked_at(study, "--status" in flags) if flags else _run(study, most)
     if "--json" in flags:
         print(json.dumps(listing(current), indent=2))
     else:
@@ -40,7 +40,10 @@ def main(arguments: Sequence[str]) -> None:
         _explain_what_is_missing(current)
 
 
-def _looked_at(study: StudyRecipe) -> Plan:
+def _looked_at(study: StudyRecipe, for_status: bool) -> Plan:
+    """The plan; for ``--status`` that of the last run, unless the study has changed: it needs no data."""
+    if for_status and (found := kept(study)) is not None:
+        return found
     with Reporter() as reporter:
         return plan(study, reporter.update)
 

@@ -22,10 +22,10 @@ class ModulationMap:
     """The factors of one layer minus 1, each ``[tokens, d]``: above 0 amplifies, below 0 suppresses.
 
     Attributes:
-        layer: which, counted from 0.
+        layer: counted from 0.
         total: ``A_shared + sum_k p_k A_k`` (Eq. 11).
-        shared: ``A_shared`` (Eq. 5); None where the adapter has no shared module.
-        specialized: ``sum_k p_k A_k`` (Eq. 6, 7 and 9), without noise; None where it has no specialised ones.
+        shared: ``A_shared`` (Eq. 5); None without a shared module.
+        specialized: ``sum_k p_k A_k`` (Eq. 6, 7 and 9), without noise; None without specialised modules.
     """
 
     layer: int
@@ -38,9 +38,9 @@ def modulation_map(model: PreTrainedModel, ids: Sequence[int], layer: int | None
     """The modulation of one layer for one text.
 
     Args:
-        model: a backbone with a HyCAM adapter; its mode is put back afterwards.
+        model: a backbone with a HyCAM adapter; its mode is restored afterwards.
         ids: the text's token ids.
-        layer: counted from 0; None takes the middle one.
+        layer: counted from 0; None means the middle one.
 
     Raises:
         HycamError: there is no such layer, HyCAM does not adapt it, or the text is empty.
@@ -51,7 +51,7 @@ def modulation_map(model: PreTrainedModel, ids: Sequence[int], layer: int | None
     if weights is None or not isinstance(module, HyCAMLayer):
         raise HycamError(f"Layer {layer} has no active HyCAM adapter, so there is no modulation to show.")
     if not ids:
-        raise HycamError("The text is empty: there is no token whose modulation could be shown.")
+        raise HycamError("The text is empty: there is no token to show.")
     seen: list[Tensor] = []
     with evaluating(model), watching_inputs([module], lambda _, h: seen.append(h)):
         run_rows(model, [ids], padding=0)

@@ -21,13 +21,13 @@ from hycam.inspection.watch import attention_at, middle_layer, response_batches
 NEIGHBOURS = 10
 _PERPLEXITY = 30.0
 
-# Query, key and value in one product, one after another, the values last and as wide as the keys. Architectures that
-# mix them head by head (GPT-NeoX, Falcon, GPT-BigCode) or compress them (DeepSeek) are not among them.
+# One product makes queries, keys and values in this order, the values as wide as the keys. Architectures that mix them
+# head by head (GPT-NeoX, Falcon, GPT-BigCode) or compress them (DeepSeek) are not supported.
 _FUSED = {"gpt2": "c_attn", "mpt": "Wqkv", "phi3": "qkv_proj"}
 
 
 class _Seen(Exception):
-    """Ends a forward at the layer of interest: those above it would only take time."""
+    """Ends a forward at the layer of interest, since later layers would only take time."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,9 @@ class Representations:
     """Values of the same places with the adapter on and off.
 
     Attributes:
-        layer: which, counted from 0.
+        layer: counted from 0.
         tasks: the task of each place, ``[n]``.
-        on: with the adapter, ``[n, width]``.
-        off: of the backbone alone, ``[n, width]``.
+        on, off: with and without the adapter, ``[n, width]``.
     """
 
     layer: int
@@ -49,13 +48,11 @@ class Representations:
 
 @dataclass(frozen=True)
 class Projection:
-    """One plane for both conditions, and how far neighbours are apart before the projection.
+    """One plane for both conditions, and the distances of neighbours before the projection.
 
     Attributes:
-        on: ``[n, 2]``.
-        off: ``[n, 2]``.
-        distance_on: mean distance to the nearest neighbours of the same condition, in standardised units.
-        distance_off: likewise.
+        on, off: ``[n, 2]``.
+        distance_on, distance_off: mean distance to the nearest neighbours of the same condition, in standardised units.
     """
 
     on: np.ndarray
@@ -75,22 +72,23 @@ def representations(
     """The values of the responses of the first ``rows`` rows of each task, with and without the adapter.
 
     Args:
-        model: a backbone with an adapter of any method; its mode is put back afterwards.
-        tokenizer: names the padding id, which is masked by position.
+        model: a backbone with an adapter of any method; its mode is restored afterwards.
+        tokenizer: gives the padding id.
         parts: the rows of each task, with ``input_ids`` and ``labels``.
-        rows: how many rows of each task.
-        layer: counted from 0; None takes the middle one. The first is refused: no adapter
-            has touched its input.
-        per: a place is a row (the mean over its response's tokens) or a token.
+        rows: the number of rows of each task.
+        layer: counted from 0; None means the middle one. Layer 0 is refused: no adapter has affected its input.
+        per: whether a place is a row (the mean over its response tokens) or a token.
 
     Raises:
         HycamError: there is no adapter, no such layer, or no value projection in this architecture.
     """
     if not isinstance(model, PeftModel):
-        raise HycamError("There is no adapter to switch off: representations compare a backbone with and without one.")
+        raise HycamError(
+            "There is no adapter to switch off: representations compare a backbone with and without its adapter."
+        )
     layer = middle_layer(model) if layer is None else layer
     if layer == 0:
-        raise HycamError("What goes into layer 0 has not passed any adapter: take a layer from 1 on.")
+        raise HycamError("No adapter has affected the input of layer 0: choose a layer from 1 on.")
     projection, values = value_projection(attention_at(model, layer), model.config.get_text_config())
     tasks: list[str] = []
     found: dict[bool, list[np.ndarray]] = {True: [], False: []}
@@ -119,12 +117,11 @@ def project(found: Representations, seed: int = 0) -> Projection:
     """One t-SNE of both conditions together, so that their places can be compared, and the distances of neighbours.
 
     The vectors of both are standardised together, feature by feature. The distance is the mean over all places of the
-    mean distance to the ``NEIGHBOURS`` nearest places of the same condition, in the space of the standardised vectors:
-    the plane of a t-SNE does not keep distances. It grows with the spread of the values, so it says how far apart the
-    representations lie and not how well they are sorted by task.
+    mean distance to the ``NEIGHBOURS`` nearest places of the same condition, between the standardised vectors, since a
+    t-SNE does not preserve distances. It measures the spread of the values, not how well they separate the tasks.
 
     Args:
-        found: what :func:`representations` gives.
+        found: from :func:`representations`.
         seed: of the t-SNE.
 
     Raises:
@@ -139,14 +136,14 @@ def project(found: Representations, seed: int = 0) -> Projection:
     count = len(found.tasks)
     if count <= NEIGHBOURS:
         raise HycamError(
-            f"{count} representations are too few for {NEIGHBOURS} neighbours: take more rows of each task."
+            f"{count} representations are too few for {NEIGHBOURS} neighbours: use more rows of each task."
         )
     both = StandardScaler().fit_transform(np.concatenate([found.on, found.off]))
     plane = TSNE(init="pca", perplexity=min(_PERPLEXITY, (2 * count - 1) / 3), random_state=seed).fit_transform(both)
     distances = []
     for condition in (both[:count], both[count:]):
         neighbours = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(condition)
-        distances.append(float(neighbours.kneighbors()[0].mean()))  # without a query no place is its own neighbour
+        distances.append(float(neighbours.kneighbors()[0].mean()))  # without a query, no place is its own neighbour
     return Projection(plane[:count], plane[count:], *distances)
 
 
@@ -160,14 +157,14 @@ def _places(values: Tensor, is_response: Tensor, per: str) -> np.ndarray:
 
 
 def value_projection(attention: nn.Module, config: PreTrainedConfig) -> tuple[nn.Module, Callable[[Tensor], Tensor]]:
-    """The module that makes an attention module's values, and a function that takes them out of what it returns.
+    """The module that computes an attention module's values, and a function that extracts them from its output.
 
     Args:
         attention: an attention module, adapted or not.
-        config: the backbone's, of its text part.
+        config: the backbone's (of its text part).
 
     Raises:
-        HycamError: the architecture has no value projection of its own, and where its values lie is not known.
+        HycamError: the architecture has no value projection, and the place of its values is unknown.
     """
     for name, module in attention.named_modules():
         own_name = name.rpartition(".")[2]
@@ -177,7 +174,7 @@ def value_projection(attention: nn.Module, config: PreTrainedConfig) -> tuple[nn
             return module, lambda output: output[..., (output.shape[-1] + config.hidden_size) // 2 :]
     linear = {name.rpartition(".")[2] for name, module in attention.named_modules() if isinstance(module, nn.Linear)}
     raise HycamError(
-        f"Where {config.model_type} makes its values is not known: its attention has "
-        f"{', '.join(sorted(linear)) or 'no linear layer'} and no v_proj. Representations can be taken of "
-        f"architectures with a value projection of their own, and of {', '.join(sorted(_FUSED))}."
+        f"It is not known where {config.model_type} computes its values: its attention has "
+        f"{', '.join(sorted(linear)) or 'no linear layer'} and no v_proj. Representations work for architectures with "
+        f"a value projection, and for {', '.join(sorted(_FUSED))}."
     )

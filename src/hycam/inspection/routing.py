@@ -1,4 +1,4 @@
-"""Which specialised modules the router chooses, by task and by layer, and how much that says about the task."""
+"""Which specialised modules the router chooses by task and layer, and how much that says about the task."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def routing_by_task(
 ) -> dict[str, Any] | None:
     """The mean routing probabilities of each task in each layer, by the noise-free rule of evaluation (Eq. 9).
 
-    Means are over the tokens of the responses, their end tokens included, of the first ``rows`` rows of each task. The
-    rows of a task are one sample: a longer response weighs more.
+    Means are over all response tokens, end tokens included, of the first ``rows`` rows of each task, so longer
+    responses weigh more.
 
     Args:
-        model: a backbone with or without an adapter; its mode is put back afterwards.
-        tokenizer: names the padding id, which is masked by position.
+        model: a backbone with or without an adapter; its mode is restored afterwards.
+        tokenizer: gives the padding id.
         parts: the rows of each task, with ``input_ids`` and ``labels``.
-        rows: how many rows of each task.
+        rows: the number of rows of each task.
 
     Returns:
         ``{"tasks": {task: {"tokens": n, "weights": [[K] for each routed layer]}}, "mutual_information": [bits for each
@@ -55,14 +55,9 @@ def routing_by_task(
 
 
 def routing_of_text(model: PreTrainedModel, ids: Sequence[int]) -> np.ndarray | None:
-    """The routing probabilities of every token of a text, ``[layers, tokens, K]``, by the rule of evaluation.
+    """The routing probabilities of every token of a text, ``[layers, tokens, K]``, as in evaluation.
 
-    Args:
-        model: a backbone with or without an adapter; its mode is put back afterwards.
-        ids: the text's token ids.
-
-    Returns:
-        None for a model without a HyCAM router.
+    The model's mode is restored afterwards; None for a model without a HyCAM router.
     """
     routed = _routed_layers(model)
     if not routed:
@@ -78,13 +73,10 @@ def routing_of_text(model: PreTrainedModel, ids: Sequence[int]) -> np.ndarray | 
 
 
 def mutual_information(weights: np.ndarray) -> float:
-    """I(task; expert) in bits of the joint distribution ``q(t, k) = p_k(t) / T``, every task weighing the same.
+    """I(task; expert) in bits of the joint distribution ``q(t, k) = p_k(t) / T``, all tasks with the same weight.
 
-    It is 0 where all tasks are routed alike, and at most log2 of the smaller of the numbers of tasks and of experts.
-    Only mean probabilities go into it: what a router makes of single tokens of a task cannot raise it.
-
-    Args:
-        weights: the mean probabilities of each task, ``[T, K]``.
+    It is 0 if all tasks are routed alike, and at most log2 of the smaller of the numbers of tasks and experts. It only
+    uses each task's mean probabilities (``weights``, ``[T, K]``), not how routing differs between a task's tokens.
     """
     between = entropy(weights.mean(axis=0), base=2) - entropy(weights, base=2, axis=1).mean()
     return max(0.0, float(between))  # rounding can leave it below

@@ -1,4 +1,4 @@
-"""Running a backbone to see what its modules receive and return, and its tokens as text."""
+"""Runs a backbone to observe its modules' inputs and outputs, and shows its tokens as text."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from hycam.tuners.hycam.layer import HyCAMLayer
 
 _BATCH_SIZE = 8
 _BATCH_TOKENS = 2048
-_UNREADABLE = "\ufffd"  # what a decoder makes of a part of a character
+_UNREADABLE = "\ufffd"  # a decoder's output for a part of a character
 
 
 def attention_at(model: PreTrainedModel, layer: int) -> nn.Module:
-    """The attention module of a layer, counted from 0; its wrapper where HyCAM adapts it.
+    """The attention module of a layer, counted from 0; its wrapper if HyCAM adapts it.
 
     Raises:
         HycamError: there is no such layer.
@@ -42,7 +42,7 @@ def middle_layer(model: PreTrainedModel) -> int:
 
 
 def active_modulation(module: nn.Module) -> Modulation | None:
-    """The weights of the active HyCAM adapter of an attention module; None where there is none."""
+    """The weights of an attention module's active HyCAM adapter, if any."""
     if not isinstance(module, HyCAMLayer) or not module.active_adapters:
         return None
     adapter = module.active_adapters[0]
@@ -52,7 +52,7 @@ def active_modulation(module: nn.Module) -> Modulation | None:
 
 @contextmanager
 def watching_inputs(layers: Sequence[HyCAMLayer], keep: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """Calls ``keep`` with the place of a layer and the ``h`` that it receives, ``(batch, seq, d)``."""
+    """Calls ``keep`` with the index of a layer and the ``h`` that it receives, ``(batch, seq, d)``."""
 
     def note(place: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         assert isinstance(layer, HyCAMLayer)
@@ -69,7 +69,7 @@ def watching_inputs(layers: Sequence[HyCAMLayer], keep: Callable[[int, Tensor], 
 
 
 def run_rows(model: PreTrainedModel, rows: Sequence[Sequence[int]], padding: int) -> None:
-    """One forward over rows of token ids, padded on the right; of the logits only one position is computed."""
+    """One forward over rows of token ids, padded on the right; only one position's logits are computed."""
     first = torch.zeros(1, dtype=torch.int64)
     with head_at(model, first, first):
         model(
@@ -82,8 +82,8 @@ def run_rows(model: PreTrainedModel, rows: Sequence[Sequence[int]], padding: int
 def response_batches(
     dataset: Dataset, rows: int, tokenizer: PreTrainedTokenizerBase
 ) -> Iterator[tuple[Callable[[PreTrainedModel], None], Tensor]]:
-    """The first ``rows`` rows in batches: a function that runs a model on one (see :func:`run_rows`), and which of its
-    positions are responses, ``[batch, seq]``, false on padding."""
+    """Batches of the first ``rows`` rows: a function that runs a model on the batch (see :func:`run_rows`), and whether
+    each position is part of a response, ``[batch, seq]``."""
     taken = dataset.select(range(min(rows, len(dataset))))
     padding = padding_id(tokenizer)
     for indices in batches_by_length([len(ids) for ids in taken["input_ids"]], _BATCH_SIZE, _BATCH_TOKENS):
@@ -93,7 +93,7 @@ def response_batches(
 
 
 def token_texts(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> list[str]:
-    """Each token as text, with blanks made visible (a space as a middle dot); part of a character by its name."""
+    """Each token as text, with visible blanks (a space as a middle dot); parts of characters by the token's name."""
     texts = []
     for number in ids:
         text = str(tokenizer.decode([number]))

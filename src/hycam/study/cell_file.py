@@ -1,7 +1,7 @@
 """The layout of a cell's result file, as types that :mod:`msgspec` checks.
 
-A result may come from another machine or another version, so its readers rely on nothing that is not checked here.
-Fields that a later version adds are ignored.
+A result may come from another machine or version, so readers rely only on what is checked here. Unknown fields, which a
+later version may add, are ignored.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from msgspec import Meta, Struct
 from hycam.errors import HycamError
 
 FORMAT = 1
-_LARGEST = 1 << 53  # of the whole numbers that floating point can tell from their neighbours
-_MOST_NATS = 700  # the largest NLL whose perplexity is still a number
+_LARGEST = 1 << 53  # the largest integer up to which float64 is exact
+_MOST_NATS = 700  # the largest NLL whose perplexity is finite
 
 Number = Annotated[float, Meta(ge=-_LARGEST, le=_LARGEST)]
 Positive = Annotated[float, Meta(gt=0, le=_LARGEST)]
@@ -26,7 +26,7 @@ Logged = float | None  # a training that diverges logs NaN and infinity
 
 
 class Labels(Struct):
-    """What the cell was called; ``task`` is the only one that was trained, or null."""
+    """``task`` is the only task that was trained, or null for all."""
 
     backbone: str
     method: str
@@ -37,8 +37,6 @@ class Labels(Struct):
 
 
 class Environment(Struct):
-    """Versions, commit and machine."""
-
     versions: dict[str, str | None]
     commit: str | None
     platform: str
@@ -48,7 +46,7 @@ class Environment(Struct):
 
 
 class Training(Struct):
-    """What training took, in all processes that worked on it one after the other."""
+    """The cost of training, summed over all processes that worked on it in turn."""
 
     steps: Count
     tokens: Some
@@ -64,7 +62,7 @@ class Training(Struct):
 
 
 class Scores(Struct):
-    """NLL in nats per token; null for a figure that is no finite number or was not measured."""
+    """NLL in nats per token; null for a figure that is non-finite or was not measured."""
 
     perplexity: Number | None
     nll: Number | None
@@ -73,7 +71,7 @@ class Scores(Struct):
 
     def __post_init__(self) -> None:
         if self.perplexity is not None and not 0 <= (self.nll or 0) <= _MOST_NATS:
-            raise ValueError(f"No perplexity belongs to an nll of {self.nll}")
+            raise ValueError(f"A perplexity was given for an nll of {self.nll}")
 
 
 class MacroScores(Scores):
@@ -89,7 +87,7 @@ class TaskScores(Scores):
 
 
 class ScoredRows(Struct):
-    """The rows of a task as columns: their identities, NLL in nats (a row's sum), tokens and ROUGE-L."""
+    """The rows of a task as columns: identity, NLL in nats (summed over the row), tokens and ROUGE-L."""
 
     row: list[str]
     nll: list[Number | None]
@@ -99,7 +97,7 @@ class ScoredRows(Struct):
     def __post_init__(self) -> None:
         _check_lengths(self)
         if len(set(self.row)) < len(self.row):
-            raise ValueError("`row` names a row twice")
+            raise ValueError("`row` contains a row twice")
 
 
 class Evaluation(Struct):
@@ -113,11 +111,11 @@ class Evaluation(Struct):
 
     def __post_init__(self) -> None:
         if set(self.rows) != set(self.tasks):
-            raise ValueError("`rows` are of other tasks than `tasks`")
+            raise ValueError("`rows` and `tasks` have different tasks")
 
 
 class Items(Struct):
-    """Of each item of a retention task the bits of its gold continuation, after training and before."""
+    """The bits of each item's gold continuation, after training and before (``base_``)."""
 
     row: list[str]
     bits: list[Number]
@@ -171,11 +169,11 @@ class Routing(Struct):
             if len(routed.weights) != self.layers or any(len(one) != self.experts for one in routed.weights):
                 raise ValueError(f"The weights of {task} are not {self.layers} layers of {self.experts} modules")
         if len(self.mutual_information) != self.layers:
-            raise ValueError(f"`mutual_information` is not of {self.layers} layers")
+            raise ValueError(f"`mutual_information` does not have {self.layers} layers")
 
 
 class Line(Struct):
-    """What every line of the log has."""
+    """The fields that every line of the log has."""
 
     step: Count
     elapsed: Number
@@ -186,11 +184,11 @@ class Curve(Struct):
 
 
 class _Cell(Struct, tag_field="state"):
-    """What every result has.
+    """The fields of every result.
 
-    ``settings`` are all that bear on it, ``data`` is the fingerprint of the data. Beside step and seconds the lines of
-    the ``curve`` have some of ``loss``, ``loss_TASK``, ``balance_loss``, ``routing_K``, ``eval_loss``,
-    ``eval_loss_TASK``, and, where retention was measured at validations, ``retention_TASK``, ``kl_lambada`` and
+    ``settings`` are all that affect it, ``data`` is the fingerprint of the data. Beside ``step`` and ``elapsed``,
+    lines of the ``curve`` may have ``loss``, ``loss_TASK``, ``balance_loss``, ``routing_K``, ``eval_loss``,
+    ``eval_loss_TASK`` and, if retention was measured at validations, ``retention_TASK``, ``kl_lambada`` and
     ``kl_replies``.
     """
 
@@ -204,7 +202,7 @@ class _Cell(Struct, tag_field="state"):
 
 
 class Done(_Cell, tag="done"):
-    """A finished cell; ``training`` is null for the backbone as it is, ``seconds`` are of the whole cell."""
+    """A finished cell; ``training`` is null for the unadapted backbone, ``seconds`` is the time of the whole cell."""
 
     seconds: Positive
     training: Training | None
@@ -219,31 +217,31 @@ class Failure(Struct):
 
 
 class Failed(_Cell, tag="failed"):
-    """A cell without a result; ``seconds`` are null where its process ended without telling."""
+    """A cell without a result; ``seconds`` is null if its process died."""
 
     failure: Failure
     seconds: Number | None
 
 
 class Diverged(Failed, tag="diverged"):
-    """A cell whose loss or gradient became non-finite, or whose loss exploded: it would do so again."""
+    """A cell whose loss or gradient became non-finite, or whose loss exploded; it would do so again."""
 
 
 def check(content: Any) -> None:
-    """Checks what a result file holds.
+    """Checks the content of a result file.
 
     Raises:
-        HycamError: something is missing or of another kind; the message names the field.
+        HycamError: a field is missing or has the wrong type; the message names it.
     """
     if not isinstance(content, dict) or "format" not in content:
-        raise HycamError("it is not the result of a cell")
+        raise HycamError("it is not a cell's result")
     if content["format"] != FORMAT:
-        raise HycamError(f"it has layout {content['format']} of another version of this package; this one has {FORMAT}")
+        raise HycamError(f"it has layout {content['format']} of another version; this one reads {FORMAT}")
     try:
         msgspec.convert(content, Done | Failed | Diverged)
         msgspec.convert(content, Curve)
     except msgspec.ValidationError as error:
-        raise HycamError(f"it has another layout than this version reads: {error}") from error
+        raise HycamError(f"its layout is not the one that this version reads: {error}") from error
 
 
 def _check_lengths(columns: Struct) -> None:

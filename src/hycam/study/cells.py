@@ -1,4 +1,4 @@
-"""A cell of a study: one training and its evaluation, told from the others by its data and its settings."""
+"""A cell of a study: one training and its evaluation, identified by its data and its settings."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from functools import cache, cached_property
 from typing import Any, NamedTuple
 
 from hycam.evaluation.retention.recipe import RetentionRecipe
-from hycam.study.vary import told
 from hycam.training.recipe import Recipe
 from hycam.training.run import BASE
 
-# Settings that do not change a result, or that the machine decides.
+# Settings that do not affect a result, or that depend on the machine.
 _FREE = {"output", "training.log_every", "training.report_to", "training.save_every"}
-# Fields of an entry of a list (of data.tasks) that were added after cells had been named: left out at these values.
+# Fields of list entries (data.tasks) added since the first cells were named; at these values they are left out.
 _LATER: dict[str, Any] = {"ignore": []}
 _LONGEST_SLUG = 80  # characters of a label in a file name, whose length file systems limit
 
 
 @dataclass(frozen=True)
 class Data:
-    """A cell's data: the fingerprint of all parts, and the rows and tokens of the training part by task."""
+    """The fingerprint of a cell's data (all parts), and the training rows and tokens by task."""
 
     fingerprint: str
     rows: Mapping[str, int]
@@ -36,16 +35,14 @@ class Cell:
     """One training and its evaluation.
 
     Attributes:
-        backbone: its label.
-        method: its label.
-        fold: of the data.
-        seed: of training.
+        backbone, method: their labels.
+        fold, seed: of the data, and of training.
         task: the only task it is trained on; None for all of them.
-        settings: the varied fields with their values, by name; a sweep's ``training.learning_rate`` among them.
+        settings: the varied fields and their values, including a sweep's ``training.learning_rate``.
         recipe: the resolved recipe; its ``output`` is the run folder.
-        retention: what is measured of the abilities from before.
-        data: what its data are.
-        identity: SHA-256 of the data and the settings, see :func:`identity_of`; empty computes it.
+        retention: how the loss of earlier abilities is measured.
+        data: the fingerprint and size of its data.
+        identity: see :func:`identity_of`; computed if empty.
     """
 
     backbone: str
@@ -65,37 +62,35 @@ class Cell:
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
-        """Every setting that bears on the result, defaults included."""
+        """Every setting that affects the result, defaults included."""
         return _without({**asdict(self.recipe), "retention": asdict(self.retention)}, _FREE)
 
     @property
     def trained(self) -> str:
-        """The identity of what is trained, evaluation left out: cells that share it share a run folder.
+        """The identity of the training without its evaluation; cells that share it share a run folder.
 
-        What is measured at validations belongs to the training, since it cannot be measured later.
+        Retention measured at validations is part of the training, since it cannot be measured later.
         """
         later = {"evaluation"} if self.retention.at_validations else {"evaluation", "retention"}
         return identity_of(self.data.fingerprint, {key: one for key, one in self.resolved.items() if key not in later})
 
     @property
     def run_name(self) -> str:
-        """The name of its run folder."""
         return f"{_slug(self.method)}-fold{self.fold}-{self.trained[:12]}"
 
     @property
     def file_name(self) -> str:
-        """The name of its result file."""
         return f"{_slug(self.method)}-fold{self.fold}-{self.identity[:12]}.json"
 
     @property
     def labels(self) -> dict[str, Any]:
-        """What the cell is called in tables: everything but the resolved recipe."""
+        """The cell's labels in tables."""
         names = ("backbone", "method", "fold", "seed", "task")
         return {**{name: getattr(self, name) for name in names}, "settings": dict(self.settings)}
 
     @property
     def parts(self) -> dict[str, str]:
-        """What sets a cell apart, in words, by what they are about."""
+        """The parts of the cell's name, by what each describes."""
         words = {"backbone": self.backbone, "method": self.method, "fold": f"fold {self.fold}",
                  "seed": f"seed {self.seed}"}  # fmt: skip
         words |= {name: told(name, value) for name, value in self.settings.items()}
@@ -103,12 +98,11 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """All of that on one line."""
         return ", ".join(self.parts.values())
 
     @property
     def planned_tokens(self) -> int:
-        """About how many tokens, prompts included, are trained on."""
+        """The approximate number of training tokens, prompts included."""
         if self.recipe.method.name == BASE:
             return 0
         training, tokens, rows = self.recipe.training, self.data.tokens, self.data.rows
@@ -121,11 +115,10 @@ class Cell:
 
 
 class Names(NamedTuple):
-    """What cells are called where they stand together.
+    """Names of cells that are listed together.
 
-    Attributes:
-        short: by identity, the name without what all of the cells have in common; the method is always in it.
-        common: what they have in common, on one line; empty for nothing.
+    ``short`` has, by identity, the name without the parts that all cells share (the method always stays); ``common``
+    has the shared parts on one line.
     """
 
     short: Mapping[str, str]
@@ -133,7 +126,6 @@ class Names(NamedTuple):
 
 
 def names_of(cells: Sequence[Cell]) -> Names:
-    """The names of these cells; a full one is ``cell.name``."""
     parts = [cell.parts for cell in cells]
     common = {
         key: text
@@ -147,10 +139,17 @@ def names_of(cells: Sequence[Cell]) -> Names:
     return Names(short, ", ".join(common.values()))
 
 
-def identity_of(fingerprint: str, settings: Mapping[str, Any]) -> str:
-    """SHA-256 (hexadecimal) of the data's fingerprint and of the settings that are not at their defaults.
+def told(name: str, value: Any) -> str:
+    """A varied field in words: ``train_rows 32``, or ``routing hard, noise never`` for a dictionary."""
+    if isinstance(value, Mapping):
+        return ", ".join(told(*entry) for entry in value.items())
+    return f"{name.rpartition('.')[2]} {value}"
 
-    Defaults are left out so that an identity stays what it is when a later version adds a setting.
+
+def identity_of(fingerprint: str, settings: Mapping[str, Any]) -> str:
+    """SHA-256 (hexadecimal) of the data's fingerprint and of the settings that differ from their defaults.
+
+    Defaults are left out so that identities stay the same when a later version adds a setting.
     """
     default = _default()
     changed = {name: value for name, value in _flat(settings).items() if value != default.get(name)}
@@ -158,7 +157,7 @@ def identity_of(fingerprint: str, settings: Mapping[str, Any]) -> str:
 
 
 def difference(kept: Mapping[str, Any], wanted: Mapping[str, Any]) -> str | None:
-    """The first setting, by name, in which two sets of them differ; one that is missing counts as its default."""
+    """The first setting, by name, in which two sets of settings differ; a missing one counts as its default."""
     before, now, default = _flat(kept), _flat(wanted), _default()
     for name in sorted({*before, *now}):
         if before.get(name, default.get(name)) != now.get(name, default.get(name)):
@@ -172,7 +171,7 @@ def _default() -> dict[str, Any]:
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The settings by their names with dots; an empty dictionary has none."""
+    """The settings by their dotted names; an empty dictionary has none."""
     found: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping) and value:

@@ -1,4 +1,4 @@
-"""From the results of a study to its comparisons: the reference method against every other, each with a sentence."""
+"""Compares the reference method of a study with every other; each comparison has a test, a verdict and a sentence."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-
+from hycam.study.cells import told
 from hycam.study.pairs import Pair, pairs, row_differences
 from hycam.study.results import Result, Results
 from hycam.study.significance import (
@@ -23,25 +22,25 @@ from hycam.study.significance import (
     equivalent,
     holm,
     paired_t,
+    percent,
     pooled,
     row_bootstrap,
     tost,
 )
-from hycam.study.vary import told
 
 SEEDS = "paired t of seeds"
-"""As the kind of a t test: over the seeds of one fold, so that it is about the seed alone."""
+"""The kind of a t test over the seeds of one fold: it is about the seed alone."""
 
 MARGIN = 0.01
 """Relative differences of perplexity up to this are a tie."""
 
-# What a kind of t test is over, and what is said of it.
+# By kind of t test: what it is over, its name, and a remark.
 _KINDS = {
     CORRECTED: ("folds", "corrected t", "; approximate"),
     PAIRED: ("disjoint replicates", "paired t", ""),
     SEEDS: ("seeds of one fold", "paired t", "; about the seed alone"),
 }
-# Rows that are scored for each row trained on, in the five folds: they take one, two and seven blocks of ten.
+# n_test / n_train of the five folds: test, validation and training parts have one, two and seven of ten blocks.
 _TO_TRAIN = {"test": 1 / 7, "validation": 2 / 7}
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
@@ -54,16 +53,14 @@ class Comparison:
     in nats; below 0 the method is the better one. ``exp(difference) - 1`` is the relative difference of perplexity.
 
     Attributes:
-        backbone: its label.
-        method: its label.
-        against: the other method's.
+        backbone, method, against: labels; ``against`` is the other method.
         task: a task, or ``MACRO`` for the mean over tasks of the differences.
         settings: the varied fields that both share.
-        test: over folds, replicates or seeds; None where there is one alone.
-        bootstrap: over the rows of these trained adapters; None where rows are few.
+        test: over folds, replicates or seeds; None if there is only one.
+        bootstrap: over the rows of these trained adapters; None if there are too few.
         holm_p: p of ``test`` after Holm's correction over all comparisons.
-        verdict: of ``method``'s perplexity: ``lower`` or ``higher`` where ``holm_p`` is below 5 %, else ``equivalent``
-            where the equivalence test passes, else ``undecided``; ``not tested`` without ``test``.
+        verdict: on ``method``'s perplexity: ``lower`` or ``higher`` if ``holm_p`` is below 5 %, else ``equivalent`` if
+            the equivalence test passes, else ``undecided``; ``not tested`` without ``test``.
         sentence: all of this in words.
     """
 
@@ -79,16 +76,10 @@ class Comparison:
     sentence: str
 
 
-def compare(results: Results, reference: str, margin: float = MARGIN) -> list[Comparison]:
+def compare(results: Results, reference: str) -> list[Comparison]:
     """The reference method against every other, on every backbone and setting, for every task and over all.
 
-    Args:
-        results: of a study; cells that were trained on one task alone are left out.
-        reference: the label of the method that the comparisons are about; the study's first where it is not there.
-        margin: relative differences of perplexity up to this are a tie.
-
-    Raises:
-        HycamError: two methods were scored on different rows of the same fold.
+    Arguments and errors are as for :func:`hycam.study.pairs.pairs`.
     """
     drafts = [(pair, draft) for pair in pairs(results, reference) for draft in _drafts(pair)]
     corrected = iter(holm([draft.test.p for _, draft in drafts if draft.test is not None]))
@@ -97,14 +88,14 @@ def compare(results: Results, reference: str, margin: float = MARGIN) -> list[Co
         judged = draft
         if draft.test is not None:
             p = next(corrected)
-            judged = replace(draft, holm_p=p, verdict=_verdict(draft.test, p, margin))
-        found.append(replace(judged, sentence=_sentence(judged, pair, margin)))
+            judged = replace(draft, holm_p=p, verdict=_verdict(draft.test, p))
+        found.append(replace(judged, sentence=_sentence(judged, pair)))
     return found
 
 
 def starred(comparisons: Iterable[Comparison], backbone: str, reference: str, peft_baselines: Collection[str]) -> bool:
-    """Whether the reference earns its asterisk: over all tasks its perplexity on this backbone is lower than that of
-    each of these baselines, after correction."""
+    """Whether the reference earns its asterisk: over all tasks, after correction, its perplexity on this backbone is
+    lower than that of each of these baselines."""
     verdicts: dict[str, set[str]] = {}
     for one in comparisons:
         if (one.backbone, one.method, one.task) == (backbone, reference, MACRO):
@@ -113,7 +104,7 @@ def starred(comparisons: Iterable[Comparison], backbone: str, reference: str, pe
 
 
 def _drafts(pair: Pair) -> list[Comparison]:
-    """The comparisons of a pair, before they are corrected and judged; the mean over tasks comes first."""
+    """The comparisons of a pair before correction and verdict; the mean over tasks comes first."""
     differences = {
         task: {place: one.tasks[task]["nll"] - other.tasks[task]["nll"] for place, (one, other) in pair.cells.items()}
         for task in pair.tasks
@@ -128,7 +119,7 @@ def _drafts(pair: Pair) -> list[Comparison]:
 
 
 def _test(pair: Pair, differences: Mapping[tuple[int, int], float]) -> TTest | None:
-    """Over folds, whose seeds are averaged first; with one fold over its seeds; None where there is only one cell."""
+    """Over folds (averaging their seeds first); with one fold over its seeds; None if there is only one cell."""
     folds: dict[int, list[float]] = {}
     for (fold, _), value in differences.items():
         folds.setdefault(fold, []).append(value)
@@ -143,14 +134,14 @@ def _test(pair: Pair, differences: Mapping[tuple[int, int], float]) -> TTest | N
 
 
 def _is_disjoint(result: Result) -> bool:
-    """Whether its folds are replicates without a common row, for every task."""
+    """Whether its folds are replicates that share no row, for every task."""
     data = result.content["settings"]["data"]
     own = [task["split"] for task in data["tasks"] if isinstance(task, Mapping) and task["split"]]
     return all(split["by"] == "disjoint" for split in (data["split"], *own))
 
 
 def _resampled(pair: Pair) -> dict[str, Bootstrap]:
-    """The bootstrap over the rows of all folds: of each task with enough rows, and over all tasks if each has."""
+    """The bootstrap over the rows of all folds: for each task with enough rows, and over all tasks if each has."""
     rows = {}
     for task in pair.tasks:
         of_task = pooled([row_differences(one, other, task) for one, other in pair.cells.values()])
@@ -162,16 +153,16 @@ def _resampled(pair: Pair) -> dict[str, Bootstrap]:
     return found
 
 
-def _verdict(test: TTest, holm_p: float, margin: float) -> str:
+def _verdict(test: TTest, holm_p: float) -> str:
     if holm_p < LEVEL:
         return "lower" if test.mean < 0 else "higher"
-    return "equivalent" if equivalent(test, margin) else "undecided"
+    return "equivalent" if equivalent(test, MARGIN) else "undecided"
 
 
-def _sentence(one: Comparison, pair: Pair, margin: float) -> str:
+def _sentence(one: Comparison, pair: Pair) -> str:
     parts = [f"{_where(one)}, {one.method} against {one.against}: {_measured(one, pair)}."]
     if one.test is not None:
-        parts.append(_judged(one, one.test, margin))
+        parts.append(_judged(one, one.test))
     if one.bootstrap is not None:
         boot = one.bootstrap
         parts.append(
@@ -204,17 +195,17 @@ def _measured(one: Comparison, pair: Pair) -> str:
     )
 
 
-def _judged(one: Comparison, test: TTest, margin: float) -> str:
-    within, p = f"within {100 * margin:g} %", _p("p", tost(test, margin))
+def _judged(one: Comparison, test: TTest) -> str:
+    within, p = f"within {100 * MARGIN:g} %", _p("p", tost(test, MARGIN))
     if one.verdict == "undecided":
         return "Undecided: neither a difference nor a tie is shown."
     if one.verdict == "equivalent":
         return f"A tie: equivalent {within} (TOST, {p})."
-    return f"Significant, and yet {within} (TOST, {p})." if equivalent(test, margin) else ""
+    return f"Significant, and yet {within} (TOST, {p})." if equivalent(test, MARGIN) else ""
 
 
 def _change(found: TTest | Bootstrap) -> str:
-    """``0.84 % lower [-1.42, -0.21]``: a difference of logarithms as one of perplexity, in percent."""
+    """A difference of log-perplexity as percent of perplexity: ``0.84 % lower [-1.42, -0.21]``."""
     return f"{_direction(found.mean)} [{_signed(found.low)}, {_signed(found.high)}]"
 
 
@@ -225,9 +216,8 @@ def _direction(difference: float) -> str:
 
 
 def _signed(difference: float) -> str:
-    with np.errstate(over="ignore"):
-        percent = 100 * float(np.expm1(difference))
-    return f"{percent:+.2f}" if abs(percent) < 1000 else f"{percent:+.1e}"
+    value = percent(difference)
+    return f"{value:+.2f}" if abs(value) < 1000 else f"{value:+.1e}"
 
 
 def _p(name: str, p: float) -> str:

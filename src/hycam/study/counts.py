@@ -1,4 +1,4 @@
-"""How large the tasks of a study are, whole, counted as the paper counts its own."""
+"""The sizes of a study's tasks, counted as the paper counts its own."""
 
 from __future__ import annotations
 
@@ -17,8 +17,6 @@ _PAPER_TOKENIZER = "llama-3"
 
 @dataclass(frozen=True)
 class TaskCount:
-    """The rows and the tokens of a task."""
-
     task: str
     rows: int
     tokens: int
@@ -28,7 +26,7 @@ class TaskCount:
 
 @dataclass(frozen=True)
 class Counts:
-    """All tasks, counted with a tokenizer; none, with the reason, where the data or the tokenizer are not here."""
+    """The tasks counted with a tokenizer; none, with the reason, if the data or the tokenizer are missing."""
 
     tokenizer: str
     tasks: list[TaskCount]
@@ -36,7 +34,7 @@ class Counts:
 
 
 def count(study: StudyRecipe) -> Counts:
-    """Reads and counts every row, which takes some seconds."""
+    """Counts every row, which takes some seconds."""
     tokenizer, tasks = next(iter(study.backbones.values())), []
     try:
         found = chosen_tasks(study.data)

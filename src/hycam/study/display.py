@@ -1,4 +1,4 @@
-"""A study while it runs: a live table on a terminal, a line for each cell anywhere else, a file for ``--status``."""
+"""Shows a running study: a live table on a terminal, otherwise a line per cell; and a file for ``--status``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rich.text import Text
 
 from hycam.console import plain_console
 from hycam.study.cells import Cell, names_of
-from hycam.study.executors.events import Event, Finished, Progressed, Started
+from hycam.study.executors import Event, Finished, Progressed, Started
 from hycam.study.plan import Plan
 from hycam.study.results import Result
 from hycam.study.status import Doing, Estimate, cell_states, counted, note, spelled
@@ -24,7 +24,7 @@ _SECONDS_BETWEEN_NOTES = 5.0
 
 
 class Display:
-    """Shows which cells run and how far they are, what is done, and how long the rest will take.
+    """Shows which cells run, their progress, what is done, and how long the rest will take.
 
     Args:
         at_once: how many cells run at once, as far as that is known beforehand.
@@ -55,13 +55,13 @@ class Display:
             self._live.stop()
 
     def update(self, what: str, done: int, total: int) -> None:
-        """How far the data are prepared."""
+        """Shows the progress of preparing the data."""
         self._bottom = f"{what} {done:,}/{total:,}"
         if self._is_time():
             self._line(self._bottom)
 
     def begin(self, plan: Plan) -> None:
-        """These cells are known; told again when a sweep was extended."""
+        """Shows the cells of a plan; called again when a sweep was extended."""
         self._folder = Path(plan.study.output)
         self._names = names_of(plan.cells)
         self._waiting = {cell.identity: cell for cell in plan.to_go}
@@ -74,7 +74,7 @@ class Display:
         self._print(self._bottom)
 
     def tell(self, event: Event) -> None:
-        """Something happened to a cell."""
+        """Shows an event of a cell."""
         identity = event.cell.identity
         name = self._names.short[identity]
         if isinstance(event, Started):
@@ -93,7 +93,7 @@ class Display:
             note(self._folder, self._running)
 
     def end(self) -> None:
-        """No cell runs any more."""
+        """No cell is running any more."""
         self._running.clear()
         note(self._folder, {})
 
@@ -104,7 +104,7 @@ class Display:
         if event.state == "done":
             self._measured.append(Result({**event.content, "cell": event.cell.labels}))
             perplexity = event.content["evaluation"]["macro"]["perplexity"]
-            what = "perplexity " + ("no number" if perplexity is None else f"{perplexity:.4f}")
+            what = "perplexity " + ("not finite" if perplexity is None else f"{perplexity:.4f}")
         else:
             what = event.content["failure"]["reason"]
         self._bottom = self._summary()
@@ -119,17 +119,17 @@ class Display:
         return f"{len(self._names.short)} cells: {states}{len(self._waiting)} to go{tail}"
 
     def _is_time(self) -> bool:
-        """Whether more lines of progress are due, where there is no table."""
+        """Whether the next line of progress is due; a live table needs none."""
         return self._live is None and time.monotonic() - self._last_line > _SECONDS_BETWEEN_LINES
 
     def _line(self, line: str) -> None:
-        """A line that a table makes needless."""
+        """Prints a line unless there is a live table, which shows the same."""
         if self._live is None:
             print(line, file=sys.stderr, flush=True)
             self._last_line = time.monotonic()
 
     def _print(self, line: str) -> None:
-        """A line that stays above the table."""
+        """Prints a line, above the live table if there is one."""
         if self._live is not None:
             self._console.print(Text(line))
         self._line(line)
@@ -138,6 +138,6 @@ class Display:
         table = Table(box=None, padding=(0, 2, 0, 0))
         for name in ("running", "for", "doing"):
             table.add_column(name, no_wrap=True)
-        for identity, doing in list(self._running.items()):  # a copy: this is drawn beside what goes on
+        for identity, doing in list(self._running.items()):  # a copy: another thread draws the table
             table.add_row(Text(self._names.short[identity]), spelled(doing.seconds), Text(doing.what))
         return Group(*([table] if table.rows else []), Text(self._bottom))

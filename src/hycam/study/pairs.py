@@ -1,4 +1,4 @@
-"""Which cells of two methods belong together: those of one backbone, fold, seed and setting, on the same rows."""
+"""Pairs the cells of two methods: same backbone, fold, seed and settings, scored on the same rows."""
 
 from __future__ import annotations
 
@@ -17,15 +17,13 @@ Cells = dict[tuple[int, int], Result]
 
 @dataclass(frozen=True)
 class Pair:
-    """The finished cells of two methods that belong together.
+    """The paired cells of two methods on one backbone and setting.
 
     Attributes:
-        backbone: its label.
-        method: its label.
-        against: the other method's.
+        backbone, method, against: labels; ``against`` is the other method.
         settings: the varied fields that both share.
         cells: by fold and seed the two results, on the same rows and with finite losses.
-        left_out: folds and seeds that only one of the two can show, each with the reason.
+        left_out: the folds and seeds without such a pair, each with the reason.
     """
 
     backbone: str
@@ -41,13 +39,13 @@ class Pair:
 
 
 def pairs(results: Results, reference: str) -> list[Pair]:
-    """The reference's cells beside those of every other method, backbone by backbone and setting by setting.
+    """Pairs the reference with every other method, for each backbone and setting.
 
-    There is a pair as soon as both methods have a cell that finished, failed or diverged, even without one in common.
+    There is a pair as soon as both methods have a cell that finished, failed or diverged, even without a common fold.
 
     Args:
-        results: of a study; cells that were trained on one task alone are left out.
-        reference: a method's label; the study's first where it is not there.
+        results: of a study; cells trained on one task alone are skipped.
+        reference: a method's label; the first method of the study if it has no such label.
 
     Raises:
         HycamError: two methods were scored on different rows of the same fold.
@@ -58,7 +56,7 @@ def pairs(results: Results, reference: str) -> list[Pair]:
         group = groups.setdefault((one.backbone, json.dumps(one.settings, sort_keys=True)), {})
         group.setdefault(one.method, {})[one.fold, one.seed] = one
     own = {place: set(group) for place, group in groups.items()}
-    # The backbone as it is has no settings of training, and is compared with the others at each of theirs.
+    # The unadapted backbone has no training settings, and is compared with the others at each of theirs.
     for one in whole:
         for (backbone, settings), group in groups.items():
             if backbone == one.backbone and one.settings.items() <= json.loads(settings).items():
@@ -86,13 +84,16 @@ def _pair(mine: Cells, others: Cells) -> Pair:
             left_out.append(f"fold {fold}{f' seed {seed}' if has_seeds else ''} ({', '.join(lacking)})")
         else:
             cells[place] = (mine[place], others[place])
-            _check_rows(*cells[place])
+            if differing := other_rows(*cells[place]):
+                raise HycamError(
+                    f"{_named(mine[place])} and {_named(others[place])} cannot be compared: they were scored on "
+                    f"different rows of {differing}. Remove the file with outdated data and run the study again."
+                )
     settings = max(one.settings, other.settings, key=len)
     return Pair(one.backbone, one.method, other.method, settings, cells, left_out)
 
 
 def _lack(result: Result | None) -> str | None:
-    """Why a cell cannot be compared."""
     if result is None:
         return "is not finished"
     if result.state != "done":
@@ -102,13 +103,13 @@ def _lack(result: Result | None) -> str | None:
 
 
 def row_differences(one: Result, other: Result, task: str) -> Scored:
-    """The NLL of each row of a task minus that of the other cell, and the row's tokens; both have the same rows."""
+    """The differences of the rows' NLL of a task, and the rows' tokens; both cells have the same rows."""
     mine, others = one.rows(task), other.rows(task)
     return mine.identities, mine.nll - others.nll, mine.tokens
 
 
 def other_rows(one: Result, other: Result) -> str:
-    """The first task of which two cells were scored on different rows, and how these differ; else empty."""
+    """The first task for which two cells were scored on different rows, and how these differ; else empty."""
     for task in {**one.tasks, **other.tasks}:
         mine, others = (_tokens(result, task) for result in (one, other))
         if mine != others:
@@ -120,16 +121,7 @@ def other_rows(one: Result, other: Result) -> str:
     return ""
 
 
-def _check_rows(one: Result, other: Result) -> None:
-    if differing := other_rows(one, other):
-        raise HycamError(
-            f"{_named(one)} and {_named(other)} cannot be compared: they were scored on different rows of {differing}. "
-            "Remove the file whose data are out of date and run the study again."
-        )
-
-
 def _tokens(result: Result, task: str) -> dict[str, int]:
-    """Response tokens by row."""
     if task not in result.tasks:
         return {}
     rows = result.rows(task)

@@ -1,12 +1,12 @@
-"""What a study consists of: its cells with those that a sweep adds, and the results there are.
+"""The plan of a study: its cells, including those that a sweep adds, and the results so far.
 
 ::
 
     OUTPUT/study.yaml   every setting of the study
     OUTPUT/plan.json    every cell: its labels, identity, resolved settings, rows and tokens; and the size of the data
 
-The plan lies beside the cells so that a report needs neither the data nor a backbone. Results from before there were
-plans get theirs by ``python -m hycam.study.plan STUDY.yaml ...``, where the data are.
+The plan is kept beside the cells so that a report needs neither data nor backbone. For results from before there were
+plans, run ``python -m hycam.study.plan STUDY.yaml ...`` where the data are.
 """
 
 from __future__ import annotations
@@ -32,20 +32,16 @@ from hycam.training.parse import parse_recipe
 
 STUDY_FILE = "study.yaml"
 PLAN_FILE = "plan.json"
-# Settings that change what a report shows, and no cell.
+# Settings that change the report but no cell.
 _OF_REPORTS = ("title", "output", "runs", "reference", "executor", "tables", "texts", "rows_shown")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A study with its cells and what is known of them.
+    """A study with its cells and results.
 
-    Attributes:
-        study: as its file says.
-        cells: all of them.
-        results: those that there are.
-        waits_for: in words, the sweep that has to be finished before any cell of this study can run.
-        counts: how large the data are; None where they were not counted.
+    ``waits_for`` names the sweep that has to finish before any cell can run, if there is one; ``counts`` is the size of
+    the data, None if they were not counted.
     """
 
     study: StudyRecipe
@@ -56,13 +52,13 @@ class Plan:
 
     @property
     def unusable(self) -> list[Cell]:
-        """The cells whose result file cannot be used."""
+        """The cells whose result file is unusable."""
         names = {path.name for path in self.results.unusable}
         return [cell for cell in self.cells if cell.file_name in names]
 
     @property
     def to_go(self) -> list[Cell]:
-        """What the next run runs: everything without a result, and what failed (but not what diverged)."""
+        """The cells that the next run will run: those without a result and those that failed, but not the diverged."""
         settled = {one.identity for one in self.results.settled} | {cell.identity for cell in self.unusable}
         return [cell for cell in self.cells if cell.identity not in settled]
 
@@ -77,17 +73,17 @@ class SweepUnfinished(HycamError):
 
 
 def plan(study: StudyRecipe, progress: Say | None = None, to_report: bool = False) -> Plan:
-    """The cells of a study; of a sweep with those that its results so far ask for.
+    """The cells of a study with their results; for a sweep, including the cells that its results call for.
 
     Args:
         study: what to run.
-        progress: told how far the data are prepared.
-        to_report: nothing is to be run, so while there is no result the sweep that gives the learning rates may be
-            unfinished; the plan then says so, and its cells stand in for those at the rates that will be found.
+        progress: receives the progress of preparing the data.
+        to_report: allow the sweep that gives the learning rates to be unfinished while there is no result; the plan
+            says so, and its cells are placeholders with the default rates.
 
     Raises:
-        HycamError: a method, a setting, a fold or the data do not work, or the sweep that it takes its learning rates
-            from is not finished.
+        HycamError: a method, a setting, a fold or the data are invalid, or the sweep that gives the learning rates is
+            not finished.
     """
     try:
         return planned(planner_of(study, progress))
@@ -99,12 +95,12 @@ def plan(study: StudyRecipe, progress: Say | None = None, to_report: bool = Fals
 
 
 def planner_of(study: StudyRecipe, progress: Say | None = None) -> Planner:
-    """What makes the cells of a study; arguments and errors as of :func:`plan`."""
+    """Makes the planner of a study; arguments and errors as for :func:`plan`."""
     return Planner(study, _swept(study, progress), progress)
 
 
 def planned(planner: Planner) -> Plan:
-    """The plan with the results that there are by now."""
+    """The plan with the current results."""
     study = planner.study
     cells = planner.cells()
     results = load(study.output, cells)
@@ -119,7 +115,7 @@ def planned(planner: Planner) -> Plan:
 
 
 def read_study(path: str | Path, *overrides: str) -> StudyRecipe:
-    """The study of a file; for a study's folder, of the file that was kept in it."""
+    """Reads a study file, or the one kept in a study's folder."""
     file = Path(path)
     return parse_recipe(StudyRecipe, [str(file / STUDY_FILE if file.is_dir() else file), *overrides])
 
@@ -133,11 +129,7 @@ class _Kept:
 
 
 def keep(current: Plan) -> Plan:
-    """Writes a study's settings and its plan into its folder; the data are counted where they changed.
-
-    Returns:
-        the plan with the counts.
-    """
+    """Writes a study's settings and plan to its folder; returns the plan with the data counted."""
     folder = Path(current.study.output)
     counts = current.counts or _same_counts(current) or count(current.study)
     write_whole(folder / STUDY_FILE, yaml.safe_dump(asdict(current.study), sort_keys=False))
@@ -147,13 +139,10 @@ def keep(current: Plan) -> Plan:
 
 
 def kept(study: StudyRecipe) -> Plan | None:
-    """The plan that lies in the folder of a study, with its results, wherever the folder was moved.
-
-    Args:
-        study: with ``output`` set to the folder; other settings than the kept ones may be those of the report.
+    """The plan kept in the study's ``output`` folder, wherever that was moved, with the current results.
 
     Returns:
-        None where the folder has no plan, or one of other cells than the study's.
+        None if the folder has no plan, or the study's settings (apart from those of the report) are not the kept ones.
 
     Raises:
         HycamError: the plan cannot be read.
@@ -178,13 +167,14 @@ def _read(path: Path) -> _Kept:
         return msgspec.json.decode(path.read_bytes(), type=_Kept)
     except (OSError, msgspec.MsgspecError, RecursionError) as error:
         raise HycamError(
-            f"{path} is no plan of this version: {error}. Where the data are, `python -m hycam.study.plan STUDY.yaml` "
-            "writes it again."
+            f"{path} is not a plan of this version: {error}. "
+            "To write it again, run `python -m hycam.study.plan STUDY.yaml` "
+            "where the data are."
         ) from error
 
 
 def _same_counts(current: Plan) -> Counts | None:
-    """The counts of the plan that was kept before, where it was made for the same data."""
+    """The counts of the kept plan, if it was made for the same data."""
     try:
         before = _read(Path(current.study.output) / PLAN_FILE)
     except HycamError:
@@ -206,13 +196,12 @@ def _extended(planner: Planner, cells: list[Cell], results: Results) -> list[Cel
 
 
 def _swept(study: StudyRecipe, progress: Say | None) -> dict[tuple[str, str], float]:
-    """The learning rates that a study takes from a sweep."""
     if study.learning_rates_from is None:
         return {}
     recipe = read_study(study.learning_rates_from)
     if not recipe.sweep.learning_rates:
         raise HycamError(
-            f"learning_rates_from names {study.learning_rates_from}, which is no sweep: it has no sweep.learning_rates."
+            f"learning_rates_from names {study.learning_rates_from}, which is not a sweep (no sweep.learning_rates)."
         )
     sweep = plan(recipe, progress)
     unusable = sweep.results.unusable
@@ -229,7 +218,7 @@ def _swept(study: StudyRecipe, progress: Say | None) -> dict[tuple[str, str], fl
 
 
 def main(paths: Sequence[str]) -> None:
-    """Writes the plans of these studies beside their cells."""
+    """Writes the plans of these study files beside their cells."""
     for path in paths:
         current = keep(plan(read_study(path)))
         print(f"{Path(current.study.output) / PLAN_FILE}: {len(current.cells)} cells, {len(current.to_go)} to go")

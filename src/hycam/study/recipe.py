@@ -1,4 +1,4 @@
-"""The study file: every setting of a study, as typed dataclasses. Their docstrings are what ``--help`` shows."""
+"""The study file: every setting of a study, as typed dataclasses. ``--help`` shows their docstrings."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class StudyMethod:
     """One method of a study.
 
     Args:
-        name: A method's name, or ``base`` for the backbone as it is.
+        name: A method's name, or ``base`` for the unadapted backbone.
         config: Fields of the method's PEFT configuration.
-        learning_rate: Peak learning rate; null takes the sweep's best where ``learning_rates_from`` names one, else the
-            study's, else the method's own.
-        optimizer: How its weights are stepped.
-        variant_of: In a sweep, the label of the method that this is another setting of (such as another multiplier):
+        learning_rate: Peak learning rate; null means the sweep's best if ``learning_rates_from`` names one, else the
+            study's, else the method's default.
+        optimizer: How its weights are updated.
+        variant_of: In a sweep, the label of the method of which this is another setting (such as another multiplier):
             its trials count as trials of that method.
     """
 
@@ -38,7 +38,7 @@ class SweepRecipe:
 
     Args:
         learning_rates: The grid, half a decade apart (1e-4, 3e-4, 1e-3, ...). None: no search.
-        most_trials: A best value at an edge extends the grid, up to so many learning rates of a method.
+        most_trials: A best value at an edge extends the grid, up to this many learning rates per method.
     """
 
     learning_rates: list[float] = field(default_factory=list)
@@ -54,13 +54,13 @@ class ExecutorRecipe:
     """Where the cells run.
 
     Args:
-        name: ``local`` runs one process a cell on this machine; ``ray`` one task a cell on a Ray cluster.
-        workers: Of ``local``, how many cells run at once; they share a GPU where there is one.
-        threads: Of ``local``, CPU threads of each cell; null divides the cores.
-        address: Of ``ray``, the cluster's; null takes the one in ``RAY_ADDRESS``, or starts one on this machine.
-        cpus: Of ``ray``, CPUs of a cell.
-        gpus: Of ``ray``, GPUs of a cell; a part of one lets several cells share it.
-        memory_gb: Of ``ray``, memory of a cell; null asks for none in particular.
+        name: ``local`` runs each cell in a process on this machine; ``ray`` as a task on a Ray cluster.
+        workers: For ``local``: how many cells run at once; they share a GPU if there is one.
+        threads: For ``local``: CPU threads per cell; null divides the cores among the workers.
+        address: For ``ray``: the cluster's address; null means ``RAY_ADDRESS``, or a new cluster on this machine.
+        cpus: For ``ray``: CPUs per cell.
+        gpus: For ``ray``: GPUs per cell; with a fraction several cells share one.
+        memory_gb: For ``ray``: memory per cell; null requests none.
     """
 
     name: Literal["local", "ray"] = "local"
@@ -87,39 +87,39 @@ class ExecutorRecipe:
 
     @property
     def at_once(self) -> int:
-        """How many cells are known to run at once; on a cluster that shows when they do."""
+        """How many cells run at once, as far as that is known beforehand; on a cluster it is not."""
         return self.workers if self.name == "local" else 1
 
 
 @dataclass
 class StudyRecipe:
-    """Methods x backbones x folds x seeds x settings, each combination one cell.
+    """Methods x backbones x folds x seeds x settings; each combination is a cell.
 
     Args:
-        title: What the report is called.
+        title: Title of the report.
         output: The folder of the study: ``cells/`` with a small JSON file for each finished cell, and ``report/``.
-        runs: The folder of the run folders (adapters, checkpoints, predictions); null is ``OUTPUT/runs``.
-        backbones: A short name, a folder or a hub id, by the label that tables show.
+        runs: The folder of the run folders (adapters, checkpoints, predictions); null means ``OUTPUT/runs``.
+        backbones: A short name, a folder or a hub id, by the label shown in tables.
         trust_remote_code: Whether Python code that comes with a backbone may run; look at it first.
-        methods: What is compared, by the label that tables show.
+        methods: What is compared, by the label shown in tables.
         data: What to train, validate and test on.
         folds: Folds of the data, or replicates of a disjoint split.
-        seeds: Seeds of training: the adapter, the order of the rows, the noise.
-        vary: Values of further fields of a recipe, by the field's name with dots, such as
+        seeds: Training seeds: they set the adapter's start, the order of the rows and the noise.
+        vary: Values of further recipe fields, by the field's dotted name, such as
             ``data.train_rows: [32, 128]`` or ``method.config.num_specialized: [1, 5]``. Every combination is a cell.
-        single_tasks: Also train every method on each task alone, for the interference between tasks.
-        training: How each is trained.
-        evaluation: How each is evaluated.
-        retention: What is measured of the abilities from before.
-        sweep: A search for learning rates; then the study is a sweep.
-        learning_rates_from: The study file of a finished sweep, whose best learning rate each method takes.
-        reference: The method that the comparisons are about, by its label.
+        single_tasks: Also train every method on each task alone, to measure interference between tasks.
+        training: How each method is trained.
+        evaluation: How each method is evaluated.
+        retention: How the loss of earlier abilities is measured.
+        sweep: A search for learning rates; it makes the study a sweep.
+        learning_rates_from: The study file of a finished sweep; each method takes its best learning rate from there.
+        reference: The label of the method that is compared with every other.
         executor: Where the cells run.
-        tables: Tables of the report, by name; none for those that the study's cells can fill.
-        texts: Whether the report shows texts of the data and answers to them; false for one that may go where the data
-            may not. The figures of every row stay.
-        rows_shown: How many rows of each task the report shows with what every cell made of them, side by side; fewer
-            where many cells answered each.
+        tables: Names of the tables to report; by default all that the study's cells can fill.
+        texts: Whether the report shows texts of the data and answers to them; set it to false for a report that may
+            go where the data may not. Each row's scores stay.
+        rows_shown: How many rows of each task the report shows with all answers side by side; fewer where each has
+            many answers.
     """
 
     title: str = "Study"
@@ -146,7 +146,7 @@ class StudyRecipe:
 
     def __post_init__(self) -> None:
         if self.rows_shown < 1:
-            raise HycamError(f"rows_shown is {self.rows_shown}: the report shows one row of each task at least.")
+            raise HycamError(f"rows_shown is {self.rows_shown}: the report shows at least one row of each task.")
         for name in ("backbones", "folds", "seeds"):
             if not getattr(self, name):
                 raise HycamError(f"The study names no {name[:-1]}: {name} is empty.")
@@ -161,16 +161,20 @@ class StudyRecipe:
             raise HycamError("A sweep chooses learning rates: set evaluation.part to validation, never to test.")
         if self.sweep.learning_rates and (self.vary or self.single_tasks):
             raise HycamError(
-                "A sweep varies the learning rate alone: leave out vary and single_tasks. Other settings of a method "
-                "are methods of their own, with variant_of."
+                "A sweep varies the learning rate alone: remove vary and single_tasks. List other settings of a method "
+                "as methods of their own, with variant_of."
             )
         if self.sweep.learning_rates and self.learning_rates_from:
-            raise HycamError("sweep and learning_rates_from exclude each other: a study searches rates or takes them.")
+            raise HycamError(
+                "sweep and learning_rates_from exclude each other: a study either searches rates or takes them."
+            )
         if self.single_tasks and self.training.max_steps is not None:
             raise HycamError(
-                "single_tasks needs training.epochs in place of training.max_steps: the same rows of a task have to be "
-                "trained as often alone as together."
+                "single_tasks needs training.epochs instead of training.max_steps: a task's rows must be trained on as "
+                "often alone as together."
             )
         for label, entry in self.methods.items():
             if entry.variant_of is not None and entry.variant_of not in self.methods:
-                raise HycamError(f'methods.{label}.variant_of names "{entry.variant_of}", which is no method here.')
+                raise HycamError(
+                    f'methods.{label}.variant_of names "{entry.variant_of}", which is not a method of this study.'
+                )

@@ -1,11 +1,11 @@
-"""What a cell gives, one JSON file each, written whole; and all of a study's, as tables and tests read them.
+"""The results of cells: a JSON file each, written whole, and those of a study as tables and tests read them.
 
 ::
 
     OUTPUT/cells/METHOD-foldN-IDENTITY.json
 
-The file of a finished cell holds no row of the data, only their identities and figures, so it can be kept with a
-project and carried to another machine. :mod:`hycam.study.cell_file` describes its fields.
+The file of a finished cell holds no text of the data, only the rows' identities and scores, so it can be kept with a
+project and moved to another machine. :mod:`hycam.study.cell_file` describes its fields.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,8 +25,7 @@ from hycam.study.cell_file import FORMAT, check
 from hycam.study.cells import Cell, difference
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NamedTuple):
     """Scored rows: identities, NLL (summed over a row's tokens) and tokens, all ``[rows]``."""
 
     identities: list[str]
@@ -36,7 +35,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Result:
-    """One cell's result; ``content`` is what the file holds."""
+    """One cell's result; ``content`` is that of its file."""
 
     content: Mapping[str, Any]
     path: Path | None = None
@@ -67,17 +66,14 @@ class Result:
 
     @property
     def task(self) -> str | None:
-        """The only task that was trained, or None for all."""
         return self.content["cell"]["task"]
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """The varied fields."""
         return self.content["cell"]["settings"]
 
     @property
     def tasks(self) -> Mapping[str, Mapping[str, Any]]:
-        """The scores by task."""
         return self.content["evaluation"]["tasks"]
 
     @property
@@ -89,7 +85,7 @@ class Result:
         return self.content["training"]
 
     def rows(self, task: str) -> Rows:
-        """The scored rows of a task, in the order of their identities."""
+        """The scored rows of a task, sorted by identity."""
         found = self.content["evaluation"]["rows"][task]
         order = np.argsort(found["row"], kind="stable")
         return Rows(
@@ -101,13 +97,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Results:
-    """The results of a study: those that are done, those that are not, and what could not be read.
-
-    Attributes:
-        done: in the order of the grid.
-        failed: cells that failed or diverged.
-        unusable: why a file was left aside, by its path.
-    """
+    """The results of a study: finished cells in grid order, failed or diverged ones, and why files are unusable."""
 
     done: list[Result]
     failed: list[Result] = field(default_factory=list)
@@ -115,16 +105,12 @@ class Results:
 
     @property
     def settled(self) -> list[Result]:
-        """The finished cells, and those that diverged, as they would again."""
+        """The finished and the diverged cells, which would diverge again."""
         return [*self.done, *(one for one in self.failed if one.state == "diverged")]
 
     def select(self, **wanted: Any) -> list[Result]:
-        """The finished cells with these attributes, such as ``method="LoRA", backbone="SmolLM2 135M", task=None``."""
+        """The finished cells with these attributes, such as ``method="LoRA", task=None``."""
         return [one for one in self.done if all(getattr(one, name) == value for name, value in wanted.items())]
-
-    def labels(self, name: str) -> list[Any]:
-        """The values of an attribute (``method``, ``backbone``, ``fold``, ...), each once, in the order of the grid."""
-        return list(dict.fromkeys(getattr(one, name) for one in self.done))
 
     @cached_property
     def task_names(self) -> list[str]:
@@ -136,7 +122,7 @@ def cells_folder(output: str | Path) -> Path:
 
 
 def write(folder: Path, cell: Cell, state: str, content: Mapping[str, Any]) -> Result:
-    """Writes the file of a cell; a full disk is an error and leaves what was there."""
+    """Writes the file of a cell; a full disk is an error and leaves the old file in place."""
     whole = {"format": FORMAT, "identity": cell.identity, "state": state, "cell": cell.labels,
              "settings": cell.resolved, "data": cell.data.fingerprint, **content}  # fmt: skip
     path = folder / cell.file_name
@@ -148,19 +134,21 @@ def read(path: Path) -> Result:
     """Reads the file of a cell.
 
     Raises:
-        HycamError: it is no result, or of another layout.
+        HycamError: it is not a result, or has another layout.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-        json.dumps(content, ensure_ascii=False).encode()  # JSON can spell half a character, and no report can write it
-    except (OSError, ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, or a number of many digits
+        json.dumps(
+            content, ensure_ascii=False
+        ).encode()  # JSON can hold half a surrogate pair, which no report can write
+    except (OSError, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, or a huge number
         raise HycamError(f"it cannot be read: {error}") from error
     check(content)
     return Result(content, path)
 
 
 def load(output: str | Path, cells: Iterable[Cell]) -> Results:
-    """The results of these cells that there are. A file that cannot be used is reported and left where it is."""
+    """The results of these cells so far. An unusable file is reported and left in place."""
     folder = cells_folder(output)
     done: list[Result] = []
     failed: list[Result] = []
@@ -173,9 +161,9 @@ def load(output: str | Path, cells: Iterable[Cell]) -> Results:
             result = read(path)
             _check_is_of(result, cell)
         except HycamError as error:
-            unusable[path] = f"{error}. Delete it, and its cell runs again"
+            unusable[path] = f"{error}. Delete it to run its cell again"
             continue
-        # What a cell is called may change without its result: the labels are those of the study as it is now.
+        # Labels may change without affecting the result, so the study's current ones are used.
         named = Result({**result.content, "cell": cell.labels}, path)
         (done if named.state == "done" else failed).append(named)
     return Results(done, failed, unusable)
@@ -184,6 +172,6 @@ def load(output: str | Path, cells: Iterable[Cell]) -> Results:
 def _check_is_of(result: Result, cell: Cell) -> None:
     other = difference(result.content["settings"], cell.resolved)
     if other:
-        raise HycamError(f"it is of other settings, where another version had other defaults: {other}")
+        raise HycamError(f"it has other settings, probably from a version with other defaults: {other}")
     if result.identity != cell.identity:
-        raise HycamError("it is the result of another cell, or of other data")
+        raise HycamError("it is the result of another cell or of other data")

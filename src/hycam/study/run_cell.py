@@ -1,4 +1,4 @@
-"""One cell: trained, evaluated, and what that gave as the content of its result file."""
+"""Trains and evaluates one cell, and collects the content of its result file."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ _ROUTED_ROWS = 20  # of each task: means over some thousand tokens
 
 
 def settle(threads: int) -> None:
-    """Prepares the process of a cell: so many CPU threads, and nothing on the console.
+    """Sets a cell's process up: its CPU threads, and a quiet console.
 
-    The process that runs the study has said already what there is to say of the data, since it planned with them.
+    The process that runs the study has already reported on the data when it planned the cells.
     """
     torch.set_num_threads(threads)
     quiet_libraries(informative=False)
@@ -44,27 +44,26 @@ def settle(threads: int) -> None:
 
 
 def run_cell(cell: Cell, progress: Reports) -> tuple[str, dict[str, Any]]:
-    """Trains and evaluates a cell; continues from its run folder's checkpoint or adapter where there is one.
+    """Trains and evaluates a cell, resuming from the checkpoint or adapter in its run folder.
 
     Returns:
-        the state (``done``, ``failed`` or ``diverged``) and the content of the result file, as
-        :mod:`hycam.study.cell_file` describes it. An error and a loss that is no number any more are results too, and
-        do not end the study.
+        the state (``done``, ``failed`` or ``diverged``) and the content of the result file, see
+        :mod:`hycam.study.cell_file`. Errors and divergence are results too, and do not end the study.
     """
     began = time.monotonic()
     run = Run(Path(cell.recipe.output))
     try:
         run.folder.parent.mkdir(parents=True, exist_ok=True)
-        # Another study may have this very training among its own.
+        # Another study may include the same training.
         with FileLock(f"{run.folder}.lock"):
             content = _measured(cell, run, _prepared(cell, progress), progress)
-            # What was trained is saved by now; those of a long study would fill the disk.
+            # The adapter is saved by now; all checkpoints of a long study would fill the disk.
             shutil.rmtree(run.checkpoints, ignore_errors=True)
     except Diverged as error:
         return "diverged", _failure(run, began, str(error), error.step)
     except HycamError as error:
         return "failed", _failure(run, began, str(error), None)
-    except Exception as error:  # whatever it is, the other cells go on
+    except Exception as error:  # whatever it is, the other cells continue
         at = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{Path(at.filename).name}:{at.lineno}"
         return "failed", _failure(run, began, f"{type(error).__name__} in {where}: {error}", None)
@@ -72,13 +71,13 @@ def run_cell(cell: Cell, progress: Reports) -> tuple[str, dict[str, Any]]:
 
 
 def _prepared(cell: Cell, progress: Reports) -> Prepared:
-    """The cell's data. Results go by those that the study was planned with; here and now they may be others."""
+    """The cell's data, checked to be those that the study was planned with."""
     tokenizer = backbones.load_tokenizer(cell.recipe.backbone, cell.recipe.trust_remote_code)
     data = prepare(cell.recipe.data, tokenizer, progress.update)
     if data.fingerprint != cell.data.fingerprint:
         raise HycamError(
-            "The data are not those that the study was planned with: a file has changed since, or is another one on "
-            "this machine. Bring it back, or run the study again with the new data."
+            "The data are not those that the study was planned with: a file has changed, or differs on this machine. "
+            "Restore it, or run the study again with the new data."
         )
     trusted = cell.recipe.trust_remote_code
     backbone = empty_backbone(backbones.config(cell.recipe.backbone, trusted), trusted)
@@ -95,7 +94,7 @@ def _measured(cell: Cell, run: Run, data: Prepared, progress: Reports) -> dict[s
         kept = cell.retention
         also = retention_while_training(cell.recipe, kept, progress) if kept.at_validations else None
         training = {**train(cell.recipe, progress, also), "adapter_bytes": _bytes(run)}
-        # The part of it that an interrupted process did belongs to the cell's time too.
+        # The cell's time includes what earlier, interrupted processes spent on training.
         began -= max(0.0, training["seconds"] - (time.monotonic() - began))
     model, tokenizer = run.load(cell.recipe.evaluation.config)
     part = cell.recipe.evaluation.part
@@ -104,7 +103,7 @@ def _measured(cell: Cell, run: Run, data: Prepared, progress: Reports) -> dict[s
     evaluation = {"part": part, **metrics, "rows": _rows(run.evaluation(part) / PREDICTIONS_FILE)}
     if training is not None:
         training["peak_memory_bytes"] = max(training["peak_memory_bytes"], peak_memory_bytes())
-    retention = None  # after the peak was read: the backbone may be held beside the model
+    retention = None  # after reading the peak: the backbone may be held beside the model
     if cell.retention.is_measured:
         retention = measure_retention(run, model, tokenizer, cell.retention, progress)
     return {
@@ -118,7 +117,7 @@ def _measured(cell: Cell, run: Run, data: Prepared, progress: Reports) -> dict[s
 
 
 def _failure(run: Run, began: float, reason: str, step: int | None) -> dict[str, Any]:
-    """What is kept of a cell without a result; the curve up to there shows how it went."""
+    """The content for a cell without a result, with its curve so far."""
     return {
         "environment": describe(),
         "failure": {"reason": reason, "step": step},
@@ -128,7 +127,6 @@ def _failure(run: Run, began: float, reason: str, step: int | None) -> dict[str,
 
 
 def _bytes(run: Run) -> int:
-    """The size of what was saved."""
     folder = run.adapter if run.adapter.exists() else run.model
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
@@ -136,13 +134,13 @@ def _bytes(run: Run) -> int:
 def _curve(run: Run) -> list[dict[str, Any]]:
     if not run.metrics.exists():
         return []
-    # Whole lines only: a process that was ended may have left half of one.
+    # Whole lines only: a killed process may have left half of one.
     lines = run.metrics.read_text().splitlines(keepends=True)
     return [json.loads(line) for line in lines if line.endswith("\n")]
 
 
 def _rows(predictions: Path) -> dict[str, dict[str, list[Any]]]:
-    """Identity and figures of each row that was scored, by task; the texts stay in the run folder."""
+    """Identity and scores of each row, by task; the texts stay in the run folder."""
     columns = ("row", "nll", "tokens", "rougeL")
     found: dict[str, dict[str, list[Any]]] = {}
     for line in predictions.read_text(encoding="utf-8").splitlines():

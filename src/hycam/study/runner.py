@@ -1,4 +1,4 @@
-"""Runs what is left of a study, cell by cell, and keeps each result as it comes."""
+"""Runs the remaining cells of a study and writes each result as it arrives."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from hycam.lock import alone
 from hycam.study.cells import Cell
 from hycam.study.display import Display
-from hycam.study.executors.events import Executor, Finished
+from hycam.study.executors import Executor, Finished
 from hycam.study.executors.local import LocalExecutor
 from hycam.study.plan import Plan, keep, planned, planner_of
 from hycam.study.recipe import ExecutorRecipe, StudyRecipe
@@ -17,46 +17,42 @@ from hycam.study.results import cells_folder, write
 
 
 def run_study(study: StudyRecipe, display: Display, most_cells: int | None = None) -> Plan:
-    """Runs every cell without a result; a sweep goes on until no best learning rate is at an edge.
+    """Runs every cell without a result; a sweep continues until no best learning rate is at an edge.
 
-    A result is written whole when its cell ends, so an interruption costs at most what the running cells did since
-    their last checkpoints. A cell that fails is kept as failed and the others go on; it is tried again next time.
+    A result is written whole when its cell ends, so an interruption loses at most the work of the running cells since
+    their last checkpoints. A failed cell is recorded and the others continue; the next run tries it again.
 
     Args:
         study: what to run.
-        display: told what happens.
-        most_cells: run at most so many cells.
+        display: receives the events.
+        most_cells: run at most this many cells.
 
     Returns:
         the plan with all results.
 
     Raises:
-        HycamError: another process runs this study, the study does not work, or the disk is full.
+        HycamError: another process runs this study, the study is invalid, or the disk is full.
     """
     folder = Path(study.output)
     chosen = executor(study.executor)
-    with alone(folder, "runs the study in", "`--status` shows how far it is."):
+    with alone(folder, "runs the study in", "`--status` shows its progress."):
         planner = planner_of(study, display.update)
         current = keep(planned(planner))
         tried: set[str] = set()
-        while waiting := _waiting(current, tried, most_cells):
+        left = most_cells
+        while waiting := [cell for cell in current.to_go if cell.identity not in tried][:left]:
             display.begin(current)
             _run(chosen, waiting, folder, display)
-            tried |= {cell.identity for cell in waiting}
+            tried |= {cell.identity for cell in waiting}  # no cell runs twice in one go
+            left = None if left is None else left - len(waiting)
             current = keep(replace(planned(planner), counts=current.counts))
         return current
 
 
-def _waiting(current: Plan, tried: set[str], most_cells: int | None) -> list[Cell]:
-    """What is to run next: no cell twice in one go."""
-    cells = [cell for cell in current.to_go if cell.identity not in tried]
-    return cells if most_cells is None else cells[: most_cells - len(tried)]
-
-
 def executor(recipe: ExecutorRecipe) -> Executor:
-    """What runs the cells; raises HycamError where it needs a package that is not installed."""
+    """The executor that a recipe names; raises HycamError if its package is not installed."""
     if recipe.name == "ray":
-        from hycam.study.executors.ray import RayExecutor  # an extra: the others work without it
+        from hycam.study.executors.ray import RayExecutor  # needs an extra
 
         return RayExecutor(recipe)
     return LocalExecutor(recipe)

@@ -4,7 +4,7 @@ correction."""
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,21 +13,21 @@ from scipy import stats
 from hycam.errors import HycamError
 
 LEVEL = 0.05
-"""Of every test; intervals hold with probability 1 - LEVEL."""
+"""Of every test; intervals have coverage 1 - LEVEL."""
 
 PAIRED = "paired t"
 CORRECTED = "corrected t"
 MACRO = "macro"
-"""As the name of a task: the mean over tasks."""
+"""The name of the mean over tasks."""
 
 RESAMPLES = 10_000
 FEWEST_ROWS = 6
-"""With fewer, no test of the signs reaches 5 %, while a percentile bootstrap can call anything significant."""
+"""With fewer, no sign test reaches 5 %, while a percentile bootstrap can call anything significant."""
 
 Scored = tuple[Sequence[str], np.ndarray, np.ndarray]
-"""Of one cell and task: the rows' identities, their differences and their weights, all ``[rows]``."""
+"""For one cell and task: the rows' identities, differences and weights, all ``[rows]``."""
 
-_DRAWN_AT_ONCE = 2**22  # rows, which keeps the memory below about 100 MB
+_DRAWN_AT_ONCE = 2**22  # rows; keeps memory below about 100 MB
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,11 @@ class TTest:
     """A t test of paired differences, in their unit.
 
     Attributes:
-        mean: of the differences.
+        mean: of the ``n`` differences.
         low, high: 95 % interval of the mean.
         p: two-sided, that the mean is 0.
         df: degrees of freedom.
-        n: differences.
-        kind: ``PAIRED``, ``CORRECTED``, or a name that the caller gives.
+        kind: ``PAIRED``, ``CORRECTED``, or the caller's own name.
     """
 
     mean: float
@@ -59,14 +58,13 @@ class TTest:
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """A paired bootstrap over rows: what other rows would have given, with the very same adapters.
+    """A paired bootstrap over rows: what other rows would have given with the same adapters.
 
     Attributes:
-        mean: the difference on the rows as they are.
+        mean: the difference on the original rows.
         low, high: 2.5 and 97.5 percentile over the resamples.
         p: two-sided, that the difference is 0.
-        rows: that were resampled.
-        resamples: how often.
+        rows, resamples: their numbers.
     """
 
     mean: float
@@ -77,10 +75,16 @@ class Bootstrap:
     resamples: int
 
 
-def paired_t(differences: Sequence[float]) -> TTest:
-    """Student's t for differences that are independent: ``t = mean / sqrt(s² / n)`` with n - 1 degrees of freedom.
+def percent(difference: float) -> float:
+    """A difference of log-perplexity as a relative difference of perplexity, in percent; it may be infinite."""
+    with np.errstate(over="ignore"):
+        return 100 * float(np.expm1(difference))
 
-    Differences that are all 0 have no t; their mean is 0 and p is 1.
+
+def paired_t(differences: Sequence[float]) -> TTest:
+    """Student's t for independent differences: ``t = mean / sqrt(s² / n)`` with n - 1 degrees of freedom.
+
+    Differences that are all 0 have no t; then p is 1.
 
     Raises:
         HycamError: fewer than two differences.
@@ -91,12 +95,12 @@ def paired_t(differences: Sequence[float]) -> TTest:
 def corrected_t(differences: Sequence[float], test_to_train: float) -> TTest:
     """The corrected resampled t (Nadeau and Bengio 2003) for folds whose training parts overlap.
 
-    ``t = mean / sqrt((1/n + n_test/n_train) s²)`` with n - 1 degrees of freedom: the variance that independent folds
-    would have, and that of what the folds share. It is approximate: the correlation is taken as n_test / (n_test +
-    n_train), which is a rule and not measured.
+    ``t = mean / sqrt((1/n + n_test/n_train) s²)`` with n - 1 degrees of freedom: the variance of independent folds plus
+    that of what the folds share. It is approximate: the correlation is taken as n_test / (n_test + n_train), which is a
+    rule and not measured.
 
     Args:
-        differences: one of each fold.
+        differences: one per fold.
         test_to_train: ``n_test/n_train``; 1/7 in the five folds.
 
     Raises:
@@ -106,11 +110,11 @@ def corrected_t(differences: Sequence[float], test_to_train: float) -> TTest:
 
 
 def _t(differences: Sequence[float], shared: float, kind: str) -> TTest:
-    """With ``(1/n + shared) s²`` for the variance of the mean."""
+    """Takes ``(1/n + shared) s²`` as the variance of the mean."""
     values = np.asarray(differences, dtype=np.float64)
     n = len(values)
     if n < 2:
-        raise HycamError(f"A t test needs at least two differences, and there is {n}: run more folds or replicates.")
+        raise HycamError(f"A t test needs at least two differences, not {n}: run more folds or replicates.")
     mean = float(values.mean())
     error = math.sqrt((1 / n + shared) * values.var(ddof=1))
     if error == 0:
@@ -125,7 +129,7 @@ def tost(test: TTest, margin: float) -> float:
 
     The larger of the two: that the mean is above ``-log(1 + margin)``, and that it is below ``log(1 + margin)``.
     """
-    # Not by statsmodels, whose test knows only the plain variance of the differences and not that of the corrected t.
+    # Not statsmodels: its test only knows the plain variance of the differences, not that of the corrected t.
     bound, error = math.log1p(margin), test.error
     if error == 0:
         return float(abs(test.mean) >= bound)
@@ -134,17 +138,17 @@ def tost(test: TTest, margin: float) -> float:
 
 
 def equivalent(test: TTest, margin: float) -> bool:
-    """Whether a tie is shown: :func:`tost` passes at 5 %, so the 90 % interval lies within the margin."""
+    """Whether :func:`tost` passes at 5 %: the 90 % interval lies within the margin, which shows a tie."""
     return tost(test, margin) < LEVEL
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """p values corrected for their number (Holm 1979), in the order given.
+    """p values corrected for their number (Holm 1979), in the given order.
 
-    The i-th smallest of m (from 0) becomes the largest of ``(m - j) p_j`` over j <= i, at most 1. The chance that any
-    of those below 5 % is false is then at most 5 %, however the tests depend on one another.
+    The i-th smallest of m (from 0) becomes the largest of ``(m - j) p_j`` over j <= i, at most 1. However the tests
+    depend on one another, the chance of any false one among those below 5 % is then at most 5 %.
     """
-    # Not by statsmodels: five more packages to install, and a full garbage collection at each call (0.05 s and more).
+    # Not statsmodels: five more packages to install, and a full garbage collection at each call (0.05 s and more).
     values = np.asarray(p, dtype=np.float64)
     order = np.argsort(values, kind="stable")
     stepped = np.maximum.accumulate(values[order] * np.arange(len(values), 0, -1))
@@ -154,7 +158,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def pooled(cells: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray]:
-    """Differences and weights by row, each added up over the cells: a row that several seeds scored is drawn as one."""
+    """Differences and weights by row, summed over the cells: a row scored with several seeds is drawn as one."""
     _, place = np.unique(np.concatenate([names for names, _, _ in cells]), return_inverse=True)
     differences, weights = (np.concatenate([cell[at] for cell in cells]) for at in (1, 2))
     return np.bincount(place, differences), np.bincount(place, weights)
@@ -163,19 +167,19 @@ def pooled(cells: Sequence[Scored]) -> tuple[np.ndarray, np.ndarray]:
 def row_bootstrap(
     rows: Mapping[str, tuple[np.ndarray, np.ndarray]], resamples: int = RESAMPLES, seed: int = 2333
 ) -> dict[str, Bootstrap]:
-    """Resamples rows with replacement within each task, and takes the difference per token anew each time.
+    """Resamples rows with replacement within each task, and computes the difference per token each time.
 
-    Of a task ``sum(difference) / sum(tokens)`` over the drawn rows, of ``MACRO`` the mean of these over tasks. The p
-    value is twice the smaller share of resamples at or beyond 0, itself counted as one: at least 2 / (resamples + 1).
+    For a task it is ``sum(difference) / sum(tokens)`` over the drawn rows, for ``MACRO`` the mean of these over tasks.
+    The p value is twice the smaller share of resamples at or beyond 0, counting the data themselves as one: at least
+    2 / (resamples + 1).
 
     Args:
-        rows: of each task the difference of two methods' NLL, summed over a row's tokens, and these tokens; each
-            ``[rows]``.
-        resamples: how often.
-        seed: of the drawing.
+        rows: by task, the difference of two methods' NLL (summed over a row's tokens) and these tokens; ``[rows]``.
+        resamples: their number.
+        seed: of the random draws.
 
     Returns:
-        By task, and for ``MACRO``.
+        by task, and for ``MACRO``.
     """
     generator = np.random.default_rng(seed)
     drawn = {name: _resampled(*of_task, resamples, generator) for name, of_task in rows.items()}
@@ -191,15 +195,12 @@ def _resampled(
     difference: np.ndarray, tokens: np.ndarray, resamples: int, generator: np.random.Generator
 ) -> np.ndarray:
     """The difference per token in each resample: ``[resamples]``."""
-    drawings = _drawings(len(difference), resamples, generator)
-    return np.concatenate([difference[drawn].sum(axis=1) / tokens[drawn].sum(axis=1) for drawn in drawings])
-
-
-def _drawings(rows: int, resamples: int, generator: np.random.Generator) -> Iterator[np.ndarray]:
-    """Row numbers ``[some resamples, rows]``, so many at a time that memory is bounded."""
-    at_once = max(1, _DRAWN_AT_ONCE // rows)
+    rows, found = len(difference), []
+    at_once = max(1, _DRAWN_AT_ONCE // rows)  # bounds the memory
     for start in range(0, resamples, at_once):
-        yield generator.integers(rows, size=(min(at_once, resamples - start), rows))
+        drawn = generator.integers(rows, size=(min(at_once, resamples - start), rows))
+        found.append(difference[drawn].sum(axis=1) / tokens[drawn].sum(axis=1))
+    return np.concatenate(found)
 
 
 def _percentiles(mean: float, drawn: np.ndarray, rows: int) -> Bootstrap:

@@ -1,6 +1,6 @@
-"""What ``--status``, ``--dry-run`` and a report say of each cell: what became of it, what it costs, why it failed.
+"""The state of each cell for ``--status``, ``--dry-run`` and reports: its outcome, its cost, and why it failed.
 
-The process that runs a study notes in the study's folder what it is at, for ``--status`` in another process.
+The process that runs a study writes what it is doing to the study's folder, for ``--status`` in another process.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ STATES = ("done", "running", "failed", "diverged", "unusable", "to go")
 
 @dataclass(frozen=True)
 class Doing:
-    """What a running cell is at, since when (Unix time)."""
+    """What a running cell is doing, and its start (Unix time)."""
 
     since: float
     what: str
@@ -45,19 +45,19 @@ class Doing:
 
 
 def note(folder: Path, doing: Mapping[str, Doing]) -> None:
-    """Writes down what runs, by the cells' identities; nothing leaves no file."""
+    """Writes which cells run, by identity; removes the file if none does."""
     path = folder / _FILE
     if not doing:
         path.unlink(missing_ok=True)
         return
-    with suppress(HycamError):  # it is for show alone; where the disk is full, the next result says so
+    with suppress(HycamError):  # only informative; if the disk is full, the next result reports it
         write_whole(path, json.dumps({identity: asdict(one) for identity, one in doing.items()}))
 
 
 def running(folder: Path) -> Mapping[str, Doing]:
-    """What another process runs of the study in this folder, by the cell's identity; nothing where there is none.
+    """The cells that another process is running in this folder, by identity.
 
-    A process that was killed leaves its file, so that is believed only while the lock is held.
+    A killed process leaves its file behind, so the file only counts while the lock is held.
     """
     try:
         if not _is_held(folder / LOCK_FILE):
@@ -65,11 +65,11 @@ def running(folder: Path) -> Mapping[str, Doing]:
         content = json.loads((folder / _FILE).read_text())
         return {identity: Doing(float(value["since"]), str(value["what"])) for identity, value in content.items()}
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        return {}  # gone by now, or damaged: it is for show alone
+        return {}  # gone or damaged; it is only informative
 
 
 def _is_held(lock: Path) -> bool:
-    with lock.open() as handle:  # for reading only: a study can be looked at where it cannot be written
+    with lock.open() as handle:  # read-only, so that a read-only study can be inspected
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -79,7 +79,7 @@ def _is_held(lock: Path) -> bool:
 
 @dataclass(frozen=True)
 class CellState:
-    """What became of a cell: one of :data:`STATES`, why, and at which step; ``seconds`` is None while not run."""
+    """The state of a cell (one of :data:`STATES`), the reason and step of a failure, and the seconds it took."""
 
     cell: Cell
     state: str
@@ -89,12 +89,7 @@ class CellState:
 
 
 def cell_states(plan: Plan, now: Mapping[str, Doing] | None = None) -> list[CellState]:
-    """Every cell, in the order of the grid.
-
-    Args:
-        plan: the study.
-        now: what runs, by identity.
-    """
+    """The state of every cell, in grid order; ``now`` are the running ones, by identity."""
     results = {one.identity: one for one in (*plan.results.done, *plan.results.failed)}
     unusable = {path.name: reason for path, reason in plan.results.unusable.items()}
     states = []
@@ -113,20 +108,22 @@ def cell_states(plan: Plan, now: Mapping[str, Doing] | None = None) -> list[Cell
 
 
 def counted(states: Iterable[CellState]) -> dict[str, int]:
-    """How many cells are in each state."""
+    """The number of cells in each state."""
     found = [one.state for one in states]
     return {state: found.count(state) for state in STATES}
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds that cells take, by the finished cells nearest to them: the same method and backbone, then the backbone,
-    then all. Training goes by planned tokens, everything else (loading, evaluation) by the cell."""
+    """Estimates the seconds of a cell from finished cells of its method and backbone, else its backbone, else all.
+
+    Training time scales with the planned tokens; the rest (loading, evaluation) is the same for each cell.
+    """
 
     done: Sequence[Result]
 
     def seconds(self, cell: Cell) -> float | None:
-        """None while nothing like it was measured."""
+        """None while nothing similar was measured."""
         is_trained = cell.recipe.method.name != BASE
         known = [one for one in self.done if one.training or not is_trained]
         near = [one for one in known if (one.backbone, one.method) == (cell.backbone, cell.method)]
@@ -138,7 +135,7 @@ class Estimate:
         return rest + (fmean(rates) if rates else 0.0) * cell.planned_tokens
 
     def left(self, cells: Iterable[Cell], spent: Mapping[str, float]) -> float | None:
-        """Seconds of all of these, one after the other; ``spent`` is what the running ones took so far, by identity."""
+        """Seconds to run these cells one after the other; ``spent`` is the time so far of running ones, by identity."""
         left = 0.0
         for cell in cells:
             seconds = self.seconds(cell)
@@ -152,10 +149,10 @@ def listing(plan: Plan) -> dict[str, Any]:
     """The study's cells as ``--json`` prints them.
 
     Returns:
-        ``states`` (how many cells are in each), ``estimated_seconds`` (of all that is left, one cell after the other;
-        null while nothing was measured) and ``cells``: ``name``, what the cell is, ``identity``, ``file``, ``state``,
-        ``reason`` (of failure, divergence or a file that cannot be used), ``doing`` (of a running cell),
-        ``planned_tokens``, ``seconds`` (it took, or runs so far) and ``estimated_seconds`` (where it is to run).
+        ``states`` (the number of cells in each), ``estimated_seconds`` (of the rest, one cell after the other; null
+        while nothing was measured) and ``cells``, each with its labels, ``name``, ``identity``, ``file``, ``state``,
+        ``reason`` (of a failure or an unusable file), ``doing`` (if it is running), ``planned_tokens``, ``seconds``
+        (taken so far) and ``estimated_seconds`` (if it is still to run).
     """
     now = running(Path(plan.study.output))
     states = cell_states(plan, now)
@@ -181,10 +178,10 @@ def listing(plan: Plan) -> dict[str, Any]:
 
 
 def show(plan: Plan, console: Console, every_cell: bool) -> None:
-    """Prints how far the study is, the cells that run (or every one), and why some have no result."""
+    """Prints the study's progress, its running cells (or every cell), and why some have no result."""
 
     def say(line: str) -> None:
-        console.print(Text(line), soft_wrap=True)  # whatever shows a long line folds it
+        console.print(Text(line), soft_wrap=True)  # the terminal wraps long lines
 
     found = listing(plan)
     names = names_of(plan.cells)
@@ -218,7 +215,7 @@ def _table(cells: list[dict[str, Any]], names: Mapping[str, str]) -> Table:
 
 
 def _time(cell: Mapping[str, Any]) -> str:
-    """What a cell took or takes; of one that is to run what it will take, as far as that is known."""
+    """The time that a cell took, or the estimate for one that is still to run."""
     estimated, seconds = cell["estimated_seconds"], cell["seconds"]
     about = "" if estimated is None else f"about {spelled(estimated)}"
     if cell["state"] == "running":
@@ -232,7 +229,7 @@ def _summary(plan: Plan, found: Mapping[str, Any]) -> str:
     if left:
         tail = f"; the rest takes about {spelled(left / at_once)}"
     elif left is None:
-        tail = "; how long is not known before one was measured (--cells 1 runs one)"
+        tail = "; the time is unknown until one was measured (--cells 1 runs one)"
     else:
         tail = ""
     return f"{len(plan.cells)} cells: {states}{tail}"

@@ -1,4 +1,4 @@
-"""The search for learning rates: the same half-decade grid for every method, extended where the best is at an edge."""
+"""The search for learning rates: the same half-decade grid for every method, extended if the best is at an edge."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from hycam.errors import HycamError
+from hycam.study.grid import RATE
 from hycam.study.recipe import StudyRecipe
 from hycam.study.results import Result
-
-RATE = "training.learning_rate"
 
 
 @dataclass(frozen=True)
 class Best:
-    """What a sweep found for one method on one backbone.
+    """The best trial of one method on one backbone.
 
     Attributes:
-        label: the label of its best variant (the method itself, where it has no variants).
-        rate: its best learning rate.
-        nll: the mean over tasks of the NLL per token of the validation rows there; infinite where every trial diverged.
-        trials: how many settings were tried, those of its variants included.
-        at_edge: whether no larger, or no smaller rate was tried.
+        label: of the best variant (the method itself, if it has none).
+        rate: the best learning rate.
+        nll: its mean over tasks of the validation NLL per token; infinite if every trial diverged.
+        trials: the number of settings tried, including those of variants.
+        at_edge: whether it is the largest or the smallest rate tried.
     """
 
     label: str
@@ -33,13 +32,9 @@ class Best:
 
 
 def best(study: StudyRecipe, results: Sequence[Result]) -> dict[tuple[str, str], Best]:
-    """The best trial of each method by (backbone, method): the lowest validation loss over folds and seeds.
+    """The best trial by (backbone, method): the lowest mean validation loss over folds and seeds.
 
-    A cell that diverged counts as a trial that lost; of several such the smallest rate is named.
-
-    Args:
-        study: the sweep.
-        results: what was tried, diverged cells included.
+    Diverged cells (part of ``results``) have an infinite loss; if all diverged, the smallest rate is the best.
     """
     trials: dict[tuple[str, str], dict[tuple[str, float], list[float]]] = {}
     for one in results:
@@ -60,14 +55,12 @@ def best(study: StudyRecipe, results: Sequence[Result]) -> dict[tuple[str, str],
 def extensions(
     study: StudyRecipe, results: Sequence[Result], unfinished: Container[tuple[str, str]]
 ) -> list[tuple[str, str, float]]:
-    """What to try next: (backbone, method label, rate) where a best value is at an edge of what was tried.
-
-    Where every trial diverged, the next one is below them all.
+    """The next trials, as (backbone, method label, rate): one step beyond each best rate that is at an edge.
 
     Args:
         study: the sweep.
-        results: what was tried, diverged cells included.
-        unfinished: (backbone, method) of which some planned trial has no result yet; they have to wait.
+        results: the trials so far, including diverged ones.
+        unfinished: each (backbone, method) with a planned trial that has no result yet; these have to wait.
     """
     wanted = []
     for (backbone, family), found in best(study, results).items():
@@ -80,12 +73,12 @@ def extensions(
 
 
 def family_of(study: StudyRecipe, label: str) -> str:
-    """The method that a label's trials count for."""
+    """The method for which a label's trials count."""
     return study.methods[label].variant_of or label
 
 
 def next_rate(rate: float, down: bool) -> float:
-    """The neighbour in 1, 3, 10, 30, ...: half a decade, rounded to one figure."""
+    """The neighbour in 1, 3, 10, 30, ...: half a decade, rounded to one digit."""
     exponent = math.floor(math.log10(rate) + 1e-9)
     is_three = rate / 10.0**exponent > 2
     if down:
@@ -94,7 +87,7 @@ def next_rate(rate: float, down: bool) -> float:
 
 
 def rates(found: Mapping[tuple[str, str], Best]) -> dict[tuple[str, str], float]:
-    """The best learning rate by (backbone, label of the best variant), as another study takes it.
+    """The best learning rate by (backbone, label of the best variant), for another study.
 
     Raises:
         HycamError: every trial of a method diverged.

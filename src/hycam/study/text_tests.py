@@ -1,4 +1,4 @@
-"""BLEU-4 and ROUGE-L of the reference method against every other: secondary, and each tested row by row."""
+"""Tests the reference method against every other in BLEU-4 and ROUGE-L, by resampling rows; secondary to perplexity."""
 
 from __future__ import annotations
 
@@ -25,28 +25,25 @@ from hycam.training.run import Run
 
 BLEU_RESAMPLES = 1000
 POOLED = "pooled"
-"""The name of a task that stands for the rows of all tasks as one corpus."""
+"""The name of the rows of all tasks together, as one corpus."""
 
 Answers = dict[tuple[str, str], dict[str, Any]]
-"""What a run folder keeps of each row, by task and row."""
+"""The entries of a run folder's predictions, by task and row."""
 
 
 @dataclass(frozen=True)
 class TextTest:
-    """One method's answers against another's, in one metric; p is not corrected for the number of tests.
+    """One method's answers against another's in one metric; p is not corrected for the number of tests.
 
     Attributes:
-        backbone: its label.
-        method: its label.
-        against: the other method's.
+        backbone, method, against: labels; ``against`` is the other method.
         settings: the varied fields that both share.
         task: a task, or ``POOLED``.
         metric: ``bleu4`` (of the corpus) or ``rougeL`` (mean over rows), both from 0 to 1.
-        value: the method's.
-        against_value: the other's.
+        value, against_value: the two methods' scores.
         p: of sacrebleu's paired bootstrap for BLEU-4, of the bootstrap over rows for ROUGE-L.
-        rows: with an answer of both.
-        reason: why there is no test; ``value``, ``against_value`` and ``p`` are None then.
+        rows: that both answered.
+        reason: why there is no test; ``value``, ``against_value`` and ``p`` are then None.
     """
 
     backbone: str
@@ -65,22 +62,16 @@ class TextTest:
 def text_tests(plan: Plan, reference: str) -> list[TextTest]:
     """The reference method against every other, for every task and over all of them, in BLEU-4 and ROUGE-L.
 
-    The folds' rows are pooled; of each fold only the first seed counts, since another seed's answers to a row are not
-    another row. ROUGE-L needs only the result files; BLEU-4 needs the answers, which lie in the run folders.
-
-    Args:
-        plan: of a study.
-        reference: the label of the method that the tests are about; the study's first where it is not there.
-
-    Raises:
-        HycamError: two methods were scored on different rows of the same fold.
+    The folds' rows are pooled; of each fold only the first seed counts, since another seed's answer to a row is not
+    another row. ROUGE-L only needs the result files; BLEU-4 needs the answers in the run folders. Reference and errors
+    are as for :func:`hycam.study.pairs.pairs`.
     """
     cells = {cell.identity: cell for cell in plan.cells}
     return [test for pair in pairs(plan.results, reference) if pair.cells for test in _of_pair(pair, cells)]
 
 
 def _of_pair(pair: Pair, cells: Mapping[str, Cell]) -> list[TextTest]:
-    seeds = dict(sorted(pair.cells, reverse=True))  # by fold; of several the smallest, which comes last
+    seeds = dict(sorted(pair.cells, reverse=True))  # by fold, the smallest seed, which comes last
     chosen = [pair.cells[place] for place in sorted(seeds.items())]
     try:
         answers = [(_answers(one, cells), _answers(other, cells)) for one, other in chosen]
@@ -103,7 +94,7 @@ class _Lack(Exception):
 
 
 def _answers(one: Result, cells: Mapping[str, Cell]) -> Answers:
-    """The answers of a cell, which its run folder has."""
+    """The answers of a cell, from its run folder."""
     path = Run(Path(cells[one.identity].recipe.output)).evaluation(one.content["evaluation"]["part"]) / PREDICTIONS_FILE
     if not path.exists():
         raise _Lack(f"the answers of {one.method} on fold {one.fold} are not on this machine")
@@ -111,7 +102,7 @@ def _answers(one: Result, cells: Mapping[str, Cell]) -> Answers:
         entries = read_predictions(path)
     except HycamError as error:
         raise _Lack(f"the answers of {one.method} on fold {one.fold} cannot be read") from error
-    # A run folder keeps the answers of its last evaluation, which may have had other settings than this cell.
+    # A run folder keeps only its last evaluation, which may have had other settings than this cell.
     kept = {(entry["task"], entry["row"]): (entry["nll"], entry["rougeL"]) for entry in entries}
     scored = {
         (task, row): (nll, rouge)
@@ -124,7 +115,7 @@ def _answers(one: Result, cells: Mapping[str, Cell]) -> Answers:
 
 
 def _tokenizers(chosen: Iterable[tuple[Result, Result]], tasks: Sequence[str]) -> set[str]:
-    """Those of sacrebleu by which these tasks were scored; what an older version wrote is of the only one it had."""
+    """The sacrebleu tokenizers by which these tasks were scored; older versions, which named none, only had one."""
     scored = [one.tasks[task].get("bleu_signature") for pair in chosen for one in pair for task in tasks]
     named = [re.search(r"tok:([^|]+)", signature) for signature in scored if signature]
     return {found[1] for found in named if found} | ({Tokens.bleu} if None in scored else set())
@@ -152,7 +143,7 @@ def _bleu(
     named: list[tuple[str, Sequence[str]]] = [(blank.against, others), (blank.method, mine)]
     _, scores = PairedTest(named, {"BLEU": bleu_metric(tokens)}, [references], "bs", BLEU_RESAMPLES)()
     against, method = (cast(SacrebleuResult, score) for score in scores["BLEU"])
-    # Of two equal scores sacrebleu calls the difference significant: none of its resamples exceeds it.
+    # sacrebleu calls the difference of equal scores significant, since none of its resamples exceeds it.
     p = 1.0 if method.score == against.score else cast(float, method.p_value)
     return replace(blank, value=method.score / 100, against_value=against.score / 100, p=p, rows=len(rows))
 
@@ -180,7 +171,7 @@ def _rouge(blank: TextTest, chosen: Sequence[tuple[Result, Result]], tasks: Sequ
 
 
 def _rouge_of(one: Result, task: str) -> dict[str, float]:
-    """ROUGE-L of the rows that were generated, where the task has any."""
+    """ROUGE-L of the answered rows, if the task has any."""
     if one.tasks[task]["rougeL"] is None:
         return {}
     rows = one.content["evaluation"]["rows"][task]

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from hycam.study.cells import Cell
-from hycam.study.executors.events import Finished, Progressed, Started, startable
+from hycam.study.executors import Finished, Progressed, Started, startable
 from hycam.study.executors.local import LocalExecutor
 from hycam.study.grid import Planner
 from hycam.study.recipe import ExecutorRecipe
@@ -46,7 +46,7 @@ def test_a_killed_process_is_a_failed_cell_the_others_go_on_and_none_outlives_th
     assert most == 2
     assert ended[killed.identity].state == "failed"
     assert ended[killed.identity].content["failure"] == {
-        "reason": "Its process was ended from outside (SIGKILL); most often the machine is out of memory.",
+        "reason": "Its process was killed (SIGKILL); most likely the machine ran out of memory.",
         "step": None,
     }
     assert ended[short.identity].state == "done"
@@ -56,6 +56,7 @@ def test_a_killed_process_is_a_failed_cell_the_others_go_on_and_none_outlives_th
     assert not children()
 
 
+@pytest.mark.soak
 def test_a_cell_tells_its_progress_and_its_result_and_hears_no_interrupt(tiny_study) -> None:
     (cell,) = Planner(tiny_study(methods=LORA)).cells()
 

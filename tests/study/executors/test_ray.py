@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hycam.errors import HycamError
-from hycam.study.executors.events import Event, Finished, Progressed, Started
+from hycam.study.executors import Event, Finished, Progressed, Started
 from hycam.study.grid import Planner
 from hycam.study.recipe import ExecutorRecipe
 from hycam.study.runner import run_study
@@ -37,6 +37,7 @@ def _no_cluster_before_or_after(monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     ray.shutdown()
 
 
+@pytest.mark.soak
 def test_a_cell_runs_on_a_cluster_that_is_started_for_it(tiny_study, capfd) -> None:
     study = tiny_study(methods=LORA, executor=ExecutorRecipe("ray"))
     watch = Watch()
@@ -116,9 +117,9 @@ def test_a_cell_that_no_machine_can_take_is_refused(monkeypatch: pytest.MonkeyPa
     [
         (
             ray.exceptions.WorkerCrashedError(),
-            "Ray could not bring it to an end (WorkerCrashedError): The worker died unexpectedly",
+            "Ray could not finish it (WorkerCrashedError): The worker died unexpectedly",
         ),
-        (ray.exceptions.OutOfMemoryError("1 worker(s) were killed"), "The machine was out of memory"),
+        (ray.exceptions.OutOfMemoryError("1 worker(s) were killed"), "The machine ran out of memory"),
     ],
 )
 def test_a_cell_that_ray_gives_up_is_a_failed_one(tiny_study, monkeypatch, error: Exception, said: str) -> None:
@@ -134,5 +135,5 @@ def test_a_cell_that_ray_gives_up_is_a_failed_one(tiny_study, monkeypatch, error
 
 
 def test_a_cluster_that_is_not_there_is_said(tiny_study) -> None:
-    with pytest.raises(HycamError, match=r"no Ray cluster to be had at 127.0.0.1:1: .*refused.*RAY_ADDRESS"):
+    with pytest.raises(HycamError, match=r"No Ray cluster can be reached at 127.0.0.1:1: .*refused.*RAY_ADDRESS"):
         list(RayExecutor(ExecutorRecipe("ray", address="127.0.0.1:1")).run([]))

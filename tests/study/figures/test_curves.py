@@ -116,9 +116,3 @@ def test_the_line_is_the_mean_of_the_seeds() -> None:
     lines_in_each_point = [3] * 30 + [2] * 30  # of 150
     assert np.average(drawn[:, 1], weights=lines_in_each_point) == pytest.approx(np.mean(each))
     assert long_curve(plan.cells[0])[0]["step"] < drawn[0, 0] < drawn[-1, 0]
-
-
-def test_of_a_sweep_one_line_for_each_method() -> None:
-    assert legend(draw_task_loss(sweep(), [])) == [
-        "Full Finetune, learning_rate 0.0003", *(f"{name}, learning_rate 0.001" for name in list(LEVELS)[1:5])
-    ]  # fmt: skip

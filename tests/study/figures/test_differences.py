@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hycam.study.comparisons import compare
-from hycam.study.figures.differences import draw_forest, draw_size_trend, gains_by_size, percent
+from hycam.study.figures.differences import draw_forest, draw_size_trend, gains_by_size, in_percent
 from hycam.study.significance import MACRO
 from hycam.study.tables.table import NotRun
 from study.factory import TASKS, plan_of, steady, study_of
@@ -41,7 +41,7 @@ def test_a_row_for_each_comparison_holds_both_intervals() -> None:
     assert [words for words in shown if words.startswith("against")] == [f"against {name}" for name in list(LEVELS)[:4]]
     assert shown.count("mean over tasks") == shown.count(TASKS[0]) == 4
     for one in comparisons:
-        mean, low, high = percent(one.test)
+        mean, low, high = in_percent(one.test)
         assert f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]  {one.verdict}".replace("-", "−") in shown
 
 

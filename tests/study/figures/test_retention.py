@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hycam.study.figures.retention import draw_frontier, draw_frontier_training, paths_by_rate, paths_by_step
+from hycam.study.figures.retention import draw_frontier, paths_by_rate, paths_by_step
 from hycam.study.results import Result, Results
 from hycam.study.tables.table import NotRun
 from study.figures.drawn import legend, lines
@@ -43,7 +43,7 @@ def test_a_path_goes_along_the_learning_rates_and_its_smallest_is_white() -> Non
 def test_without_the_backbone_as_it_is_there_is_no_gain() -> None:
     plan = frontier()
     without = [one for one in plan.results.done if one.method != "base"]
-    with pytest.raises(NotRun, match="the backbone as it is"):
+    with pytest.raises(NotRun, match="the unadapted backbone"):
         draw_frontier(replace(plan, results=Results(without)), [])
 
 
@@ -60,13 +60,6 @@ def test_a_point_is_what_a_method_has_gained_and_forgotten_by_a_step_that_all_fo
         wanted = [(step, 0.01 * step, (LEVELS[label] - 1) * step / 100) for step in (0, 10, 20)]
         for (step, forgetting, gain), expected in zip(points, wanted, strict=True):
             assert (step, forgetting, gain) == pytest.approx(expected)
-
-
-def test_a_path_begins_at_the_backbone_as_it_is() -> None:
-    figure = draw_frontier_training(watched(), [])
-    (axes,) = figure.axes
-    assert "base" not in legend(figure)
-    assert all(path[0] == (0.0, 0.0) and len(path) == 3 for name, path in lines(axes).items() if name in LEVELS)
 
 
 def test_without_retention_at_validations_there_is_nothing_to_draw() -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 
-from hycam.study.figures.series import best_or_all, in_common, labels, perplexity, series, thinned
+from hycam.study.figures.series import best_or_all, in_common, labels, series, thinned
 from hycam.study.results import Result
 from hycam.study.tables.table import NotRun
 from study.factory import plan_of, steady, study_of
@@ -39,15 +37,6 @@ def test_only_folds_that_all_have_are_compared() -> None:
     assert [[one.fold for one in cells] for cells in kept] == [[0, 2, 3, 4]] * 5
     with pytest.raises(NotRun, match="No fold"):
         in_common([[one for one in plan.results.done if one.fold == fold] for fold in (0, 1)])
-
-
-def test_the_perplexity_of_several_cells_is_of_their_mean_loss() -> None:
-    results = plan_of(study_of(["LoRA"]), steady(LEVELS)).results.done
-    losses = [np.mean([task["nll"] for task in one.tasks.values()]) for one in results]
-    found = perplexity(results)
-    assert (found.mean, found.low, found.high) == pytest.approx(
-        (math.exp(np.mean(losses)), math.exp(min(losses)), math.exp(max(losses)))
-    )
 
 
 def test_of_a_sweep_the_best_trial_of_each_method_stands_for_it() -> None:

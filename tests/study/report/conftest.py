@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from hycam.study.plan import Plan
-from hycam.study.report import write
 from hycam.study.report.content import gather
+from hycam.study.report.page import write
 from hycam.study.results import Result
 from hycam.training.run import Run
 from study.factory import DIVERGED, FAILED, plan_of, steady, study_of

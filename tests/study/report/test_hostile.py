@@ -6,6 +6,7 @@ import csv
 import json
 import re
 from dataclasses import replace
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
@@ -18,6 +19,7 @@ from hycam.data.recipe import DataRecipe, TaskRecipe
 from hycam.study.plan import Plan
 from hycam.study.recipe import StudyMethod
 from hycam.study.results import Result, Results
+from hycam.study.significance import row_bootstrap
 from hycam.training.run import Run
 from study.factory import FAILED, plan_of, retention_of, routing_of, steady, study_of
 from study.report.conftest import write_report
@@ -137,6 +139,8 @@ def pages(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     }
     with pytest.MonkeyPatch.context() as fewer:
         fewer.setattr(content_module, "FIGURES", figures)
+        fewer.setattr("hycam.study.comparisons.row_bootstrap", partial(row_bootstrap, resamples=100))
+        fewer.setattr("hycam.study.text_tests.BLEU_RESAMPLES", 20)
         for name, added in (("hostile", HOSTILE), ("harmless", HARMLESS)):
             folder = tmp_path_factory.mktemp(name)
             rows = [{"instruction": f"q {added} {n}", "output": f"a {added}"} for n in range(20)]

@@ -9,30 +9,7 @@ from typing import Any
 
 from hycam.study.plan import Plan, read_study
 from hycam.study.report.page import commands, environment, settings, warnings
-from hycam.study.results import Result, Results
-from hycam.study.status import cell_states, counted
-
-
-def test_every_cell_has_its_state_with_reason_and_step(plan: Plan, tmp_path: Path) -> None:
-    states = {one.cell.name: one for one in cell_states(plan)}
-    assert list(states) == [cell.name for cell in plan.cells]
-    assert counted(states.values()) == {
-        "done": 6, "running": 0, "failed": 1, "diverged": 1, "unusable": 0, "to go": 1,
-    }  # fmt: skip
-    (diverged,) = (one for one in states.values() if one.state == "diverged")
-    assert diverged.cell.name == "SmolLM2 135M, MultiLoRA, fold 1, seed 2333"
-    assert diverged.step == 7
-    assert "step 7" in diverged.reason
-
-
-def test_a_file_that_cannot_be_used_is_a_state_of_its_own(plan: Plan) -> None:
-    cell = plan.cells[0]
-    done = [one for one in plan.results.done if one.identity != cell.identity]
-    marred = replace(plan, results=Results(done, [], {Path("cells") / cell.file_name: "it cannot be read"}))
-    state = cell_states(marred)[0]
-    assert state.state == "unusable"
-    assert "it cannot be read" in state.reason
-    assert state.cell == cell
+from hycam.study.results import Result
 
 
 def test_settings_are_a_study_file_that_gives_the_same_study(plan: Plan, tmp_path: Path) -> None:

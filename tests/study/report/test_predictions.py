@@ -66,16 +66,6 @@ def test_without_run_folders_the_figures_are_still_there(plan: Plan) -> None:
     assert all(answer.text is None and answer.nll is not None for answer in row.answers)
 
 
-def test_a_study_without_texts_keeps_them_out_and_the_figures_in(plan: Plan, texts: Callable[..., None]) -> None:
-    texts()
-    without = replace(plan, study=replace(plan.study, texts=False))
-    (shown, kept) = (side_by_side(one)[0].rows[0] for one in (plan, without))
-    assert (kept.prompt, kept.reference, {answer.text for answer in kept.answers}) == (None, None, {None})
-    assert [(one.label, one.nll, one.rouge) for one in kept.answers] == [
-        (one.label, one.nll, one.rouge) for one in shown.answers
-    ]
-
-
 def test_predictions_of_another_evaluation_are_not_shown_as_a_cells(plan: Plan, texts: Callable[..., None]) -> None:
     texts(lambda one, entry: {**entry, "nll": entry["nll"] + (one.method == "LoRA")})
     shown = {answer.label: answer.text for answer in side_by_side(plan)[0].rows[0].answers}

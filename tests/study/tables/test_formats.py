@@ -172,11 +172,6 @@ def test_no_entry_beats_the_best_and_only_the_best_beat_the_second(values: list[
     assert set(second) == set(sorted(set(printed))[1:2])
 
 
-def test_columns_without_a_direction_stay_as_they_are() -> None:
-    block = [[Entry("LoRA"), Entry("3.2", 3.2)], [Entry("HyCAM"), Entry("3.1", 3.1)]]
-    assert [[entry.best for entry in row] for row in marked(block, [None, True])] == [[False, False], [False, True]]
-
-
 def test_headings_have_what_stands_above_them() -> None:
     table = Table("t", "T", "", ["Method", "PPL", "BLEU-4", "PPL"], [], [("", 1), ("A", 2), ("B", 1)])
     assert table.headings == ["Method", "A PPL", "A BLEU-4", "B PPL"]

@@ -82,13 +82,6 @@ def test_a_task_of_few_rows_has_no_interval() -> None:
     assert [row[3].text for row in TABLES["retention"](plan, []).rows] == ["", "–", "–"]
 
 
-def test_cells_without_the_measurement_are_said() -> None:
-    plan = plan_of(study_of(METHODS), steady(NLLS), retention=lambda cell: kept(cell) if cell.fold else None)
-    row = next(row for row in TABLES["retention"](plan, []).rows if row[0].text == "LoRA")
-    assert row[2].text.endswith("(4 of 5 folds)")
-    assert row[1].value is not None
-
-
 def test_a_study_that_measures_nothing_of_it_says_so() -> None:
     with pytest.raises(NotRun, match="measured retention"):
         TABLES["retention"](plan_of(study_of(METHODS), steady(NLLS)), [])

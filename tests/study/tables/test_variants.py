@@ -155,7 +155,7 @@ def test_a_method_all_of_whose_trials_diverged_has_no_best_rate() -> None:
 
 
 def test_another_study_says_where_its_rates_are_from() -> None:
-    with pytest.raises(NotRun, match="no sweep"):
+    with pytest.raises(NotRun, match="not a sweep"):
         TABLES["learning_rates"](plan_of(study_of(("HyCAM",)), steady({"HyCAM": 1.0})), [])
     with pytest.raises(NotRun, match="No trial of this sweep"):
         TABLES["learning_rates"](plan_of(sweep(), lambda cell: None), [])

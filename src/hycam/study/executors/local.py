@@ -1,4 +1,4 @@
-"""One process a cell on this machine."""
+"""Runs each cell in a process on this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from multiprocessing.context import SpawnProcess
 from typing import Any
 
 from hycam.study.cells import Cell
-from hycam.study.executors.events import Event, Finished, Progressed, Started, lost, startable
+from hycam.study.executors import Event, Finished, Progressed, Started, lost, startable
 from hycam.study.recipe import ExecutorRecipe
 from hycam.study.run_cell import run_cell, settle
 
@@ -30,7 +30,7 @@ class _Worker:
 
 
 class LocalExecutor:
-    """Keeps ``recipe.workers`` processes busy, each with one cell and the memory of a fresh start."""
+    """Keeps ``recipe.workers`` processes busy; each cell gets a fresh one."""
 
     def __init__(self, recipe: ExecutorRecipe) -> None:
         self._workers = recipe.workers
@@ -72,11 +72,11 @@ class LocalExecutor:
 
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
-    """Ctrl-C waits until the block has ended, and never comes to a process that was started in it.
+    """Defers Ctrl-C to the end of the block, and blocks it for good in a process that was started in it.
 
-    A terminal sends it to every process of the study; it is the first one that ends the others.
+    A terminal sends it to every process of the study, but only the main one should stop the others.
     """
-    resource_tracker.ensure_running()  # it lets interrupts through again when it is started
+    resource_tracker.ensure_running()  # starting it would unblock interrupts again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -87,7 +87,7 @@ def _interrupts_held() -> Iterator[None]:
 def _receive(worker: _Worker) -> Event:
     try:
         kind, *rest = worker.connection.recv()
-    except (EOFError, OSError):  # OSError where it ended in the middle of a message
+    except (EOFError, OSError):  # OSError if it died in the middle of a message
         worker.process.join(_GRACE_SECONDS)
         return lost(worker.cell, _ended(worker.process.exitcode))
     return Finished(worker.cell, *rest) if kind == "finished" else Progressed(worker.cell, *rest)
@@ -96,9 +96,9 @@ def _receive(worker: _Worker) -> Event:
 def _ended(code: int | None) -> str:
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        hint = "; most often the machine is out of memory" if name == "SIGKILL" else ""
-        return f"Its process was ended from outside ({name}){hint}."
-    return f"Its process ended by itself with status {code}."
+        hint = "; most likely the machine ran out of memory" if name == "SIGKILL" else ""
+        return f"Its process was killed ({name}){hint}."
+    return f"Its process exited with status {code}."
 
 
 def _end(worker: _Worker) -> None:
@@ -110,7 +110,7 @@ def _end(worker: _Worker) -> None:
 
 
 class _Sender:
-    """Progress into the pipe, in place of a console."""
+    """Sends progress through the pipe."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -122,13 +122,13 @@ class _Sender:
 def _work(cell: Cell, connection: Connection, threads: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     settle(threads)
-    with suppress(BrokenPipeError):  # the parent has gone
+    with suppress(BrokenPipeError):  # the parent is gone
         state, content = run_cell(cell, _Sender(connection))
         connection.send(("finished", state, content))
 
 
 def _end_with_parent() -> None:
-    """Ends this process when the one that runs the study has gone, even where that was killed."""
+    """Ends this process when the one that runs the study ends, even if that was killed."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()

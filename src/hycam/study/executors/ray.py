@@ -1,4 +1,4 @@
-"""One Ray task a cell, on an existing cluster or on one that is started on this machine."""
+"""Runs each cell as a Ray task, on an existing cluster or on one started on this machine."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from typing import Any
 
 from hycam.errors import HycamError
 from hycam.study.cells import Cell
-from hycam.study.executors.events import Event, Finished, Progressed, Started, lost, startable
+from hycam.study.executors import Event, Finished, Progressed, Started, lost, startable
 from hycam.study.recipe import ExecutorRecipe
 from hycam.study.run_cell import run_cell, settle
 
 # Ray reads these when it is imported, or when it starts.
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # its own messages, pages of them where a machine is lost: no line of them
-    "RAY_task_oom_retries": "0",  # a cell that is too large would be tried for ever
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # what Ray will do by itself in a later version, and warns of
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",  # silences its messages, which fill pages when a machine is lost
+    "RAY_task_oom_retries": "0",  # a cell that is too large would be retried for ever
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # the default of a later Ray, which warns of the change
 }
 
 try:
@@ -33,17 +33,17 @@ except ImportError as error:
     raise HycamError("A study on a Ray cluster needs Ray: pip install 'hycam[ray]'.") from error
 
 _RETRIES = 3  # of a cell whose worker or machine was lost
-_OWN = "local"  # as an address: a cluster that is started for this study
+_OWN = "local"  # as an address: a cluster started for this study
 _POLL_SECONDS = 1.0
 _CONNECT_SECONDS = 10.0
 _SECONDS_BETWEEN_PROGRESS = 5.0
 
 
 class RayExecutor:
-    """Gives every cell to the cluster with the resources that it needs; Ray finds a machine for it.
+    """Submits every cell with the resources that it needs; Ray finds a machine for it.
 
-    A lost worker's cell is run again, from its checkpoint where the run folder is still within reach. Run folders are
-    written where the cell runs, under the path that they have here; the result comes back through Ray.
+    The cell of a lost worker runs again, from its checkpoint if the run folder is still within reach. Run folders are
+    written where the cell runs, under the same path as here; the result comes back through Ray.
     """
 
     def __init__(self, recipe: ExecutorRecipe) -> None:
@@ -55,7 +55,7 @@ class RayExecutor:
             self._check_room()
             yield from self._run(cells)
         finally:
-            ray.shutdown()  # the cluster ends what this process has running there
+            ray.shutdown()  # the cluster then stops what this process runs there
 
     def _run(self, cells: Sequence[Cell]) -> Iterator[Event]:
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -71,7 +71,7 @@ class RayExecutor:
             ready, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
             by_identity = {cell.identity: cell for cell in running.values()}
             for identity, *progress in told.get_nowait_batch(told.size()):
-                if identity in by_identity:  # the last words of a cell may come after its result
+                if identity in by_identity:  # progress may arrive after the cell's result
                     started.add(identity)
                     cell = by_identity[identity]
                     yield Progressed(cell, *progress) if progress else Started(cell)
@@ -84,11 +84,11 @@ class RayExecutor:
     def _options(self) -> dict[str, Any]:
         recipe = self._recipe
         memory = {} if recipe.memory_gb is None else {"memory": int(recipe.memory_gb * 1e9)}
-        # One call a process: each cell has the memory of a fresh start, and its peak is its own.
+        # One call per process: each cell starts with fresh memory, and its peak is its own.
         return {"num_cpus": recipe.cpus, "num_gpus": recipe.gpus, **memory, "max_retries": _RETRIES, "max_calls": 1}
 
     def _check_room(self) -> None:
-        """Ray itself would wait for ever for a machine that is large enough."""
+        """Refuses cells that no machine can hold; Ray itself would wait for ever."""
         recipe = self._recipe
         needed = {"CPU": recipe.cpus, "GPU": recipe.gpus, "memory": (recipe.memory_gb or 0.0) * 1e9}
         machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
@@ -96,7 +96,7 @@ class RayExecutor:
             there = "; ".join(_spelled(machine) for machine in machines)
             raise HycamError(
                 f"A cell needs {_spelled(needed)}, which no machine of the Ray cluster has. They have: {there}. Lower "
-                "executor.cpus, executor.gpus or executor.memory_gb, or add such a machine."
+                "executor.cpus, executor.gpus or executor.memory_gb, or add a larger machine."
             )
 
 
@@ -107,13 +107,13 @@ def _connect(address: str | None) -> None:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:  # Ray's own ConnectionError is an OSError
         raise HycamError(
-            f"There is no Ray cluster to be had at {address}: {str(error).splitlines()[0]}. `ray start --head` starts "
-            "one; executor.address or RAY_ADDRESS has its address, and without either a study starts its own."
+            f"No Ray cluster can be reached at {address}: {str(error).splitlines()[0]}. `ray start --head` starts "
+            "one; set its address as executor.address or RAY_ADDRESS. Without either a study starts its own cluster."
         ) from error
 
 
 def _check_answers(address: str) -> None:
-    """Raises OSError where nobody listens at ``host:port``: Ray itself would go on asking for many minutes."""
+    """Raises OSError if nobody listens at ``host:port``; Ray itself would retry for many minutes."""
     host, _, port = address.rpartition("://")[2].rpartition(":")
     if port.isdigit():
         socket.create_connection((host, int(port)), timeout=_CONNECT_SECONDS).close()
@@ -125,11 +125,11 @@ def _result(cell: Cell, task: ray.ObjectRef) -> Finished:
     except OutOfMemoryError:
         return lost(
             cell,
-            "The machine was out of memory, so Ray ended the cell. Say what a cell needs (executor.memory_gb, "
+            "The machine ran out of memory, so Ray killed the cell. Set what a cell needs (executor.memory_gb, "
             "executor.cpus), so that fewer run at once on a machine.",
         )
     except RayError as error:  # not a failure of the cell itself, which would be its result
-        return lost(cell, f"Ray could not bring it to an end ({type(error).__name__}): {str(error).splitlines()[-1]}")
+        return lost(cell, f"Ray could not finish it ({type(error).__name__}): {str(error).splitlines()[-1]}")
     return Finished(cell, state, content)
 
 
@@ -139,9 +139,9 @@ def _spelled(resources: dict[str, float]) -> str:
 
 
 class _Teller:
-    """Tells the study's queue, in place of a console.
+    """Sends progress to the study's queue.
 
-    It does not wait for an answer: Ray takes a task that waits for one that has no need of its CPU, and starts another.
+    It does not wait for an answer: Ray would lend the CPU of a waiting task to another one.
     """
 
     def __init__(self, told: Queue, identity: str) -> None:
@@ -162,7 +162,7 @@ def _work(cell: Cell, told: Queue, threads: int, folder: Path, data: str | None)
     settle(threads)
     teller = _Teller(told, cell.identity)
     teller.start()
-    # Paths in a study are relative to where it was started.
+    # Paths in a study are relative to the folder where it was started.
     folder.mkdir(parents=True, exist_ok=True)
     os.chdir(folder)
     if data is not None:

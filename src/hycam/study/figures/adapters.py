@@ -1,5 +1,5 @@
-"""What the trained adapter of a study does: the modulation of one layer for a text, and where a layer's values lie with
-the adapter on and off. The adapter lies in a run folder, which results do not carry along."""
+"""A look into a trained adapter of a study: the modulation of one layer for a text, and a layer's values with the
+adapter on and off. The adapter is in a run folder, which is not part of the results."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hycam.inspection.watch import token_texts
 from hycam.study.cells import Cell
 from hycam.study.comparisons import Comparison
 from hycam.study.figures.series import thinned
-from hycam.study.figures.style import DIVERGING, blank, drawing, legend_below, looks, styled
+from hycam.study.figures.style import DIVERGING, blank, drawing, legend_below, looks, style
 from hycam.study.plan import Plan
 from hycam.study.tables.places import is_hycam
 from hycam.study.tables.table import NotRun, need
@@ -28,17 +28,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_TOKENS = 40
-_COLUMNS = 200  # of a map, about as many as there are pixels
+_COLUMNS = 200  # of a map, about the number of pixels
 _QUANTILE = 0.995
 _ROWS = 20  # of each task
 
 
 def adapted_cell(plan: Plan) -> Cell:
-    """A finished cell of HyCAM, the study's reference before its variants, whose adapter is on this machine.
-
-    Raises:
-        NotRun: there is none.
-    """
+    """A finished cell of HyCAM (the reference before its variants) whose adapter is on this machine; or NotRun."""
     finished = {one.identity for one in plan.results.done if one.task is None}
     kind = [cell for cell in plan.cells if cell.identity in finished and is_hycam(plan, cell.method)]
     need(kind, "It needs a finished cell of HyCAM.")
@@ -63,10 +59,10 @@ def opened(cell: Cell) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, dict[s
     "The factors by which the adapter scales each feature of the attention output, minus 1, for every token of a "
     "response: red amplifies, blue suppresses. SiLU is never below -0.28, so the sum is never below -0.56. Colours end "
     "at 99.5 % of the values. Features are sorted by their mean over these tokens, and neighbours averaged where there "
-    "are many; a middle dot stands for a space.",
+    "are many; a middle dot is a space.",
 )
 def draw_modulation(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """Of the response of the first row that was scored, after its prompt."""
+    """For the response of the first scored row."""
     cell = adapted_cell(plan)
     model, tokenizer, parts = opened(cell)
     task, rows = next(iter(parts.items()))
@@ -77,17 +73,15 @@ def draw_modulation(plan: Plan, comparisons: list[Comparison]) -> Figure:
     return modulation_maps(found, tokens, title, start)
 
 
-@styled
+@style()
 def modulation_maps(found: ModulationMap, tokens: Sequence[str], title: str, start: int = 0) -> Figure:
-    """Maps of tokens by features: the sum and, where there are both, its two parts, on one scale that is white at zero.
-
-    Features are sorted by their mean over these tokens, and where there are more than pixels neighbours are averaged.
+    """Maps of tokens by features: the sum and, if there are both, its two parts, on one scale that is white at zero.
 
     Args:
         found: the factors minus 1.
         tokens: the text's.
-        title: what it is of.
-        start: the first token that is shown; at most 40 are.
+        title: of the figure.
+        start: the first of at most 40 tokens to show.
     """
     shown = slice(start, start + _MOST_TOKENS)
     parts = {"sum": found.total, "shared": found.shared, "specialised": found.specialized}
@@ -96,7 +90,7 @@ def modulation_maps(found: ModulationMap, tokens: Sequence[str], title: str, sta
     order = np.argsort(found.total[shown].mean(axis=0))
     maps = {name: thinned(values[shown][:, order], _COLUMNS) for name, values in parts.items() if values is not None}
     names = list(tokens)[shown]
-    # A few features are scaled far more than the rest; drawn to their scale the rest would be white.
+    # A few features are scaled far more than the rest; on their scale the rest would be white.
     limit = max(float(np.quantile(np.abs(np.concatenate(list(maps.values()))), _QUANTILE)), 1e-9)
     figure = blank(1.3 + 0.155 * len(names))
     every = figure.subplots(1, len(maps), squeeze=False, sharey=True)[0]
@@ -115,22 +109,21 @@ def modulation_maps(found: ModulationMap, tokens: Sequence[str], title: str, sta
 
 @drawing(
     "Representations with the adapter on and off (the paper's Figure 2)",
-    "One t-SNE of the outputs of the value projection of the middle layer, with and without the adapter together; a "
-    "place is the mean over the response of a row. Beside it the mean distance to the ten nearest places of the same "
-    "condition, of the vectors before the projection, standardised over both conditions: t-SNE does not keep "
-    "distances.",
+    "One t-SNE of the outputs of the middle layer's value projection, with and without the adapter together; a place "
+    "is the mean over a row's response. Above: the mean distance to the ten nearest places of the same condition, "
+    "between the vectors before t-SNE (which does not preserve distances), standardised over both conditions.",
 )
 def draw_representations(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """Of the responses of the first rows of each task that were scored."""
+    """For the responses of the first scored rows of each task."""
     cell = adapted_cell(plan)
     model, tokenizer, parts = opened(cell)
     found = representations(model, tokenizer, parts, _ROWS)
     return representation_maps(found, project(found), f"{cell.name}\nvalues of layer {found.layer}")
 
 
-@styled
+@style()
 def representation_maps(found: Representations, plane: Projection, title: str) -> Figure:
-    """The same plane twice: without the adapter and with it, each task in a colour and with a marker of its own."""
+    """The same plane without and with the adapter; each task has its own colour and marker."""
     figure = blank(3.9)
     every = figure.subplots(1, 2, sharex=True, sharey=True)
     tasks = np.asarray(found.tasks)

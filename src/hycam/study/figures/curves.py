@@ -24,8 +24,7 @@ if TYPE_CHECKING:
 Curve = dict[float, float]
 """Loss by learning rate, rates ascending; infinite where training diverged."""
 
-# Nats above the best of all at which the axis ends: a rate as bad as that is out of the question, and drawn to scale
-# it would press everything that matters into a line.
+# Nats above the best at which the axis ends: worse rates are irrelevant, and would squeeze the relevant ones.
 ROOM = 0.5
 
 
@@ -33,10 +32,10 @@ ROOM = 0.5
     "Learning rates",
     "The mean over tasks of the NLL per response token after training at each peak learning rate; the best of each "
     "method is ringed. Rates more than half a nat above the best of all, and those at which training diverged "
-    "(hollow), stand above the upper edge.",
+    "(hollow), are drawn above the upper edge.",
 )
 def draw_learning_rates(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """A panel for each backbone, a line for each method and variant; the best rate of each is ringed."""
+    """A panel for each backbone, a line for each method and variant."""
     curves = curves_of(plan)
     need(any(math.isfinite(loss) for curve in curves.values() for loss in curve.values()),
          f"It needs the cells of a sweep, or of a study that varies {RATE}.")  # fmt: skip
@@ -57,9 +56,9 @@ def draw_learning_rates(plan: Plan, comparisons: list[Comparison]) -> Figure:
 
 
 def curves_of(plan: Plan) -> dict[tuple[str, str], Curve]:
-    """By backbone and method: the mean over tasks of the NLL, averaged over folds and seeds, at each learning rate.
+    """By backbone and method, the NLL at each learning rate, averaged over tasks, folds and seeds.
 
-    A rate at which one of them diverged counts as diverged.
+    A rate counts as diverged if any of its cells did.
     """
     losses: dict[tuple[str, str], dict[float, list[float]]] = {}
     for one in plan.results.done + plan.results.failed:
@@ -71,7 +70,7 @@ def curves_of(plan: Plan) -> dict[tuple[str, str], Curve]:
 
 
 def _mark_beyond(axes: Axes, curves: Mapping[str, Curve], look: Mapping[str, Mapping[str, Any]]) -> None:
-    """Ends the axis ``ROOM`` above the best and puts what lies beyond above its edge, side by side at one rate."""
+    """Ends the axis ``ROOM`` above the best and draws what lies beyond above its edge, side by side at each rate."""
     from matplotlib.transforms import ScaledTranslation
 
     top = min(loss for curve in curves.values() for loss in curve.values()) + ROOM
@@ -99,13 +98,13 @@ def _mark_beyond(axes: Axes, curves: Mapping[str, Curve], look: Mapping[str, Map
 
 @drawing(
     "Task loss over training (the paper's Figure 5)",
-    "Training loss without the balance term: the mean over tasks, all weighing the same, of each task's NLL per "
-    "response token since the last line of the log; a task that no batch in between held is interpolated. Lines are "
-    "means over seeds and folds, bands their range. Methods of one seed see the same rows in the same order, hence the "
-    "ups and downs that they share.",
+    "Training loss without the balance term: the unweighted mean over tasks of the NLL per response token since the "
+    "last line of the log; a task without a batch in between is interpolated. Lines are means over seeds and folds, "
+    "bands their range. Methods with the same seed see the same rows in the same order, hence their common ups and "
+    "downs.",
 )
 def draw_task_loss(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """A panel for each backbone, a line for each method: mean and range over its seeds and folds."""
+    """A panel for each backbone, a line for each method."""
     groups = [one for one in series(best_or_all(plan)) if all(_logs_tasks(cell) for cell in one.results)]
     need(groups, "It needs trained cells that logged the loss of each task (training.log_every below the steps).")
     figure, every, look = panels_by_backbone(labelled(groups))
@@ -119,10 +118,10 @@ def draw_task_loss(plan: Plan, comparisons: list[Comparison]) -> Figure:
 
 
 def task_loss(result: Result) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and task loss of one training, ``[lines]`` each: the mean over tasks of ``loss_TASK``, all weighing alike.
+    """Steps and task loss of one training, ``[lines]`` each: the unweighted mean over tasks of ``loss_TASK``.
 
-    That is the aggregate of the validation loss and of the headline perplexity, and it does not depend on which tasks
-    happened to be in the last batches. For that reason a task that no batch between two lines held is interpolated.
+    Validation loss and perplexity are averaged in the same way. So that it does not depend on which tasks the last
+    batches held, a task that is missing from a line is interpolated.
     """
     lines = [line for line in result.content["curve"] if "loss" in line]
     steps = np.asarray([line["step"] for line in lines], dtype=np.float64)
@@ -134,7 +133,7 @@ def task_loss(result: Result) -> tuple[np.ndarray, np.ndarray]:
 
 
 def over_cells(curves: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, ...]:
-    """Steps, smallest, mean and largest of several curves, at the steps that all of them have, thinned first."""
+    """Steps, smallest, mean and largest value of several curves at their common steps, thinned."""
     steps = sorted(set.intersection(*(set(steps.tolist()) for steps, _ in curves)))
     values = np.stack([value[np.isin(own, steps)] for own, value in curves])  # [curves, steps]
     few, few_values = thinned(np.asarray(steps)), thinned(values)

@@ -1,4 +1,4 @@
-"""The paired differences with their intervals, and how the gain goes with the size of the backbone."""
+"""The paired differences with their intervals, and the gain by the size of the backbone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hycam.study.comparisons import MARGIN, Comparison
 from hycam.study.figures.series import spelled
 from hycam.study.figures.style import COLOURS, GREY, blank, drawing, legend_below, log_axis, looks
 from hycam.study.plan import Plan
-from hycam.study.significance import MACRO, Bootstrap, TTest
+from hycam.study.significance import MACRO, Bootstrap, TTest, percent
 from hycam.study.tables.table import NotRun, need
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.transforms import Transform
 
-_MOST_ROWS = 60  # with more of them only the means over tasks are shown
+_MOST_ROWS = 60  # with more, only the means over tasks are shown
 _MACRO = "mean over tasks"
 _LEAST_REACH = 3.0  # percent on either side of the axis
 _TEST: dict[str, Any] = {"color": COLOURS[0], "fmt": "D", "markersize": 4.5, "linewidth": 1.6, "capsize": 2.5}
@@ -39,15 +39,15 @@ Gains = dict[float, tuple[float, float, float]]
     "Paired differences",
     "Relative difference of perplexity between two methods on the same folds, with 95 % intervals: of the t test over "
     "folds or replicates (diamonds; corrected for overlapping folds), and of a paired bootstrap over rows, which is "
-    "about these trained adapters and not about the method (circles). The shaded margin is what counts as a tie. "
-    "Numbers are of the t test where there is one; verdicts are after Holm's correction over all comparisons.",
+    "about these trained adapters and not about the method (circles). Differences within the shaded margin count as a "
+    "tie. Numbers are from the t test if there is one; verdicts are after Holm's correction over all comparisons.",
 )
 def draw_forest(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """A row for each comparison, the mean over tasks first, with the two intervals beneath one another."""
+    """A row for each comparison, the mean over tasks first, with both intervals."""
     if plan.study.sweep.learning_rates:
-        raise NotRun("A sweep compares learning rates; the methods are compared in the study that takes its best ones.")
+        raise NotRun("A sweep compares learning rates; methods are compared in the study that uses the best ones.")
     measured = [one for one in comparisons if one.test or one.bootstrap]
-    need(measured, "It needs two methods on one fold, and two folds or at least some rows of each task.")
+    need(measured, "It needs two methods on one fold, and two folds or enough rows of each task.")
     groups: dict[str, list[Comparison]] = {}
     for one in measured:
         if one.task == MACRO or len(measured) <= _MOST_ROWS:
@@ -73,14 +73,13 @@ def draw_forest(plan: Plan, comparisons: list[Comparison]) -> Figure:
     return figure
 
 
-def percent(found: TTest | Bootstrap) -> tuple[float, float, float]:
-    """Mean and interval of a difference of log-perplexity as relative differences of perplexity, in percent."""
-    mean, low, high = 100 * np.expm1([found.mean, found.low, found.high])
-    return float(mean), float(low), float(high)
+def in_percent(found: TTest | Bootstrap) -> tuple[float, float, float]:
+    """Mean and interval of a difference of log-perplexity, as percent of perplexity."""
+    return percent(found.mean), percent(found.low), percent(found.high)
 
 
 def _lines(groups: Mapping[str, list[Comparison]]) -> list[tuple[str, Comparison | None]]:
-    """What stands in each row from the top: a heading with its comparisons, or one comparison alone beside it."""
+    """The rows from the top: a heading followed by its comparisons, or a single comparison beside its heading."""
     lines: list[tuple[str, Comparison | None]] = []
     for heading, (first, *rest) in groups.items():
         lines += [(heading, None), (_MACRO, first)] if rest else [(heading, first)]
@@ -94,13 +93,13 @@ def _draw_row(axes: Axes, place: int, one: Comparison, bold: bool) -> None:
         (one.bootstrap, 0.2, _ROWS, "bootstrap over the rows of these adapters"),
     ):
         if found is not None:
-            mean, low, high = percent(found)
+            mean, low, high = in_percent(found)
             known = axes.get_legend_handles_labels()[1]
             axes.errorbar(mean, place + shift, xerr=[[mean - low], [high - mean]], **look,
                           label=None if label in known else label)  # fmt: skip
     shown = one.test or one.bootstrap
     assert shown is not None
-    size, *ends = (f"{value:+.2f}" if abs(value) < 1000 else f"{value:+.0e}" for value in percent(shown))
+    size, *ends = (f"{value:+.2f}" if abs(value) < 1000 else f"{value:+.0e}" for value in in_percent(shown))
     verdict = f"  {one.verdict}" if one.test else ""
     weight = "bold" if bold else "normal"
     axes.text(1.01, place, f"{size} [{', '.join(ends)}]".replace("-", "−") + verdict, fontsize=8, va="center",
@@ -108,9 +107,9 @@ def _draw_row(axes: Axes, place: int, one: Comparison, bold: bool) -> None:
 
 
 def _limit(axes: Axes, shown: list[Comparison]) -> None:
-    """The axis reaches over every mean and over most intervals; one that runs out of it stands in numbers beside it."""
-    means = [abs(percent(found)[0]) for one in shown for found in (one.test, one.bootstrap) if found]
-    ends = [abs(end) for one in shown for found in (one.test, one.bootstrap) if found for end in percent(found)[1:]]
+    """Makes the axis cover every mean and most intervals; the numbers of the others are beside them anyway."""
+    means = [abs(in_percent(found)[0]) for one in shown for found in (one.test, one.bootstrap) if found]
+    ends = [abs(end) for one in shown for found in (one.test, one.bootstrap) if found for end in in_percent(found)[1:]]
     reach = max(_LEAST_REACH, min(1.05 * max(ends), 3 * max(means)))
     axes.set_xlim(-reach, reach)
 
@@ -128,12 +127,12 @@ def _left_of(axes: Axes) -> Transform:
 
 @drawing(
     "Gain and the size of the backbone",
-    "By how much the reference's perplexity is lower than that of another method, all tasks weighing the same, with "
-    "the 95 % interval of the comparison; points are set apart sideways so that intervals can be told apart. The line "
-    "is the least-squares regression on the logarithm of the size, from three sizes on.",
+    "How much lower the reference's perplexity is than another method's, all tasks with the same weight, with the 95 % "
+    "interval of the comparison; points are shifted sideways to separate their intervals. The line is the "
+    "least-squares regression on the logarithm of the size, from three sizes on.",
 )
 def draw_size_trend(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """A line for each other method: the gain over it with its interval, and from three sizes on its regression."""
+    """The gain over each other method with its interval and, from three sizes on, a regression line."""
     gains = gains_by_size(plan, comparisons)
     need(any(len(of_size) > 1 for of_size in gains.values()),
          "It needs the same two methods on two or more backbones.")  # fmt: skip
@@ -141,7 +140,7 @@ def draw_size_trend(plan: Plan, comparisons: list[Comparison]) -> Figure:
     axes = figure.subplots()
     look = looks(gains)
     for place, (label, of_size) in enumerate(gains.items()):
-        # Set apart sideways, since the intervals of all methods stand at the same few sizes.
+        # Shifted sideways, since the intervals of all methods are at the same few sizes.
         sizes = np.asarray(list(of_size)) * 1.03 ** (place - (len(gains) - 1) / 2)
         mean, low, high = np.asarray(list(of_size.values())).T
         axes.errorbar(sizes, mean, yerr=[mean - low, high - mean], capsize=2, linewidth=0.9, label=label,
@@ -158,18 +157,13 @@ def draw_size_trend(plan: Plan, comparisons: list[Comparison]) -> Figure:
 
 
 def gains_by_size(plan: Plan, comparisons: list[Comparison]) -> dict[str, Gains]:
-    """By the methods compared (and settings): over all tasks, by how much the reference's perplexity is lower."""
+    """By compared method (and settings): how much lower the reference's perplexity over all tasks is."""
     sizes = {one.backbone: float(one.training["total_parameters"]) for one in plan.results.done if one.training}
     gains: dict[str, Gains] = {}
     for one in comparisons:
         found = one.test or one.bootstrap
         if one.task == MACRO and found is not None and one.backbone in sizes:
             label = ", ".join([f"over {one.against}", *spelled(one.settings)])
-            gains.setdefault(label, {})[sizes[one.backbone]] = _lower(found)
+            mean, low, high = in_percent(found)
+            gains.setdefault(label, {})[sizes[one.backbone]] = -mean, -high, -low
     return {label: dict(sorted(of_size.items())) for label, of_size in gains.items()}
-
-
-def _lower(found: TTest | Bootstrap) -> tuple[float, float, float]:
-    """A difference of log-perplexity, with its interval reversed: ``1 - exp(difference)`` in percent."""
-    mean, high, low = -100 * np.expm1([found.mean, found.low, found.high])
-    return float(mean), float(low), float(high)

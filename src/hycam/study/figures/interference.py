@@ -1,4 +1,4 @@
-"""How training on one task serves another, and what each task loses or gains by training on all of them together."""
+"""How training on one task affects another, and what each task loses or gains by training on all together."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 JOINT = "all together"
-_CLIP = 0.9  # of the values: one pair of tasks in different languages would bleach all others
+_CLIP = 0.9  # quantile where colours end: one pair of very different tasks would bleach all others
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Interference:
     """NLL per response token of each task minus that of training on this task alone, in nats; above 0 is worse.
 
     Attributes:
-        method: and its settings, as a title.
+        method: with its settings, as a title.
         tasks: T of them.
-        matrix: row i is trained on task i alone, column j is tested on task j, ``[T, T]``; its diagonal is 0.
-        joint: trained on all tasks together, ``[T]``; NaN where that was not run.
+        matrix: trained on the row's task alone, tested on the column's, ``[T, T]``; its diagonal is 0.
+        joint: trained on all tasks together, ``[T]``; NaN if that was not run.
     """
 
     method: str
@@ -43,13 +43,13 @@ class Interference:
 
 @drawing(
     "Interference between tasks",
-    "NLL per response token of the task in a column after training on the task of a row alone, minus that after "
-    "training on the column's own task alone; above 0 is worse. The last row is trained on all tasks together: below 0 "
-    "the tasks help one another there, above 0 they are in each other's way. Each task has the same rows alone and "
-    "together. Colours end at the ninth decile.",
+    "NLL per response token of the column's task after training on the row's task alone, minus that after training on "
+    "the column's own task alone; above 0 is worse. The last row is trained on all tasks together: below 0 the tasks "
+    "help one another, above 0 they interfere. Each task has the same rows alone and together. Colours end at the "
+    "ninth decile.",
 )
 def draw_interference(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """A map for each method, all on one scale that is white at no difference."""
+    """A map for each method, all on one scale that is white at zero."""
     found = interferences(plan)
     need(found, "It needs cells of every task alone, of one method (single_tasks: true).")
     tasks = max(len(one.tasks) for one in found)
@@ -80,10 +80,7 @@ def draw_interference(plan: Plan, comparisons: list[Comparison]) -> Figure:
 
 
 def interferences(plan: Plan) -> list[Interference]:
-    """Of every method that has a cell of each task alone: means over the folds and seeds that all of these have.
-
-    Without a finite loss it is NaN.
-    """
+    """For every method with a cell of each task alone: means over their common folds and seeds; NaN if non-finite."""
     groups: dict[str, dict[str | None, list[Result]]] = {}
     for one in plan.results.done:
         key = json.dumps([one.backbone, one.method, one.settings], sort_keys=True)
@@ -106,10 +103,7 @@ def interferences(plan: Plan) -> list[Interference]:
 
 
 def _number(value: float, row: int, column: int) -> str:
-    """As printed in a field: three digits, because what joint training costs is that small.
-
-    Nothing stands on the diagonal, where it is 0 by definition, and where there is no number.
-    """
+    """As printed in a field; empty for NaN and on the diagonal, which is 0 by definition."""
     if row == column or math.isnan(value):
         return ""
     return f"{value:+.3f}".replace("-", "−")

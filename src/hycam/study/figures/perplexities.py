@@ -1,4 +1,4 @@
-"""Perplexity along a setting (the number of specialised modules, the rows to train on) and against what it costs."""
+"""Perplexity by a setting (the number of specialised modules, the training rows) and by cost."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ ROWS = "data.train_rows"
 _COSTS = {"trainable_parameters": "trainable parameters", "seconds": "seconds of training"}
 _PERPLEXITY = (
     "Perplexity is exp of the mean over tasks of the NLL per response token. Points are means over the folds and seeds "
-    "that everything in a panel has; the band is the range from the smallest to the largest of them."
+    "that everything in a panel has; bands are their range."
 )
 
 Line = dict[float, list[Result]]
-"""The cells of each value of the setting."""
+"""The cells at each value of the setting."""
 
 
 @drawing(
     "Perplexity and the number of specialised modules (the paper's Figure 3)",
-    f"{_PERPLEXITY} The paper shows a curve without numbers, so its figures are not drawn beside these.",
+    f"{_PERPLEXITY} The paper shows a curve without numbers, so it is not drawn here.",
 )
 def draw_num_specialized(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """One line for each kind of HyCAM of which two or more values were run, whether varied or methods of their own."""
+    """A line for each kind of HyCAM with two or more values, whether varied or listed as methods."""
     kinds: dict[str, list[Series]] = {}
     for group in series([one for one in plan.results.done if _experts(one) is not None], along=[EXPERTS]):
         kinds.setdefault(_without_experts(group.results[0]), []).append(group)
-    # A kind whose values are methods of their own is called by the shortest of their labels.
+    # A kind whose values are listed as methods takes the shortest of their labels.
     merged = [
         replace(min(kind, key=lambda one: len(one.method)), results=[cell for one in kind for cell in one.results])
         for kind in kinds.values()
@@ -64,7 +64,7 @@ def draw_num_specialized(plan: Plan, comparisons: list[Comparison]) -> Figure:
 
 @drawing("Perplexity and the amount of data", _PERPLEXITY)
 def draw_data_ladder(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """One line for each method, along the rows of each task that were trained on."""
+    """A line for each method, by the training rows of each task."""
     rows = {cell.identity: fmean(cell.data.rows.values()) for cell in plan.cells}
     lines: dict[tuple[str, str], Line] = {}
     for key, cells in labelled(series([one for one in plan.results.done if ROWS in one.settings], [ROWS])).items():
@@ -80,7 +80,7 @@ def draw_data_ladder(plan: Plan, comparisons: list[Comparison]) -> Figure:
 
 
 def _drawn(lines: dict[tuple[str, str], Line], scale: str = "linear") -> tuple[Figure, Sequence[Axes]]:
-    """A panel for each backbone, with the mean and the range over the folds and seeds that all its points have."""
+    """A panel for each backbone, with mean and range over the folds and seeds that all its points have."""
     figure, every, look = panels_by_backbone(lines)
     for axes, own in every:
         points = [(label, x, line[x]) for label, line in own.items() for x in sorted(line)]
@@ -98,7 +98,7 @@ def _drawn(lines: dict[tuple[str, str], Line], scale: str = "linear") -> tuple[F
 
 
 def _experts(result: Result) -> int | None:
-    """N_s of a cell; None where there are no specialised modules."""
+    """N_s of a cell; None if it has no specialised modules."""
     settings = result.content["settings"]["method"]
     config = None if settings["name"] == BASE else method(settings["name"]).config(settings["config"])
     if not isinstance(config, HyCAMConfig) or config.specialized == "none":
@@ -107,7 +107,7 @@ def _experts(result: Result) -> int | None:
 
 
 def _without_experts(result: Result) -> str:
-    """What distinguishes a kind of HyCAM, N_s left out."""
+    """What distinguishes a kind of HyCAM apart from N_s."""
     settings = result.content["settings"]["method"]
     config: dict[str, Any] = {key: value for key, value in settings["config"].items() if key != "num_specialized"}
     varied = {key: value for key, value in result.settings.items() if key != EXPERTS}
@@ -116,12 +116,11 @@ def _without_experts(result: Result) -> str:
 
 @drawing(
     "Perplexity and cost",
-    "Each method's perplexity on unseen rows against the parameters that it trains and the seconds that training took "
-    "on this machine (validation included). Points are means over the folds and seeds that all methods have; bars are "
-    "their range.",
+    "Each method's perplexity on unseen rows against its trainable parameters and its training time in seconds "
+    "(validation included). Points are means over the folds and seeds that all methods have; bars are their range.",
 )
 def draw_cost(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """Two panels for each backbone, a point for each method: mean and range over the folds and seeds that all have."""
+    """Two panels for each backbone, with a point for each method."""
     groups = labelled(series([one for one in best_or_all(plan) if one.training]))
     need(groups, "It needs a trained cell.")
     look = looks(dict.fromkeys(name for _, name in groups))

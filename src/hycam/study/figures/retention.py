@@ -1,4 +1,4 @@
-"""What a method gains on its tasks against what it forgets of the rest: by learning rate, and as training goes on."""
+"""What a method gains on its tasks against what it forgets: by learning rate, and over training."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ Paths = dict[tuple[str, str], list[Point]]
 
 @drawing(
     "Gain and forgetting",
-    "Gain: log-perplexity of the backbone as it is minus that of the adapted one, on the same rows. Forgetting: what "
-    "the gold continuations of the retention tasks cost more than before, in bits per byte, the mean over these tasks. "
-    "A path goes along a method's learning rates, from the smallest (white), which forgets least whatever the method: "
-    "methods are compared by their paths, not by single points.",
+    "Gain: log-perplexity of the unadapted backbone minus that of the adapted one, on the same rows. Forgetting: the "
+    "increase in bits per byte of the gold continuations, averaged over the retention tasks. A path follows a method's "
+    "learning rates from the smallest (white), which forgets least with any method: compare methods by their paths, "
+    "not by single points.",
 )
 def draw_frontier(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """A panel for each backbone, a path for each method along its learning rates, the smallest rate hollow."""
+    """A panel for each backbone, a path for each method along its learning rates."""
     return _drawn({key: sorted(points) for key, points in paths_by_rate(plan).items()}, mark_first=True)
 
 
 @drawing(
     "Gain and forgetting over training",
-    "A path goes through the validations of a training, from the backbone as it is, which has gained and forgotten "
-    "nothing. Gain: the loss of the validation part before the first step minus that of the step. Forgetting: what the "
-    "gold continuations of the retention tasks cost more than before, in bits per byte, the mean over these tasks.",
+    "A path follows the validations of a training, starting at the unadapted backbone (no gain, no forgetting). Gain: "
+    "the validation loss before the first step minus that of the step. Forgetting: the increase in bits per byte of "
+    "the gold continuations, averaged over the retention tasks.",
 )
 def draw_frontier_training(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """A panel for each backbone, a path for each method and setting through the validations of its training."""
+    """A panel for each backbone, a path for each method and setting through its validations."""
     return _drawn(paths_by_step(plan), mark_first=False)
 
 
@@ -66,13 +66,10 @@ def _drawn(paths: Paths, mark_first: bool) -> Figure:
 
 
 def paths_by_rate(plan: Plan) -> Paths:
-    """By backbone and method, a point for each of its settings: means over the folds and seeds that all have.
-
-    Forgetting is the mean over the retention tasks of the difference in bits per byte; the gain is the log-perplexity
-    of the backbone as it is, on the same fold, minus that of the cell.
+    """By backbone and method, a point for each setting: means over the folds and seeds that all settings have.
 
     Raises:
-        NotRun: no cell has retention, or the backbone as it is was not scored.
+        NotRun: no cell has retention, or the unadapted backbone was not scored.
     """
     done = plan.results.done
     measured = series([one for one in done if one.content["retention"] and one.training is not None])
@@ -81,7 +78,7 @@ def paths_by_rate(plan: Plan) -> Paths:
         if one.content["settings"]["method"]["name"] == BASE:
             base.setdefault((one.backbone, one.fold), []).append(nll(one))
     need(measured, "It needs trained cells whose retention was measured (retention.tasks).")
-    need(base, f"It needs the backbone as it is among the methods (name: {BASE}), to measure gains from.")
+    need(base, f"It needs the unadapted backbone among the methods (name: {BASE}) as the baseline of gains.")
     paths: Paths = {}
     for backbone in dict.fromkeys(group.backbone for group in measured):
         own = [group for group in measured if group.backbone == backbone]
@@ -94,18 +91,15 @@ def paths_by_rate(plan: Plan) -> Paths:
 
 
 def _forgetting(result: Result) -> float:
-    """Bits per byte that the retention tasks cost more than before, the mean over tasks."""
+    """The increase in bits per byte, averaged over the retention tasks."""
     return fmean(task["difference"] for task in result.content["retention"]["tasks"].values())
 
 
 def paths_by_step(plan: Plan) -> Paths:
-    """By backbone and method (with the varied settings), a point for each validation: means over folds and seeds.
-
-    Forgetting is the mean over the retention tasks; the gain is the validation loss before the first step minus that
-    of the step. Steps that not all cells of a path have (one was stopped early) are left out.
+    """By backbone and method (with settings), a point for each validation that all cells have: means over these.
 
     Raises:
-        NotRun: no cell was measured at its validations, or one has no validation before the first step.
+        NotRun: no cell measured retention at its validations, or one has no validation before the first step.
     """
     found = series([one for one in plan.results.done if _validations(one)])
     need(found, "It needs trained cells whose retention was measured as they went (retention.at_validations).")
@@ -115,7 +109,7 @@ def paths_by_step(plan: Plan) -> Paths:
         for key, cells in zip(own, in_common(list(own.values())), strict=True):
             every = [_validations(one) for one in cells]
             need(all(0 in validations for validations in every),
-                 f"{cells[0].method} has no validation before the first step, to measure gains from.")  # fmt: skip
+                 f"{cells[0].method} has no validation before the first step as the baseline of gains.")  # fmt: skip
             steps = sorted(set.intersection(*(set(validations) for validations in every)))
             paths[key] = [_point(step, every) for step in steps]
     return paths
@@ -127,7 +121,7 @@ def _point(step: int, every: list[dict[int, Mapping[str, Any]]]) -> Point:
 
 
 def _validations(result: Result) -> dict[int, Mapping[str, Any]]:
-    """The lines of the log that have a validation with its retention, by step."""
+    """The log's validations with retention, by step."""
     return {
         line["step"]: line
         for line in result.content["curve"]

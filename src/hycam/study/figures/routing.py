@@ -1,4 +1,4 @@
-"""What the router does: by task and layer, over training, and how much it knows of the task."""
+"""What the router does: by task and layer, over training, and how much it says about the task."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hycam.study.figures.style import (
     legend_below,
     looks,
     panels_by_backbone,
-    styled,
+    style,
 )
 from hycam.study.plan import Plan
 from hycam.study.results import Result
@@ -33,23 +33,21 @@ _LOAD = "routing_"
 
 @drawing(
     "Routing by task and layer",
-    "Mean probabilities of the router over the response tokens of each task, without noise, as in evaluation; 1/K is "
-    "what a router that ignores its input gives. Of one training: the modules of another have another order.",
+    "Mean probabilities of the router over the response tokens of each task, without noise, as in evaluation; a router "
+    "that ignores its input gives 1/K. From one training: the modules of others have another order.",
 )
 def draw_routing(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """Of one cell: the modules of one training are not those of another, so nothing could be averaged."""
+    """For one cell: the modules of different trainings do not correspond, so they cannot be averaged."""
     routed = [one for one in _first_the_reference(plan) if one.content["routing"]]
     need(routed, "It needs a cell whose routing was measured: a method with a router.")
     return routing_maps(routed[0].content["routing"], _named(routed[0]))
 
 
-@styled
+@style()
 def routing_maps(routing: Mapping[str, Any], title: str) -> Figure:
     """A map of layers by modules for each task, all on one scale.
 
-    Args:
-        routing: as :func:`hycam.inspection.routing.routing_by_task` gives it.
-        title: what it is of.
+    ``routing`` is as :func:`hycam.inspection.routing.routing_by_task` returns it.
     """
     tasks = routing["tasks"]
     across = min(5, len(tasks))
@@ -77,11 +75,11 @@ def routing_maps(routing: Mapping[str, Any], title: str) -> Figure:
 
 @drawing(
     "Load of the modules over training",
-    "The share of the routing probability that each specialised module gets, averaged over tokens, layers and the "
-    "steps since the last line of the log, Gumbel noise included. Of one training.",
+    "The share of the routing probability of each specialised module, averaged over tokens, layers and the steps since "
+    "the last line of the log, Gumbel noise included. From one training.",
 )
 def draw_expert_load(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """Of one cell, for the same reason: the mean over layers and tokens of each logged interval."""
+    """For one cell, for the same reason."""
     logged = [one for one in _first_the_reference(plan) if any(_LOAD + "0" in line for line in one.content["curve"])]
     need(logged, "It needs a trained cell of a method with a router that logged its load (training.log_every).")
     result = logged[0]
@@ -102,12 +100,11 @@ def draw_expert_load(plan: Plan, comparisons: list[Comparison]) -> Figure:
 
 @drawing(
     "What the routing says about the task",
-    "Mutual information between task and module in each layer, every task weighing the same, from the mean routing "
-    "probabilities of the tasks. 0 bits: all tasks are routed alike. Lines are means over folds and seeds, bands their "
-    "range.",
+    "Mutual information between task and module in each layer, from the tasks' mean routing probabilities, all with "
+    "the same weight. 0 bits: all tasks are routed alike. Lines are means over folds and seeds, bands their range.",
 )
 def draw_mutual_information(plan: Plan, comparisons: list[Comparison]) -> Figure:
-    """A panel for each backbone, a line for each routed method: mean and range over folds and seeds."""
+    """A panel for each backbone, a line for each method with a router."""
     groups = labelled(series([one for one in plan.results.done if one.content["routing"]]))
     need(groups, "It needs a cell whose routing was measured: a method with a router.")
     figure, every, look = panels_by_backbone(groups)
@@ -128,7 +125,7 @@ def draw_mutual_information(plan: Plan, comparisons: list[Comparison]) -> Figure
 
 
 def _first_the_reference(plan: Plan) -> Sequence[Result]:
-    """Cells that were trained on all tasks, those of the study's reference before the others."""
+    """The cells trained on all tasks, those of the reference first."""
     together = [one for one in plan.results.done if one.task is None]
     return sorted(together, key=lambda one: one.method != plan.study.reference)
 

@@ -1,4 +1,4 @@
-"""Which finished cells make one line of a figure, and their perplexity over folds and seeds."""
+"""Groups finished cells into the lines of a figure, and averages over folds and seeds."""
 
 from __future__ import annotations
 
@@ -11,25 +11,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hycam.study.cells import told
 from hycam.study.plan import Plan
 from hycam.study.results import Result
 from hycam.study.sweep import RATE
 from hycam.study.tables.table import need
-from hycam.study.vary import told
 
 Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Series:
-    """Cells of one backbone and method that share every varied setting, except those that a figure runs along.
-
-    Attributes:
-        backbone: its label.
-        method: its label.
-        settings: those that are shared.
-        results: the cells, one or more.
-    """
+    """One or more cells of a backbone and method that share their ``settings``, except the one on a figure's axis."""
 
     backbone: str
     method: str
@@ -38,7 +31,7 @@ class Series:
 
 
 class Spread(NamedTuple):
-    """A mean between the smallest and the largest value that went into it."""
+    """The smallest, mean and largest of some values."""
 
     low: float
     mean: float
@@ -46,7 +39,7 @@ class Spread(NamedTuple):
 
 
 def best_or_all(plan: Plan) -> list[Result]:
-    """The finished cells that were trained on all tasks; of a sweep only those of each method's best trial."""
+    """The finished cells trained on all tasks; for a sweep, only those of each method's best trial."""
     together = [one for one in plan.results.done if one.task is None]
     if not plan.study.sweep.learning_rates:
         return together
@@ -55,11 +48,9 @@ def best_or_all(plan: Plan) -> list[Result]:
 
 
 def series(results: Iterable[Result], along: Sequence[str] = ()) -> list[Series]:
-    """Groups cells that were trained on all tasks, in the order of the grid.
+    """Groups the finished cells that were trained on all tasks and have a finite loss, in grid order.
 
-    Args:
-        results: finished cells; those without a finite loss are left out.
-        along: varied settings that do not separate cells.
+    ``along`` are varied settings that do not separate cells.
     """
     found: dict[tuple[str, str, str], Series] = {}
     for one in results:
@@ -71,7 +62,7 @@ def series(results: Iterable[Result], along: Sequence[str] = ()) -> list[Series]
 
 
 def labels(found: Sequence[Series]) -> list[str]:
-    """What each line is called: its method, and the settings in which they differ."""
+    """The name of each line: its method, and the settings in which lines differ."""
     names = list(dict.fromkeys(name for one in found for name in one.settings))
     apart = [name for name in names if len({json.dumps(one.settings.get(name)) for one in found}) > 1]
     return [
@@ -91,18 +82,14 @@ def spelled(settings: Settings) -> list[str]:
 
 
 def in_common(groups: Sequence[Sequence[Result]]) -> list[list[Result]]:
-    """The cells of those folds and seeds that every group has, so that what is compared saw the same data.
-
-    Raises:
-        NotRun: no fold and seed is common to all.
-    """
+    """The cells of the folds and seeds that every group has, so that all saw the same data; or NotRun."""
     places = set.intersection(*({(one.fold, one.seed) for one in group} for group in groups))
-    need(places, "No fold is finished for all of what the figure compares; the next cells will bring one.")
+    need(places, "No fold is finished for everything that the figure compares; run more cells.")
     return [[one for one in group if (one.fold, one.seed) in places] for group in groups]
 
 
 def perplexity(results: Iterable[Result]) -> Spread:
-    """Over cells: ``exp`` of the mean of their NLL (itself the mean over tasks), and of the smallest and largest."""
+    """``exp`` of the mean, the smallest and the largest NLL (each the mean over tasks) of the cells."""
     return spread([nll(one) for one in results], math.exp)
 
 
@@ -111,13 +98,13 @@ def spread(values: Sequence[float], scale: Callable[[float], float] = float) -> 
 
 
 def thinned(values: np.ndarray, most: int = 60) -> np.ndarray:
-    """``[..., n]`` with neighbours averaged where n is above ``most``, so that a reader can tell points apart."""
+    """``[..., n]`` with neighbours averaged if n is above ``most``, so that points can be told apart."""
     bins = np.array_split(np.arange(values.shape[-1]), min(most, values.shape[-1]))
     return np.stack([values[..., one].mean(axis=-1) for one in bins], axis=-1)
 
 
 def nll(result: Result) -> float:
-    """The mean over tasks of the NLL per response token, which is the logarithm of the headline perplexity."""
+    """The mean over tasks of the NLL per response token: the logarithm of the headline perplexity."""
     value = result.macro["nll"]
-    assert value is not None  # series() has left those out
+    assert value is not None  # series() skips those
     return value

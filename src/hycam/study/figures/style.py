@@ -1,4 +1,4 @@
-"""A figure of a report, its files, and how it looks: legible in print at the width of a page, also without colour."""
+"""A figure of a report, its files and its style: legible in print at page width, also without colour."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from hycam.errors import HycamError
 from hycam.study.comparisons import Comparison
@@ -23,13 +22,12 @@ WIDTH = 7.0  # inches, the text width of a page
 _DPI = 200
 _NOT_IN_XML = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f]")
 
-# Okabe and Ito's colours, which the common forms of colour-blindness keep apart; their yellow is too pale for a line
-# on white.
+# Okabe and Ito's colour-blind safe palette without its yellow, which is too pale for a line on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*")
 LINES = ("-", "--", "-.", ":")
 GREY = "#666666"
-DIVERGING = "RdBu_r"  # ColorBrewer's, safe for colour-blind readers; white at zero
+DIVERGING = "RdBu_r"  # ColorBrewer's, colour-blind safe; white at zero
 SEQUENTIAL = "cividis"
 
 _SETTINGS: Any = {
@@ -54,7 +52,6 @@ _SETTINGS: Any = {
     "svg.hashsalt": "hycam",  # the same figure is the same file
 }
 
-P = ParamSpec("P")
 R = TypeVar("R")
 K = TypeVar("K", bound=Hashable)
 Draw = Callable[[Plan, list[Comparison]], "Figure"]
@@ -65,10 +62,9 @@ class Drawing:
     """A figure of a study.
 
     Attributes:
-        title: what stands above it.
-        caption: what stands below it: what is shown, how it was computed, and caveats.
-        draw: makes it of a study and its comparisons; raises :class:`hycam.study.tables.table.NotRun` where the cells
-            that it needs are missing, and HycamError where a library, a backbone or data are.
+        title, caption: the texts above and below it.
+        draw: draws it from a study and its comparisons; raises :class:`hycam.study.tables.table.NotRun` if it lacks
+            cells, and HycamError if it lacks a library, a backbone or data.
     """
 
     title: str
@@ -80,30 +76,26 @@ class Drawing:
 
 
 def drawing(title: str, caption: str) -> Callable[[Draw], Drawing]:
-    """Makes a :class:`Drawing` of a function, which then draws within :func:`style`."""
-    return lambda draw: Drawing(title, caption, styled(draw))
+    """Turns a function into a :class:`Drawing` that draws within :func:`style`."""
+    return lambda draw: Drawing(title, caption, style()(draw))
 
 
 def save(figure: Figure, folder: Path, name: str) -> list[Path]:
-    """Writes ``NAME.png`` (200 dots an inch) and ``NAME.svg``; the same figure gives the same bytes.
-
-    Raises:
-        OSError: the folder cannot be written or the disk is full.
-    """
+    """Writes ``NAME.png`` (200 dpi) and ``NAME.svg``; the same figure gives the same bytes."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.png", folder / f"{name}.svg"]
-    with style():  # ticks are made as late as now
+    with style():  # ticks are only made now
         figure.savefig(paths[0], dpi=_DPI)
         drawn = io.BytesIO()
         figure.savefig(drawn, format="svg", metadata={"Date": None})
-    # The SVG repeats every text beside its drawing, and XML cannot hold characters that do not print.
+    # The SVG contains every text, and XML cannot hold non-printing characters.
     paths[1].write_bytes(_NOT_IN_XML.sub(b"", drawn.getvalue()))
     return paths
 
 
 @contextmanager
 def style() -> Iterator[None]:
-    """Matplotlib's settings for these figures, put back afterwards.
+    """Applies matplotlib's settings for these figures (also to a decorated function), and restores them afterwards.
 
     Raises:
         HycamError: matplotlib is not installed.
@@ -116,19 +108,8 @@ def style() -> Iterator[None]:
         yield
 
 
-def styled(draw: Callable[P, R]) -> Callable[P, R]:
-    """A function that draws within :func:`style`."""
-
-    @wraps(draw)
-    def within(*args: P.args, **kwargs: P.kwargs) -> R:
-        with style():
-            return draw(*args, **kwargs)
-
-    return within
-
-
 def blank(height: float, width: float = WIDTH) -> Figure:
-    """An empty figure, in inches, that makes room for its labels by itself."""
+    """An empty figure (sizes in inches) that makes room for its labels."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), layout="constrained")
@@ -152,14 +133,10 @@ def panels(titles: Iterable[str], height: float = 2.9, columns: int = 2) -> tupl
 def panels_by_backbone(
     lines: Mapping[tuple[str, str], R], height: float = 2.9
 ) -> tuple[Figure, list[tuple[Axes, dict[str, R]]], dict[str, dict[str, Any]]]:
-    """A figure with a panel for each backbone.
-
-    Args:
-        lines: what each line is drawn from, by backbone and label.
-        height: of a panel, in inches.
+    """A figure with a panel for each backbone; ``lines`` are by backbone and label.
 
     Returns:
-        the figure; each panel with its lines by label; and how each label looks, the same in all panels.
+        the figure; each panel with its lines by label; and each label's look, the same in all panels.
     """
     backbones = dict.fromkeys(backbone for backbone, _ in lines)
     figure, every = panels(backbones, height)
@@ -168,14 +145,14 @@ def panels_by_backbone(
 
 
 def band(axes: Axes, x: Any, bounds: Iterable[Any], label: str, look: Mapping[str, Any], **how: Any) -> None:
-    """A line with the range about it shaded; ``bounds`` are the lower ends, the line itself and the upper ends."""
+    """A line with its range shaded; ``bounds`` are the lower ends, the line itself and the upper ends."""
     low, line, high = bounds
     axes.plot(x, line, label=label, **look, **how)
     axes.fill_between(x, low, high, color=look["color"], alpha=0.15, linewidth=0)
 
 
 def looks(labels: Iterable[K]) -> dict[K, dict[str, Any]]:
-    """Colour, marker and line of each label: arguments of ``Axes.plot``, no two alike for up to 140 labels."""
+    """Colour, marker and line style of each label, as arguments of ``Axes.plot``; distinct for up to 140 labels."""
     return {
         label: {"color": COLOURS[at % 7], "marker": MARKERS[at % 10], "linestyle": LINES[at % 4]}
         for at, label in enumerate(labels)
@@ -183,18 +160,18 @@ def looks(labels: Iterable[K]) -> dict[K, dict[str, Any]]:
 
 
 def legend_below(figure: Figure) -> None:
-    """One legend for all panels, outside of them, where it can hide nothing; as many columns as its labels leave."""
+    """One legend for all panels, below them, with as many columns as fit."""
     found: dict[str, Any] = {}
     for one in figure.axes:
         for handle, label in zip(*one.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
-    column = 0.75 + 0.065 * max(map(len, found))  # inches: the line, and about so much a letter of 8 points
+    column = 0.75 + 0.065 * max(map(len, found))  # inches: the line, and the width of a letter of 8 points
     columns = max(1, min(len(found), int(figure.get_figwidth() / column)))
     figure.legend(found.values(), found.keys(), loc="outside lower center", ncols=columns)
 
 
 def log_axis(axes: Axes, name: str) -> None:
-    """A logarithmic horizontal axis with a few round numbers, written as sizes of models are: 500M, 2B."""
+    """A logarithmic horizontal axis with a few round numbers, written like model sizes: 500M, 2B."""
     from matplotlib.ticker import EngFormatter, LogLocator, NullLocator
 
     short = EngFormatter(sep="")

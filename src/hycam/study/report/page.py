@@ -1,9 +1,10 @@
-"""The page: one HTML file with its style, its script and its pictures inside, which loads nothing."""
+"""The files of a report and its page: one HTML file with its style, script and pictures inside; it loads nothing."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -17,17 +18,64 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
+from hycam.files import whole_folder, write_whole
 from hycam.machine import describe
-from hycam.study.plan import Plan
+from hycam.study.figures import save
+from hycam.study.plan import STUDY_FILE, Plan
 from hycam.study.recipe import StudyRecipe
-from hycam.study.report.content import Content
+from hycam.study.report.content import Content, Picture
 from hycam.study.report.predictions import side_by_side
 from hycam.study.report.summary import main_sentences, summary
 from hycam.study.status import cell_states, counted, spelled
+from hycam.study.tables import csv, latex, markdown
+
+# With many points an SVG may be larger than a PNG at print resolution: above this size the page takes the smaller one.
+LARGEST_SVG = 400_000
+
+_FORMS = {"md": markdown, "tex": latex, "csv": csv}
+
+
+def write(content: Content) -> Path:
+    """Writes ``OUTPUT/report``, each file and folder replaced whole and the page last; returns the page's path.
+
+    Raises:
+        HycamError: the folder cannot be written or the disk is full; the old page is then still there.
+    """
+    folder = Path(content.plan.study.output) / "report"
+    with whole_folder(folder / "tables") as made:
+        for table in content.tables:
+            for suffix, form in _FORMS.items():
+                write_whole(made / f"{table.name}.{suffix}", form(table))
+    with whole_folder(folder / "figures") as made:
+        images = {picture.name: _image(picture, made) for picture in content.pictures}
+    write_whole(folder / "statistics.json", _statistics(content))
+    write_whole(folder / STUDY_FILE, settings(content.plan.study))
+    write_whole(folder / "index.html", render(content, images, folder / STUDY_FILE))
+    return folder / "index.html"
+
+
+def _image(picture: Picture, folder: Path) -> str:
+    """Saves a figure and returns it as a data URI, which keeps the identifiers of different SVGs apart."""
+    by_suffix = {path.suffix: path for path in save(picture.figure, folder, picture.name)}
+    chosen = by_suffix[".svg"]
+    if chosen.stat().st_size > LARGEST_SVG:
+        chosen = min(by_suffix.values(), key=lambda path: path.stat().st_size)
+    kind = "svg+xml" if chosen.suffix == ".svg" else "png"
+    return f"data:image/{kind};base64,{base64.b64encode(chosen.read_bytes()).decode()}"
+
+
+def _statistics(content: Content) -> str:
+    """All tests as JSON, with null for non-finite numbers."""
+    as_dicts = {
+        "comparisons": [asdict(one) for one in content.comparisons],
+        "text_tests": [asdict(one) for one in content.text_tests],
+    }
+    plain = json.loads(json.dumps(as_dicts), parse_constant=lambda _: None)
+    return json.dumps(plain, indent=2, ensure_ascii=False) + "\n"
 
 
 class Fact(NamedTuple):
-    """One property of what cells ran on, with its values and how many cells have each."""
+    """A property of the cells' environment, with its values and the number of cells with each."""
 
     name: str
     values: list[tuple[str, int]]
@@ -36,13 +84,13 @@ class Fact(NamedTuple):
 def render(content: Content, images: Mapping[str, str], study_file: Path) -> str:
     """The page as HTML.
 
-    Every text is escaped. A content security policy, with the hash of the page's own script and style, forbids any
-    other script and any request, whatever the texts of the data hold.
+    Every text is escaped. A content security policy with the hashes of the page's own script and style forbids any
+    other script and any request, whatever the data contain.
 
     Args:
-        content: what the page says.
-        images: by the picture's name, a data URI.
-        study_file: where every setting lies as YAML; the commands name it.
+        content: of the report.
+        images: data URIs by the pictures' names.
+        study_file: the YAML file with every setting, which the commands on the page name.
     """
     plan = content.plan
     style, script = _asset("page.css"), _asset("page.js")
@@ -68,7 +116,7 @@ def render(content: Content, images: Mapping[str, str], study_file: Path) -> str
 
 
 def environment(plan: Plan) -> list[Fact]:
-    """Commit, machine and versions, each with all values that the cells with a result have."""
+    """Commit, machine and versions of the cells that have a result."""
     described = [one.content["environment"] for one in (*plan.results.done, *plan.results.failed)]
     if not described:
         return []
@@ -76,13 +124,13 @@ def environment(plan: Plan) -> list[Fact]:
     for package in dict.fromkeys(name for one in described for name in one["versions"]):
         columns[package] = [one["versions"].get(package) for one in described]
     return [
-        Fact(name, [(value or "not known", count) for value, count in Counter(values).most_common()])
+        Fact(name, [(value or "unknown", count) for value, count in Counter(values).most_common()])
         for name, values in columns.items()
     ]
 
 
 def warnings(facts: Iterable[Fact]) -> list[str]:
-    """What makes cells hard to compare: several commits, machines or versions among them."""
+    """What makes cells hard to compare: several commits, machines or versions."""
     several = {fact.name: len(fact.values) for fact in facts if len(fact.values) > 1}
     found = []
     if "commit" in several:
@@ -103,7 +151,7 @@ def settings(study: StudyRecipe) -> str:
 
 
 def commands(study: StudyRecipe, file: Path) -> list[str]:
-    """What makes the study and its report again, where ``file`` holds :func:`settings`."""
+    """The commands that reproduce the study and its report; ``file`` has :func:`settings`."""
     verbs = [f"hycam study {shlex.quote(str(file))}", f"hycam report {shlex.quote(str(file))}"]
     if study.learning_rates_from is not None:
         verbs.insert(0, f"hycam study {shlex.quote(study.learning_rates_from)}")
@@ -131,5 +179,5 @@ def _asset(name: str) -> str:
 
 
 def _hash(text: str) -> str:
-    """As a content security policy names an inline script or style."""
+    """The name of an inline script or style in a content security policy."""
     return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"

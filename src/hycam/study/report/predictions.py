@@ -1,4 +1,4 @@
-"""Rows with what every cell made of them, side by side: figures from the result files, texts from the run folders."""
+"""Rows with the answers of every cell side by side: scores from the result files, texts from the run folders."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from typing import Any, NamedTuple
 
 from hycam.errors import HycamError
 from hycam.evaluation.result import PREDICTIONS_FILE, read_predictions
+from hycam.study.cells import told
 from hycam.study.plan import Plan
 from hycam.study.results import Result
-from hycam.study.vary import told
 from hycam.training.run import Run
 
-ANSWERS_A_ROW = 12  # of a task in the mean over its rows, which keeps a page of many cells readable
+ANSWERS_A_ROW = 12  # on average over the rows of a task, to keep a page with many cells readable
 LONGEST_TEXT = 1500
 
 Scored = list[tuple[Result, int]]
-"""The cells that scored a row, each with the row's place in its lists."""
+"""The cells that scored a row, each with the row's index in its lists."""
 
 
 class Answer(NamedTuple):
-    """What one cell made of a row: ROUGE-L of its answer and the reference's NLL in nats per token, None for neither.
+    """One cell's answer to a row, with its ROUGE-L and the reference's NLL in nats per token (None if not scored).
 
-    ``label`` is the method, and whatever else sets the cell apart from the others of the row. ``text`` is None where no
-    answer was generated or the run folder is on another machine.
+    ``label`` is the method, with whatever else distinguishes the cell from the row's others. ``text`` is None if there
+    is no answer or the run folder is on another machine.
     """
 
     label: str
@@ -36,7 +36,7 @@ class Answer(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One row of the data. ``prompt`` and ``reference`` are None where no run folder of it is on this machine."""
+    """One row of the data; ``prompt`` and ``reference`` are None if no run folder with it is on this machine."""
 
     identity: str
     prompt: str | None
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 
 class TaskRows(NamedTuple):
-    """The chosen rows of a task, out of ``scored`` rows."""
+    """The chosen rows of a task, out of all ``scored`` ones."""
 
     task: str
     scored: int
@@ -55,13 +55,9 @@ class TaskRows(NamedTuple):
 def side_by_side(plan: Plan, longest: int = LONGEST_TEXT) -> list[TaskRows]:
     """Rows of each task with the answers of all finished cells that were trained on all tasks.
 
-    As many as the study's ``rows_shown``, or fewer, so that a task has at most ``ANSWERS_A_ROW`` answers for each of
-    those; at least one row is taken whatever it has. Rows that most cells answered come first, then those that most
-    cells scored, then the order of the grid.
-
-    Args:
-        plan: the study.
-        longest: characters of a prompt, a reference or an answer; the rest is left out and counted.
+    At most the study's ``rows_shown`` per task, and at least one, with no more than ``ANSWERS_A_ROW`` answers each on
+    average. Rows that most cells answered come first, then those that most cells scored, then grid order. Texts are
+    cut after ``longest`` characters.
     """
     finished = plan.results.select(task=None)
     kept = _Kept(plan)
@@ -99,17 +95,17 @@ class _Kept:
         self._read: dict[str, dict[tuple[str, str], dict[str, Any]]] = {}
 
     def entry(self, one: Result, task: str, place: int) -> dict[str, Any] | None:
-        """The prediction of a row; None where it is not on this machine, or of another evaluation than the cell's."""
+        """The prediction of a row; None if it is not on this machine or from another evaluation than the cell's."""
         if one.identity not in self._read:
             entries = []
             if one.identity in self._runs:
                 path = self._runs[one.identity].evaluation(one.content["evaluation"]["part"]) / PREDICTIONS_FILE
-                with suppress(HycamError):  # a damaged file is as one that is on another machine
+                with suppress(HycamError):  # a damaged file counts as missing
                     entries = read_predictions(path) if path.exists() else []
             self._read[one.identity] = {(entry["task"], entry["row"]): entry for entry in entries}
         figures = _figures(one, task)
         entry = self._read[one.identity].get((task, figures["row"][place]))
-        # A run folder keeps the predictions of its last evaluation, which may have had other settings than this cell.
+        # A run folder keeps only its last evaluation, which may have had other settings than this cell.
         if entry and (entry["nll"], entry["rougeL"]) == (figures["nll"][place], figures["rougeL"][place]):
             return entry
         return None
@@ -128,7 +124,7 @@ def _row(task: str, identity: str, of_row: Scored, kept: _Kept, longest: int) ->
 
 
 def _labels(results: list[Result]) -> list[str]:
-    """The method of each, with those of backbone, fold, seed and settings that are not the same for all of them."""
+    """The method of each, with backbone, fold, seed and settings where these differ among the results."""
     named = [
         {"backbone": one.backbone, "fold": f"fold {one.fold}", "seed": f"seed {one.seed}"}
         | {name: told(name, value) for name, value in one.settings.items()}

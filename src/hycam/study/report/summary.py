@@ -1,15 +1,15 @@
-"""The report in a few sentences: how far the study is, and where a method wins, ties or loses."""
+"""The report in a few sentences: the study's progress, and where a method wins, ties or loses."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Sequence
 
+from hycam.study.cells import told
 from hycam.study.comparisons import Comparison
 from hycam.study.plan import Plan
 from hycam.study.significance import MACRO
 from hycam.study.status import cell_states, counted
-from hycam.study.vary import told
 
 _VERDICTS = {
     "lower": "lower than that of",
@@ -21,13 +21,13 @@ _UNTESTED = "not tested, for lack of a second fold in common, against that of"
 
 
 def summary(plan: Plan, comparisons: Sequence[Comparison]) -> list[str]:
-    """Plain sentences for the head of the page and for the command line."""
+    """The sentences at the top of the page and on the command line."""
     waits = [plan.waits_for] if plan.waits_for else []
     return [_progress(plan), *waits, *(_learning_rates(plan) or _verdicts(plan, comparisons))]
 
 
 def main_sentences(comparisons: Iterable[Comparison]) -> list[str]:
-    """The sentences of the comparisons over all tasks, with their intervals and tests."""
+    """The sentences of the comparisons over all tasks."""
     return [one.sentence for one in comparisons if one.task == MACRO]
 
 
@@ -42,7 +42,7 @@ def _progress(plan: Plan) -> str:
 
 
 def _learning_rates(plan: Plan) -> list[str]:
-    """Of a sweep, which compares nothing: the best rate of each method."""
+    """The best rate of each method; for a sweep, which compares nothing else."""
     so_far = " so far" if plan.to_go else ""
     found = []
     for (backbone, method), best in plan.best.items():

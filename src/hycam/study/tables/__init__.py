@@ -1,4 +1,4 @@
-"""The tables of a report, by name: each is made of a study and its comparisons, or raises NotRun with the reason."""
+"""The tables of a report, by name: each takes a study and its comparisons, or raises NotRun with the reason."""
 
 from __future__ import annotations
 

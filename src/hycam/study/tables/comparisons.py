@@ -1,31 +1,35 @@
-"""Every comparison of the report: the difference of perplexity, its interval, the test, and the verdict."""
+"""Every comparison of the report: of perplexity with its test and verdict, and of the generated answers."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Mapping, Sequence
 
 from hycam.study.comparisons import Comparison
 from hycam.study.plan import Plan
-from hycam.study.significance import MACRO
+from hycam.study.significance import MACRO, percent
 from hycam.study.tables.places import Line
-from hycam.study.tables.table import NONE, Entry, Table, need
+from hycam.study.tables.table import NONE, Entry, NotRun, Table, need
+from hycam.study.text_tests import POOLED, TextTest
+
+TEXT_TITLE = "Answers compared: BLEU-4 and ROUGE-L"
+_METRICS = {"bleu4": "BLEU-4", "rougeL": "ROUGE-L"}
 
 _COLUMNS = ["Method", "Against", "Task", "Perplexity, %", "95 % interval", "Test", "p", "Holm p", "Verdict",
             "Rows of these adapters, %"]  # fmt: skip
 _NOTE = (
-    "Perplexity of the method against the other, in percent of the other's: exp of the mean difference of the NLL per "
-    "response token, minus 1; below 0 the method is the better one. Holm p: corrected over all comparisons of this "
-    "table that have a test. Lower and higher: Holm p below 5 %; equivalent: a tie within 1 % is shown; undecided: "
-    "neither; not tested: fewer than two folds (or seeds of one fold) in common. The last column resamples the rows "
-    "that were scored: it is about these trained adapters, not about the method."
+    "Perplexity of the method relative to the other, in percent: exp of the mean difference of the NLL per response "
+    "token, minus 1; below 0 the method is better. Holm p: corrected over all tested comparisons of this table. Lower "
+    "and higher: Holm p below 5 %; equivalent: a tie within 1 % is shown; undecided: neither; not tested: fewer than "
+    "two folds (or seeds of one fold) in common. The last column resamples the scored rows: it is about these trained "
+    "adapters, not about the method."
 )
 
 
 def comparisons_table(plan: Plan, made: list[Comparison]) -> Table:
-    """One line for each comparison, all of them corrected together."""
+    """One line for each comparison."""
     need(not plan.study.sweep.learning_rates,
-         "The study is a sweep: it chooses learning rates on one fold, and compares no methods.")  # fmt: skip
-    need(made, "There is nothing to compare: it takes finished cells of two methods on the same fold.")
+         "The study is a sweep: it chooses learning rates on one fold and compares no methods.")  # fmt: skip
+    need(made, "There is nothing to compare: that needs finished cells of two methods on the same fold.")
     several = len({one.backbone for one in made}) > 1
     rows = [[*([Entry(one.backbone)] if several else []), *_line(one)] for one in made]
     return Table("comparisons", "Comparisons", _NOTE, [*(["Backbone"] if several else []), *_COLUMNS], rows)
@@ -44,10 +48,47 @@ def _line(one: Comparison) -> list[Entry]:
 
 
 def _percent(difference: float) -> Entry:
-    with np.errstate(over="ignore"):  # an interval may be wider than any perplexity
-        value = 100 * float(np.expm1(difference))
+    value = percent(difference)
     return Entry(f"{value:+.2f}", value)
 
 
 def _p(value: float) -> Entry:
     return Entry("< 0.001" if value < 0.001 else f"{value:.3f}", value)
+
+
+def text_table(tests: Sequence[TextTest]) -> Table:
+    """A line for each task of each pair of methods.
+
+    Raises:
+        NotRun: no test could be made.
+    """
+    if all(one.p is None for one in tests):
+        reasons = list(dict.fromkeys(one.reason for one in tests if one.reason))
+        why = "; ".join(reasons[:3]) or "two methods with answers to the same rows are needed"
+        raise NotRun(f"{why[0].upper()}{why[1:]}.")
+    lines: dict[tuple[str, ...], dict[str, TextTest]] = {}
+    for one in tests:
+        task = "all rows" if one.task == POOLED else one.task
+        words = (one.backbone, Line(one.method, one.settings).label, one.against, task)
+        lines.setdefault(words, {})[one.metric] = one
+    per_metric = ["Method", "Against", "p"]
+    columns = ["Backbone", "Method", "Against", "Task", *[name for _ in _METRICS for name in per_metric], "Answers"]
+    groups = [("", 4), *((name, 3) for name in _METRICS.values()), ("", 1)]
+    rows = [[*map(Entry, words), *_figures(of_line)] for words, of_line in lines.items()]
+    missing = list(dict.fromkeys(f"{_METRICS[one.metric]}: {one.reason}." for one in tests if one.reason))
+    note = " ".join(
+        [
+            "p: of the difference between the two methods' answers to the same rows, by resampling rows (BLEU-4: "
+            "sacrebleu's paired bootstrap). It is about these trained adapters and not about the method, and is not "
+            "corrected for the number of tests. Secondary on small backbones.",
+            *missing,
+        ]
+    )
+    return Table("text_tests", TEXT_TITLE, note, columns, rows, groups)
+
+
+def _figures(of_line: Mapping[str, TextTest]) -> list[Entry]:
+    tests = [of_line[metric] for metric in _METRICS]
+    values = [value for one in tests for value in (one.value, one.against_value, one.p)]
+    rows = float(max(one.rows for one in tests))
+    return [*(NONE if value is None else Entry(f"{value:.3f}", value) for value in values), Entry(f"{rows:,.0f}", rows)]

@@ -1,10 +1,10 @@
-"""What each method takes, and what it gives for as much: parameters, speed, memory, and validation losses over time."""
+"""What each method costs (parameters, speed, memory), and its validation loss for the same cost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 from hycam.study.comparisons import Comparison
 from hycam.study.plan import Plan
@@ -28,9 +28,8 @@ from hycam.study.tables.table import NONE, Entry, Table, need
 _TRAINABLE = of_training("trainable_parameters")
 
 
-@dataclass(frozen=True)
-class Point:
-    """A validation: after how many steps and seconds, and the mean over tasks of the NLL per token."""
+class Point(NamedTuple):
+    """A validation: its step, its seconds of training, and the mean over tasks of the NLL per token."""
 
     step: int
     seconds: float
@@ -38,7 +37,7 @@ class Point:
 
 
 def validations(result: Result) -> list[Point]:
-    """The validations of a cell, in order, without those whose loss was not finite."""
+    """The validations of a cell with a finite loss, in order."""
     return [
         Point(line["step"], line["elapsed"], line["eval_loss"])
         for line in result.content["curve"]
@@ -47,12 +46,11 @@ def validations(result: Result) -> list[Point]:
 
 
 def lowest(points: list[Point]) -> Point | None:
-    """The validation with the lowest loss, the first of several."""
     return min(points, key=lambda point: point.loss, default=None)
 
 
 def cost_table(plan: Plan, comparisons: list[Comparison]) -> Table:
-    """Methods by what they take, and how soon they are as good as LoRA."""
+    """The costs of methods, and how soon they are as good as LoRA."""
     need_results(plan)
     found = trained_lines(plan)
     need(found, "This study trains nothing.")
@@ -66,8 +64,8 @@ def cost_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     ]
     note = [
         "Tokens per second: training tokens, prompts included, over the seconds of training with its validations. Peak "
-        "memory: of the GPU where one was used, else of the whole process. Saved: the adapter's files (the model's, "
-        "where the backbone was trained).",
+        "memory: of the GPU if one was used, else of the whole process. Saved: the adapter's files (the model's, if "
+        "the backbone was trained).",
     ]
     if lora:
         columns += [
@@ -76,7 +74,7 @@ def cost_table(plan: Plan, comparisons: list[Comparison]) -> Table:
         ]
         note.append(
             f"{lora}'s best: the lowest validation loss of its cell of the same fold; counted until the first "
-            "validation that is as low, in the folds that come there."
+            "validation that is as low, over the folds that reach it."
         )
     environments = [one.content["environment"] for one in plan.results.done]
     names = dict.fromkeys(one["gpu"] or f"{one['cores']} cores of {one['processor']}" for one in environments)
@@ -85,7 +83,7 @@ def cost_table(plan: Plan, comparisons: list[Comparison]) -> Table:
 
 
 def budget_table(plan: Plan, comparisons: list[Comparison]) -> Table:
-    """Methods by how many parameters they train, how far that is from the reference's, and what it gives."""
+    """The trainable parameters of methods, their difference from the reference's, and the perplexity."""
     need_results(plan)
     reference, found = plan.study.reference, trained_lines(plan)
     others = {line.method for line in found} - {reference}
@@ -114,7 +112,7 @@ def wall_time_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     """The lowest validation loss at the largest time that all methods reached on a fold."""
     need_results(plan)
     found = trained_lines(plan)
-    need(len(found) > 1, "Equal wall time is between two methods at least.")
+    need(len(found) > 1, "Equal wall time needs at least two methods.")
     until = _common_times(plan, found)
     need(until, "No fold has a validation of every method yet.")
 
@@ -126,7 +124,7 @@ def wall_time_table(plan: Plan, comparisons: list[Comparison]) -> Table:
         return None if seconds is None else lowest([point for point in validations(one) if point.seconds <= seconds])
 
     def share(one: Result) -> float | None:
-        """How much of its own training lies within the time, in percent."""
+        """The share of its own training within that time, in percent."""
         seconds = limit(one)
         return None if seconds is None else 100 * min(1.0, seconds / validations(one)[-1].seconds)
 
@@ -169,7 +167,7 @@ def _of(reached: Callable[[Result], Point | None], figure: Callable[[Point], flo
 
 
 def _until_as_good(lora: str, heading: str, figure: Callable[[Point], float]) -> Column:
-    """What it took until the first validation as low as the lowest of LoRA's cell of the same fold and seed."""
+    """The cost up to the first validation as low as the lowest of LoRA's cell of the same fold and seed."""
 
     def entry(own: Place) -> Entry:
         beside = own.of(lora).cells
@@ -186,9 +184,9 @@ def _until_as_good(lora: str, heading: str, figure: Callable[[Point], float]) ->
 
 
 def _common_times(plan: Plan, found: list[Line]) -> dict[tuple[str, int, int], float]:
-    """By backbone, fold and seed that all lines have finished, the time until which each has a validation.
+    """By backbone, fold and seed that all lines have finished, the time up to which each has a validation.
 
-    A line without a finished cell on a backbone does not count there.
+    On each backbone, only lines with a finished cell count.
     """
     times: dict[tuple[str, int, int], float] = {}
     for backbone in plan.study.backbones:

@@ -1,4 +1,4 @@
-"""Table 1: the rows and the tokens of each task, with the paper's beside them."""
+"""Table 1: the rows and tokens of each task, beside the paper's."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from hycam.study.tables.table import BLANK, Entry, NotRun, Table
 
 
 def data_table(plan: Plan, comparisons: list[Comparison]) -> Table:
-    """The study's tasks, whole, counted as the paper counts its own; they are counted here where the plan has not."""
+    """The study's tasks, counted as the paper counts its own (here, if the plan has no counts)."""
     counts = plan.counts or count(plan.study)
     if counts.reason:
         raise NotRun(counts.reason)
     rows = [_line(one) for one in counts.tasks]
     note = (
-        f"Every row with its prompt, response and one token more, counted with the tokenizer {counts.tokenizer}. A "
-        "cell may train and test on fewer, as the study's settings say."
+        f"All rows with prompt, response and one extra token, counted with the tokenizer {counts.tokenizer}. A cell "
+        "may train and test on fewer, depending on the study's settings."
     )
     columns = ["Rows", "Tokens", "Tokens a row"]
     if not any(one.task in PAPER for one in counts.tasks):
         return Table("data", "Data", note, ["Task", *columns, "Domain"], [[*row[:4], row[-1]] for row in rows])
     note += (
         " Paper: its Table 1, where 20,222 rows of CodeAlpaca are probably a misprint of 20,022. Its WebGPT had 736 "
-        "tokens a row and so another form of the data, which is not set beside ours."
+        "tokens per row, so it was another form of the data and is omitted."
     )
     groups = [("", 1), ("Ours", 3), ("Paper", 3), ("", 1)]
     return Table("data", "Data", note, ["Task", *columns, *columns, "Domain"], rows, groups)

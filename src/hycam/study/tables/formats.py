@@ -1,4 +1,4 @@
-"""A table as text: Markdown, LaTeX with booktabs, CSV with the numbers in full, and for a console."""
+"""A table as text: Markdown, LaTeX with booktabs, CSV at full precision, and for a console."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.text import Text
 
 from hycam.study.tables.table import Entry, Table
 
-# What LaTeX reads as an instruction, and what its fonts lack.
+# Characters that LaTeX would interpret, or that its fonts lack.
 _LATEX = str.maketrans({
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "%": r"\%", "_": r"\_", "&": r"\&", "#": r"\#", "$": r"\$",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
@@ -23,7 +23,7 @@ _MOST_COLUMNS = 6  # of a console
 
 
 def markdown(table: Table) -> str:
-    """GitHub's Markdown: title, table and note. The best is bold, the second best underlined."""
+    """GitHub's Markdown: title, table and note, with the best in bold and the second best underlined."""
     frame = _frame(table, _markdown_text, ("**{}**", "<u>{}</u>", "*{}*", r"\*"))
     frame.columns = [_markdown_text(heading) for heading in table.headings]
     sides = ["right" if right else "left" for right in table.numeric]
@@ -54,7 +54,7 @@ def latex(table: Table) -> str:
 
 
 def csv(table: Table) -> str:
-    """One line of headings and one a row. Numbers stand in full; where print adds something, it has its own column."""
+    """A header line and a line per row, numbers at full precision; ``±`` and the like go to a column of their own."""
     headings, columns = [], []
     for at, heading in enumerate(table.headings):
         column = [row[at] for row in table.rows]
@@ -70,10 +70,7 @@ def csv(table: Table) -> str:
 
 
 def terminal(table: Table) -> rich.table.Table:
-    """The table for a console: the best in bold, the second best underlined, the note below.
-
-    A table with many columns is transposed, so that none is cut off.
-    """
+    """The table for a console; one with many columns is transposed, so that none is cut off."""
     headings, numeric, rows = table.headings, table.numeric, table.rows
     if len(headings) > _MOST_COLUMNS:
         rows = [[Entry(name), *(row[at] for row in table.rows)] for at, name in enumerate(headings) if at > 0]
@@ -94,7 +91,7 @@ def _styled(entry: Entry) -> Text:
 
 
 def _frame(table: Table, escaped: Callable[[str], str], marks: tuple[str, str, str, str]) -> DataFrame:
-    """The entries as text; ``marks`` are the forms of the best, the second, a muted entry, and the star."""
+    """The entries as text; ``marks`` are the formats of the best, the second best and muted ones, and the star."""
     best, second, muted, star = marks
 
     def printed(entry: Entry) -> str:
@@ -107,7 +104,7 @@ def _frame(table: Table, escaped: Callable[[str], str], marks: tuple[str, str, s
 
 
 def _markdown_text(text: str) -> str:
-    # Links need a bracket before a parenthesis, and entities a name after the ampersand: alone both are harmless.
+    # A parenthesis only makes a link after a bracket, an ampersand only makes an entity before a name.
     return re.sub(r"([\\|*_<>`]|(?<=\])\(|&(?=[#\w]))", r"\\\1", _one_line(text))
 
 
@@ -116,10 +113,10 @@ def _latex_text(text: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    """The text without line ends, which would end a row, and without characters that do not print."""
+    """The text without line breaks, which would end a row, and without non-printing characters."""
     return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
 
 
 def _no_formula(text: str) -> str:
-    """The text with an apostrophe before it where a spreadsheet would take it for a formula and compute it."""
+    """Puts an apostrophe before text that a spreadsheet would evaluate as a formula."""
     return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) and not _NUMBER.fullmatch(text) else text

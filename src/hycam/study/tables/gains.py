@@ -1,32 +1,24 @@
-"""What the reference gains over the baselines: the paper's "average relative improvement", with a definition that its
-published table can be held against, and the gain in perplexity on each backbone."""
+"""The reference's gain over the baselines: the paper's "average relative improvement" by a definition that can be
+checked against its published table, and the gain in perplexity on each backbone."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hycam.study import paper
 
 METRICS = ("ppl", "bleu4", "rougeL")
 
 Scores = Mapping[str, Mapping[str, Sequence[float | None]]]
-"""By method and backbone the three ``METRICS``; None where one was not measured."""
+"""By method and backbone, the three ``METRICS``; None for one that was not measured."""
 
 _PAPER_PEFT = ("LoRA", "MultiLoRA", "RieMoE-LoRA")
 _PAPER_ALL = ("Full Finetune", *_PAPER_PEFT)
 
 
-@dataclass(frozen=True)
-class Gain:
-    """What a method gains over the best baseline, in one metric on one backbone.
-
-    Attributes:
-        backbone: its label.
-        metric: one of ``METRICS``.
-        against: the best baseline in this metric on this backbone.
-        value: the relative gain; above 0 where the method is better.
-    """
+class Gain(NamedTuple):
+    """A method's relative gain over the best baseline (``against``), in one metric on one backbone."""
 
     backbone: str
     metric: str
@@ -41,9 +33,8 @@ def relative_gains(scores: Scores, method: str, baselines: Collection[str]) -> l
 
         gain = (b - x) / b   for perplexity,      (x - b) / b   for BLEU-4 and ROUGE-L
 
-    Returns:
-        the gains, without those where the method or all baselines are missing, and where the best baseline is 0 (a
-        BLEU-4 without any match of four words).
+    There is no gain where the method or all baselines are missing, or where the best baseline is 0 (a BLEU-4 without
+    any match of four words).
     """
     found = []
     for backbone, own in scores.get(method, {}).items():
@@ -65,24 +56,20 @@ def average_relative_improvement(scores: Scores, method: str, baselines: Collect
 
         improvement = 1 / (C M) Σ_backbones Σ_metrics gain(backbone, metric)
 
-    From the paper's Table 2 (C = 5, M = 3) this is 2.97 % where full fine-tuning is one of the baselines and 4.09 %
-    over the three PEFT baselines; the paper claims 3.65 %. Taken over every baseline in place of the best one, the mean
-    would be 9.41 % and 8.53 %.
-
-    Returns:
-        None where there is nothing to compare.
+    The paper's Table 2 (C = 5, M = 3) gives 2.97 % with full fine-tuning among the baselines and 4.09 % over the three
+    PEFT baselines; the paper claims 3.65 %. None if there is nothing to compare.
     """
     gains = [gain.value for gain in relative_gains(scores, method, baselines)]
     return sum(gains) / len(gains) if gains else None
 
 
 def perplexity_gains(scores: Scores, method: str, baselines: Collection[str]) -> dict[str, float]:
-    """By backbone, the relative gain in perplexity over the best baseline, in percent."""
+    """The relative gain in perplexity over the best baseline, in percent, by backbone."""
     return {one.backbone: 100 * one.value for one in relative_gains(scores, method, baselines) if one.metric == "ppl"}
 
 
 def published_gains(method: str, backbones: Sequence[str]) -> dict[str, float]:
-    """The same of the paper's tables, over its PEFT baselines, on those of these backbones that it has."""
+    """The same from the paper's tables over its PEFT baselines, on the backbones that it has."""
     found: dict[str, float] = {}
     for table in ("table2", "table3", "table4"):
         theirs = perplexity_gains(paper.published()[table], method, _PAPER_PEFT)
@@ -95,10 +82,9 @@ def average_gain(scores: Scores, reference: str, peft: Sequence[str], every: Seq
 
     Args:
         scores: of the study, on the backbones where all of these methods are finished.
-        reference: the method that gains.
-        peft: the baselines that are adapters.
-        every: all baselines.
-        figures: the metrics that the study has, in words.
+        reference: the method.
+        peft, every: the PEFT baselines, and all baselines.
+        figures: the study's metrics, in words.
     """
     over_peft, over_all = (average_relative_improvement(scores, reference, names) for names in (peft, every))
     if over_peft is None or over_all is None:

@@ -1,4 +1,4 @@
-"""The cells of one method on one backbone, over folds and seeds, and tables that have a row for each such place."""
+"""The cells of one method on one backbone, over folds and seeds, and tables with a row for each such place."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 
 from hycam.methods import METHODS
-from hycam.study.cells import Cell
+from hycam.study.cells import Cell, told
 from hycam.study.plan import Plan
 from hycam.study.results import Result
 from hycam.study.significance import FEWEST_ROWS, MACRO, Bootstrap, Scored, pooled, row_bootstrap
 from hycam.study.tables.table import NONE, Entry, Table, marked, need
-from hycam.study.vary import told
 from hycam.training.run import BASE
 
 Read = Callable[[Result], float | None]
-"""A figure of a cell; None where it has none."""
+"""Reads a figure of a cell; None if it has none."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,7 @@ class Place:
         return {(one.fold, one.seed): one for one in self.done}
 
     def values(self, read: Read) -> list[float]:
-        """The figure of each fold, averaged over its seeds; where there is one fold, the figure of each seed."""
+        """The figure of each fold, averaged over its seeds; with a single fold, the figure of each seed."""
         by_unit: dict[int, list[float]] = {}
         for one in self.done:
             value = read(one)
@@ -89,7 +88,7 @@ class Place:
         return [fmean(found) for found in by_unit.values()]
 
     def mean(self, read: Read) -> float | None:
-        """The mean over folds; None where a planned cell does not have the figure."""
+        """The mean over folds; None if a planned cell lacks the figure."""
         return fmean(self.values(read)) if self.is_whole and None not in map(read, self.done) else None
 
     def entry(
@@ -102,13 +101,13 @@ class Place:
     ) -> Entry:
         """``shown`` of the mean over folds, ± the standard deviation of ``shown`` of each fold.
 
-        Where cells are missing, the text says how many and the entry has no value.
+        If cells are missing, the text says how many and the entry has no value.
 
         Args:
-            read: the figure of a cell.
-            form: how numbers are printed.
-            shown: from the figure to what is printed, such as ``exp`` for a perplexity from its NLL.
-            spread: whether the standard deviation is printed; a number of parameters has none.
+            read: reads the figure of a cell.
+            form: the number format.
+            shown: maps the figure to what is printed, such as ``exp`` for a perplexity from its NLL.
+            spread: whether to print the standard deviation.
             muted: of the entry.
         """
         values = self.values(read)
@@ -126,7 +125,6 @@ class Place:
 
     @property
     def _units(self) -> str:
-        """What the planned cells are."""
         if len({cell.seed for cell in self.planned}) == 1:
             return "replicates" if any(cell.recipe.data.split.by == "disjoint" for cell in self.planned) else "folds"
         return "cells" if self._over_folds else "seeds"
@@ -142,7 +140,7 @@ class Place:
 
 
 def lines(plan: Plan, wanted: Callable[[str], bool] = lambda method: True) -> list[Line]:
-    """The lines of a study, in the order of the grid, of the methods whose label is wanted."""
+    """The lines of a study in grid order, for the methods whose label is wanted."""
     found: list[Line] = []
     for label in filter(wanted, plan.study.methods):
         for cell in plan.cells:
@@ -153,7 +151,7 @@ def lines(plan: Plan, wanted: Callable[[str], bool] = lambda method: True) -> li
 
 
 def trained_lines(plan: Plan) -> list[Line]:
-    """Those of all methods but the backbone as it is."""
+    """The lines of all methods but the unadapted backbone."""
     return lines(plan, lambda label: plan.study.methods[label].name != BASE)
 
 
@@ -163,9 +161,9 @@ class Column:
 
     Attributes:
         heading: its own.
-        entry: of a place.
-        lower: whether the lowest is best, the highest is, or (None) nothing is marked.
-        group: the heading above it and its neighbours.
+        entry: makes the entry of a place.
+        lower: whether the lowest or the highest is best, or (None) nothing is marked.
+        group: the heading shared with its neighbours.
     """
 
     heading: str
@@ -193,7 +191,7 @@ def blocks(plan: Plan, found: Sequence[Line], columns: Sequence[Column]) -> list
 
 
 def headed(plan: Plan, backbone: str, label: str) -> list[Entry]:
-    """The first entries of a row: the backbone's only where there are several."""
+    """The first entries of a row, with the backbone's label if the study has several."""
     return [Entry(backbone), Entry(label)] if len(plan.study.backbones) > 1 else [Entry(label)]
 
 
@@ -207,7 +205,7 @@ def tabulated(plan: Plan, name: str, title: str, note: str, columns: Sequence[Co
 
 
 def of_training(name: str) -> Read:
-    """Reads a figure of the training; the backbone as it is has none."""
+    """Reads a figure of the training; the unadapted backbone has none."""
     return lambda one: one.training[name] if one.training else None
 
 
@@ -227,13 +225,13 @@ def peft_baselines(plan: Plan) -> list[str]:
 
 
 def need_results(plan: Plan) -> None:
-    """Raises NotRun for a sweep, whose numbers only serve to choose a learning rate, and without a finished cell."""
+    """Raises NotRun for a sweep, whose results only serve to choose a learning rate, and without a finished cell."""
     need(not plan.study.sweep.learning_rates, "This study is a sweep of learning rates: see the table of those.")
     need(plan.results.done, "No cell of this study has finished yet: run it with `hycam study`.")
 
 
 def spread_note(plan: Plan) -> str:
-    """What ± is in this study, and which cells failed or diverged."""
+    """Explains ± in this study, and names the failed and diverged cells."""
     lost: dict[str, int] = {}
     for one in plan.results.failed:
         alone = f" on {one.task} alone" if one.task else ""
@@ -255,11 +253,9 @@ def _spread(plan: Plan) -> str:
 
 
 def over_rows(tasks: Mapping[str, Sequence[Scored]]) -> Bootstrap | None:
-    """What other rows would have given with the same adapters, each task's rows drawn from those of its cells.
+    """The bootstrap of the mean over tasks of ``sum(difference) / sum(weight)``, over each task's rows in these cells.
 
-    The figure is the mean over tasks of ``sum(difference) / sum(weight)``.
-
-    None where a task has too few rows, or there is no task.
+    None if a task has too few rows, or there is no task.
     """
     found = {name: pooled(cells) for name, cells in tasks.items()}
     if not found or any(len(differences) < FEWEST_ROWS for differences, _ in found.values()):

@@ -1,4 +1,4 @@
-"""Retention: what an adapted backbone has lost of what it could do before, and how far it has moved."""
+"""Retention: what an adapted backbone has forgotten, and how far its predictions have moved."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _TEXTS = {"lambada": "KL, LAMBADA", "replies": "KL, replies"}
 
 @dataclass(frozen=True)
 class _Figure:
-    """A figure of retention; ``before`` reads that of the backbone as it is, where it is not 0 by definition."""
+    """A figure of retention; ``before`` reads the unadapted backbone's, unless that is 0 by definition."""
 
     group: str
     heading: str
@@ -44,9 +44,9 @@ class _Figure:
 
 
 def retention_table(plan: Plan, comparisons: list[Comparison]) -> Table:
-    """Methods x tasks that were not trained: bits per byte above the backbone's, and accuracy; and KL(base || adapted).
+    """Methods x untrained tasks: bits per byte above the backbone's, accuracy, and KL(base || adapted).
 
-    A method's perplexity stands beside them, since the smallest step forgets least.
+    The perplexity is beside them, since a method that learns little forgets little.
     """
     measured = [one for one in plan.results.done if one.content["retention"] and one.training]
     need(measured, "No finished cell has measured retention: name tasks in the study's retention part.")
@@ -58,23 +58,22 @@ def retention_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     rows = []
     for backbone in plan.study.backbones:
         of_backbone = [one for one in measured if one.backbone == backbone]
-        if of_backbone:  # whose own figures are the same beside every cell
+        if of_backbone:  # every cell has the same figures of the unadapted backbone
             own = [_before(one, of_backbone[0]) for one in figures]
             own[before_over:before_over] = [BLANK] * len(over)
             rows.append([*headed(plan, backbone, "Backbone as it is"), BLANK, *own])
         rows += block(plan, backbone, trained_lines(plan), columns)
     note = (
         "Δ: bits per byte of the gold continuation minus the backbone's own, mean of the rows' differences; above 0 is "
-        "forgotten. The first line has the backbone's own bits per byte and accuracy. "
-        f"{explained} KL(base || adapted): nats per token. PPL: of the tasks that were trained; the smallest step "
-        f"forgets least, so read both. {spread_note(plan)} {MARKS}"
+        "forgetting. The first line has the backbone's own bits per byte and accuracy. "
+        f"{explained} KL(base || adapted): nats per token. PPL: of the trained tasks; a method that learns little "
+        f"forgets little, so read both. {spread_note(plan)} {MARKS}"
     )
     return tabulated(plan, "retention", "What is kept of earlier abilities", note, columns, rows)
 
 
 def _over_rows(plan: Plan, measured: Sequence[Result], tasks: Sequence[str]) -> tuple[list[Column], str]:
-    """The interval of the mean over tasks, and the reference's difference from each line on the same rows; and what
-    they are."""
+    """Columns for the interval of the mean over tasks and the difference from the reference; and their note."""
     if not tasks:
         return [], ""
     reference = plan.study.reference
@@ -90,7 +89,7 @@ def _over_rows(plan: Plan, measured: Sequence[Result], tasks: Sequence[str]) -> 
 
 
 def _interval(line: Place) -> Entry:
-    """Of the mean over tasks of the rows' differences from the backbone; where the line is whole."""
+    """The interval of the mean over tasks of the rows' differences from the backbone, if the line is complete."""
     cells = _lost(line)
     tasks = dict.fromkeys(task for cell in cells.values() for task in cell)
     return interval(
@@ -99,7 +98,7 @@ def _interval(line: Place) -> Entry:
 
 
 def _against(reference: Place, line: Place) -> Entry:
-    """The same of the reference's differences minus these, on the same rows; where both are whole."""
+    """The reference's differences minus these on the same rows, if both are complete."""
     ours, theirs = _lost(reference), _lost(line)
     if reference.line == line.line or not ours or ours.keys() != theirs.keys():
         return NONE
@@ -114,9 +113,9 @@ def _against(reference: Place, line: Place) -> Entry:
 
 
 def _lost(line: Place) -> dict[tuple[int, int], dict[str, Scored]]:
-    """Bits per byte that each row costs more than before, every row of the same weight: by fold and seed, and by task.
+    """By fold and seed, and by task: each row's increase in bits per byte, all rows with the same weight.
 
-    Empty where a cell is missing or was not measured.
+    Empty if a cell is missing or was not measured.
     """
     found: dict[tuple[int, int], dict[str, Scored]] = {}
     for at, one in line.cells.items():
@@ -130,7 +129,7 @@ def _lost(line: Place) -> dict[tuple[int, int], dict[str, Scored]]:
 
 
 def _figures(measured: Sequence[Result], tasks: Sequence[str]) -> list[_Figure]:
-    """Those that some cell has."""
+    """The figures that some cell has."""
     found = [_Figure("", "Mean Δ", True, _mean(tasks), "+.4f")] if tasks else []
     for name in tasks:
         found.append(_Figure(name, "Δ bits/byte", True, _read("tasks", name, "difference"), "+.4f",
@@ -158,6 +157,6 @@ def _mean(tasks: Sequence[str]) -> Read:
 
 
 def _before(figure: _Figure, one: Result) -> Entry:
-    """What the backbone as it is has."""
+    """The unadapted backbone's figure."""
     value = figure.before(one)
     return BLANK if value is None else Entry(format(value, figure.form.lstrip("+")), value, muted=True)

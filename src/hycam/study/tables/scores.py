@@ -1,5 +1,5 @@
-"""Tables 2 to 5: perplexity, BLEU-4 and ROUGE-L of every method, over all tasks and task by task, with the published
-figures below ours."""
+"""Tables 2 to 5: perplexity, BLEU-4 and ROUGE-L of every method, over all tasks and by task, with the published figures
+below ours."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from hycam.study.tables.places import (
 from hycam.study.tables.table import BLANK, NONE, Entry, Table, marked, need
 
 MARKS = (
-    "Bold: the best of a column, on each backbone by itself; underlined: the second. What has fewer folds than planned "
-    "says so and is not marked."
+    "Bold: the best of a column on each backbone; underlined: the second. Entries with fewer folds than planned say so "
+    "and are not marked."
 )
 _STAR = "*: lower perplexity than every PEFT baseline after Holm's correction."
 _FEWEST_SIZES = 3  # a line through two sizes has no interval
@@ -41,14 +41,14 @@ _FEWEST_SIZES = 3  # a line through two sizes has no interval
 
 @dataclass(frozen=True)
 class Score:
-    """One of the three figures.
+    """One of the three scores.
 
     Attributes:
         name: in the published tables.
-        heading: over its column.
+        heading: of its column.
         key: in a result.
         lower: whether lower is better.
-        shown: from the mean over folds of the result's figure to what is printed.
+        shown: maps the mean over folds to the printed figure.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Score:
     shown: Callable[[float], float]
 
     def read(self, result: Result, task: str | None = None) -> float | None:
-        """Of one task, or over all of them (each weighs the same); None where the perplexity is not finite."""
+        """The score of one task, or over all with equal weight; None if the perplexity is not finite."""
         figures = result.macro if task is None else result.tasks[task]
         return None if figures["perplexity"] is None else figures[self.key]
 
@@ -71,18 +71,17 @@ ALL_SCORES = (PPL, Score("bleu4", "BLEU-4", "bleu4", False, float), Score("rouge
 
 
 def scores(plan: Plan) -> list[Score]:
-    """Those that the study's results have: without answers there is no BLEU-4 and no ROUGE-L."""
+    """The scores that the study's results have; BLEU-4 and ROUGE-L need answers."""
     done = plan.results.done
     return [score for score in ALL_SCORES if score is PPL or any(score.read(one) is not None for one in done)]
 
 
 def score_column(score: Score, task: str | None = None) -> Column:
-    """A score over all tasks, or of one of them."""
     return Column(score.heading, lambda own: score.entry(own, task), score.lower, task or "")
 
 
 def notes(plan: Plan, over: str) -> list[str]:
-    """What the figures are; ``over`` says what the perplexity is averaged over."""
+    """Notes on the figures; ``over`` says what the perplexity is averaged over."""
     found = [f"PPL: exp of the mean {over} of the NLL per response token, {plan.study.evaluation.part} part."]
     if len(scores(plan)) > 1:
         tasks = [(name, task) for one in plan.results.done for name, task in one.tasks.items()]
@@ -112,7 +111,7 @@ def main_table(plan: Plan, comparisons: list[Comparison]) -> Table:
 
 
 def sizes_table(plan: Plan, comparisons: list[Comparison]) -> Table:
-    """Tables 3 and 4: methods x sizes, with the gain over the best PEFT baseline and how it grows with the size."""
+    """Tables 3 and 4: methods x sizes, with the gain over the best PEFT baseline and its trend over sizes."""
     need_results(plan)
     trained = {one.backbone: one.training["total_parameters"] for one in plan.results.done if one.training}
     parameters = {name: trained[name] for name in plan.study.backbones if name in trained}
@@ -146,7 +145,7 @@ def sizes_table(plan: Plan, comparisons: list[Comparison]) -> Table:
 
 
 def tasks_table(plan: Plan, comparisons: list[Comparison]) -> Table:
-    """Table 5: methods x tasks, one block of rows for each backbone."""
+    """Table 5: methods x tasks, with a block of rows for each backbone."""
     need_results(plan)
     columns = [score_column(score, task) for task in plan.results.task_names for score in scores(plan)]
     rows, has_paper = [], False
@@ -164,10 +163,10 @@ def tasks_table(plan: Plan, comparisons: list[Comparison]) -> Table:
 
 
 def trend(points: Sequence[tuple[int, float]]) -> str:
-    """The slope of gains (percent) over the decimal logarithm of the backbones' parameters, in words."""
+    """Describes the slope of gains (percent) over the decimal logarithm of the backbones' parameters."""
     known = len({size for size, _ in points})
     if known < _FEWEST_SIZES:
-        return f"the trend is undefined with {known} of the {_FEWEST_SIZES} sizes that it takes"
+        return f"the trend is undefined with {known} of the {_FEWEST_SIZES} sizes that it needs"
     fit = stats.linregress([math.log10(size) for size, _ in points], [gain for _, gain in points])
     half = float(stats.t.ppf(0.975, len(points) - 2)) * fit.stderr
     ends = f"[{fit.slope - half:+.2f}, {fit.slope + half:+.2f}]"
@@ -175,19 +174,19 @@ def trend(points: Sequence[tuple[int, float]]) -> str:
 
 
 def comparable_backbones(plan: Plan) -> list[str]:
-    """The backbones of which some cell is of the paper's comparison."""
+    """The backbones with a cell that is part of the paper's comparison."""
     return list(dict.fromkeys(cell.backbone for cell in plan.cells if paper.is_comparable(cell)))
 
 
 def other_data(plan: Plan) -> list[str]:
-    """The tasks of the paper's comparison whose data here are not the paper's."""
+    """The tasks of the paper's comparison whose data here differ from the paper's."""
     names = (name for cell in plan.cells if paper.is_comparable(cell) for name in paper.other_data(cell))
     return list(dict.fromkeys(names))
 
 
 def _whole_scores(plan: Plan, compared: Sequence[Line]) -> dict[str, dict[str, list[float | None]]]:
-    """By method and backbone, on the backbones where all of these lines are finished: the best of the baselines that
-    happen to be finished may not be the best baseline."""
+    """Scores by method and backbone, only on backbones where all of these lines are complete: the best of the finished
+    baselines may not be the best baseline."""
     whole = [name for name in plan.study.backbones if all(Place(plan, line, name).is_whole for line in compared)]
     return {
         line.method: {name: [score.entry(Place(plan, line, name)).value for score in ALL_SCORES] for name in whole}
@@ -196,7 +195,6 @@ def _whole_scores(plan: Plan, compared: Sequence[Line]) -> dict[str, dict[str, l
 
 
 def _overall(plan: Plan, name: str, title: str, rows: list[list[Entry]], note: str) -> Table:
-    """A table with the scores of each backbone as columns."""
     headings = [score.heading for score in scores(plan)]
     columns = ["Method", *[heading for _ in plan.study.backbones for heading in headings]]
     groups = [("", 1), *[(backbone, len(headings)) for backbone in plan.study.backbones]]
@@ -204,7 +202,7 @@ def _overall(plan: Plan, name: str, title: str, rows: list[list[Entry]], note: s
 
 
 def _overall_rows(plan: Plan, comparisons: Sequence[Comparison]) -> list[list[Entry]]:
-    """Ours, each with the published figures below it where those are of the same comparison."""
+    """Our rows, each with the published figures below if those are of the same comparison."""
     found = lines(plan)
     directions = [None, *[score.lower for _ in plan.study.backbones for score in scores(plan)]]
     ours = marked([_ours(plan, line, comparisons) for line in found], directions)
@@ -217,9 +215,9 @@ def _overall_notes(plan: Plan) -> list[str]:
         found.append(_STAR)
     if comparable_backbones(plan):
         found.append(
-            '"paper": as published. "arithmetic mean": our perplexity as the paper probably takes it, the arithmetic '
-            "mean of the tasks' perplexities. Both are over all five tasks, of which these have other data here than "
-            f"the paper's: {', '.join(other_data(plan))}."
+            '"paper": as published. "arithmetic mean": our perplexity averaged as the paper probably does, the '
+            "arithmetic mean of the tasks' perplexities. Both are over all five tasks, of which these have other data "
+            f"here than the paper's: {', '.join(other_data(plan))}."
         )
     return found
 
@@ -237,7 +235,7 @@ def _ours(plan: Plan, line: Line, comparisons: Sequence[Comparison]) -> list[Ent
 
 
 def _published(plan: Plan, line: Line) -> list[list[Entry]]:
-    """The paper's figures, and above them our perplexity taken the paper's way; nothing where there are none."""
+    """The paper's figures, if any, and above them our perplexity averaged as in the paper."""
     backbones = [] if line.settings else comparable_backbones(plan)
     printed = {name: found for name in backbones if (found := paper.overall(line.method, name))}
     if not printed:
@@ -253,7 +251,7 @@ def _published(plan: Plan, line: Line) -> list[list[Entry]]:
 
 
 def _published_tasks(plan: Plan, line: Line, backbone: str) -> list[list[Entry]]:
-    """The paper's row, with nothing where the data differ; no row where there is nothing in it."""
+    """The paper's row, blank for tasks with other data; no row if it would be empty."""
     if line.settings or backbone not in comparable_backbones(plan):
         return []
     names, other = plan.results.task_names, other_data(plan)

@@ -1,4 +1,4 @@
-"""A table of a report, whatever file or page it goes to, and which of its numbers are marked as the best."""
+"""A table of a report, independent of its file format, and the marks of its best numbers."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ class Entry:
 
     Attributes:
         text: as printed.
-        value: the number behind it, in full; None where there is none, or where some cells of the study are missing, so
-            that nothing takes it for the whole.
-        best: whether it is the best of its column.
-        second: whether it is the second best.
+        value: the number at full precision; None if there is none, or if some cells of the study are missing, so that
+            nothing mistakes it for the whole.
+        best, second: whether it is the best or second best of its column.
         star: whether it is significantly better than every PEFT baseline.
-        muted: whether it is an aside: a published figure, or a cell that was not run.
+        muted: whether it is secondary: a published figure, or a cell that was not run.
     """
 
     text: str
@@ -30,10 +29,10 @@ class Entry:
 
 
 NONE = Entry("–", muted=True)
-"""Where there is no such figure."""
+"""For a figure that does not exist."""
 
 BLANK = Entry("")
-"""Where nothing belongs."""
+"""For a place that stays empty."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +41,10 @@ class Table:
 
     Attributes:
         name: of its files.
-        title: what stands above it.
-        note: what stands below it: definitions and caveats.
+        title, note: the texts above and below it; the note has definitions and caveats.
         columns: their headings.
         rows: each as long as ``columns``.
-        groups: headings over several columns, as (text, number of columns); together they cover all of them. Empty
-            where there are none.
+        groups: headings over several columns, as (text, number of columns), which cover all columns; or none.
     """
 
     name: str
@@ -59,26 +56,18 @@ class Table:
 
     @property
     def headings(self) -> list[str]:
-        """The headings with those above them, for formats that have one line of headings."""
+        """The headings prefixed by their groups', for formats with a single header line."""
         over = [text for text, number in self.groups for _ in range(number)] or [""] * len(self.columns)
         return [f"{above} {column}".strip() for above, column in zip(over, self.columns, strict=True)]
 
     @property
     def numeric(self) -> list[bool]:
-        """Whether each column holds numbers, which are set to the right."""
+        """Whether each column has numbers, which are right-aligned."""
         return [any(row[at].value is not None for row in self.rows) for at in range(len(self.columns))]
 
 
 class NotRun(Exception):
-    """A table or a figure lacks the cells that it needs.
-
-    Args:
-        reason: which, and what would provide them.
-    """
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    """A table or a figure lacks the cells that it needs; the message says which, and what would provide them."""
 
 
 def need(condition: Any, reason: str) -> None:
@@ -88,14 +77,13 @@ def need(condition: Any, reason: str) -> None:
 
 
 def marked(block: Sequence[Sequence[Entry]], lower: Sequence[bool | None]) -> list[list[Entry]]:
-    """Marks the best and the second best of each column; entries that print alike share a mark.
+    """Marks the best and second best of each column; entries that print alike share a mark.
+
+    Muted entries and those without a value do not compete; if all print alike, none is marked.
 
     Args:
-        block: the rows that compete with one another. In a marked column the number comes first in the text.
-        lower: of each column, whether the lowest is best (True), the highest is (False), or nothing is marked (None).
-
-    Returns:
-        the rows. Muted entries and those without a value do not compete; where all print alike, none is marked.
+        block: the competing rows; in a marked column the number comes first in the text.
+        lower: for each column, whether the lowest is best (True), the highest is (False), or nothing is marked (None).
     """
     columns = [
         list(column) if down is None else _marked(column, down)

@@ -1,8 +1,7 @@
-"""What a choice does to a method: the variant of HyCAM, the tasks it is trained with, the learning rate."""
+"""How choices affect a method: HyCAM's variants, the tasks trained together, the learning rate."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import isfinite
@@ -12,6 +11,7 @@ from hycam.study import paper
 from hycam.study.comparisons import Comparison
 from hycam.study.pairs import other_rows, row_differences
 from hycam.study.plan import Plan
+from hycam.study.significance import percent
 from hycam.study.sweep import RATE, family_of
 from hycam.study.tables.places import (
     Column,
@@ -36,7 +36,7 @@ from hycam.study.tables.table import BLANK, NONE, Entry, Table, marked, need
 
 
 def ablations_table(plan: Plan, comparisons: list[Comparison]) -> Table:
-    """Table 6: variants of HyCAM, with their size, their perplexity and how much higher it is than the reference's."""
+    """Table 6: variants of HyCAM with their size, perplexity, and difference from the reference's."""
     need_results(plan)
     found = lines(plan, lambda method: is_hycam(plan, method))
     need(len(found) > 1, "This study has no two variants of HyCAM.")
@@ -50,7 +50,7 @@ def ablations_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     if any(_published(Place(plan, line, backbone)) for line in found for backbone in plan.study.backbones):
         columns += [Column("Arithmetic mean", _arithmetic), Column("Paper", _printed)]
         note.append(
-            'Beside "Paper", as published, stands our perplexity as the paper probably takes it, the arithmetic mean '
+            'Beside "Paper" (as published) is our perplexity averaged as the paper probably does, the arithmetic mean '
             f"of the tasks' perplexities; the data of {', '.join(other_data(plan))} are not the paper's."
         )
     rows = blocks(plan, found, columns)
@@ -58,14 +58,14 @@ def ablations_table(plan: Plan, comparisons: list[Comparison]) -> Table:
 
 
 def _against(reference: Line) -> list[Column]:
-    """The difference of perplexity from the reference's, in percent, and its interval over rows."""
+    """The difference from the reference's perplexity in percent, and its interval over rows."""
 
     def difference(own: Place) -> Entry:
         ours, theirs = (one.mean(PPL.read) for one in (own, replace(own, line=reference)))
         if own.line == reference or ours is None or theirs is None:
             return NONE
-        percent = _percent(ours - theirs)
-        return Entry(f"{percent:+.2f}", percent)
+        value = percent(ours - theirs)
+        return Entry(f"{value:+.2f}", value)
 
     def over(own: Place) -> Entry:
         other = replace(own, line=reference)
@@ -75,7 +75,7 @@ def _against(reference: Line) -> list[Column]:
         if any(other_rows(*cells) for cells in both):
             return NONE
         scored = {task: [row_differences(*cells, task) for cells in both] for task in both[0][0].tasks}
-        return interval(over_rows(scored), "+.2f", _percent)
+        return interval(over_rows(scored), "+.2f", percent)
 
     return [Column(f"Against {reference.label}, %", difference), Column("over rows", over)]
 
@@ -90,13 +90,9 @@ def _printed(own: Place) -> Entry:
 
 
 def _published(own: Place) -> float | None:
-    """The paper's perplexity of a variant, where the cells are of its comparison."""
+    """The paper's perplexity of a variant, if the cells are part of its comparison."""
     is_comparable = not own.line.settings and own.backbone in comparable_backbones(own.plan)
     return paper.ablation(own.line.method, own.backbone) if is_comparable else None
-
-
-def _percent(difference: float) -> float:
-    return 100 * math.expm1(difference)
 
 
 def interference_table(plan: Plan, comparisons: list[Comparison]) -> Table:
@@ -121,8 +117,8 @@ def interference_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     mean = Column("Mean", lambda own: _of_cells(own, mean_lost(own)), lower=True)
     columns = [*map(of_task, tasks), mean, Column("Over rows", over)]
     note = (
-        "NLL per response token after joint training minus that after training on the task alone, nats; above 0 the "
-        "other tasks get in the way, below 0 they help. Over rows: 95 % interval of the mean if other rows had been "
+        "NLL per response token after joint training minus that after training on the task alone, in nats; above 0 the "
+        "other tasks interfere, below 0 they help. Over rows: 95 % interval of the mean if other rows had been "
         f"scored, with the same adapters. {spread_note(plan)} {MARKS}"
     )
     rows = blocks(plan, trained_lines(plan), columns)
@@ -130,7 +126,7 @@ def interference_table(plan: Plan, comparisons: list[Comparison]) -> Table:
 
 
 def _lost(joint: Place, task: str) -> dict[tuple[int, int], float]:
-    """What joint training costs on a task, by fold and seed, where both trainings have a finite loss."""
+    """The cost of joint training on a task, by fold and seed, if both trainings have a finite loss."""
     together, alone = joint.cells, joint.alone(task).cells
     both = {at: [cells[at].tasks[task]["nll"] for cells in (together, alone)] for at in together if at in alone}
     return {at: nlls[0] - nlls[1] for at, nlls in both.items() if None not in nlls}
@@ -141,11 +137,11 @@ def _of_cells(own: Place, figures: Mapping[tuple[int, int], float]) -> Entry:
 
 
 def learning_rates_table(plan: Plan, comparisons: list[Comparison]) -> Table:
-    """The trials of a sweep: the validation loss of each method at each learning rate, and which is best."""
+    """The trials of a sweep: the validation loss of each method at each learning rate, and the best rate."""
     study = plan.study
     source = study.learning_rates_from
     where = f" Its learning rates are from {source}: report on that one." if source else ""
-    need(study.sweep.learning_rates, f"This study is no sweep of learning rates.{where}")
+    need(study.sweep.learning_rates, f"This study is not a sweep of learning rates.{where}")
     need(plan.results.done or plan.results.failed,
          "No trial of this sweep has finished yet: run it with `hycam study`.")  # fmt: skip
     rates = sorted({cell.settings[RATE] for cell in plan.cells if RATE in cell.settings})
@@ -162,8 +158,8 @@ def learning_rates_table(plan: Plan, comparisons: list[Comparison]) -> Table:
             rows += _marked_together(block(plan, backbone, own, columns), len(headed(plan, "", "")), len(rates))
     note = (
         "Validation loss: the mean over tasks of the NLL per response token. Bold: the best of a method's trials, "
-        "underlined: the second; variants of a method are trials of it, and so is what diverged. A best value at an "
-        f"edge of what was tried extends the grid, up to {study.sweep.most_trials} rates. {spread_note(plan)}"
+        "underlined: the second; variants and diverged trials count as trials of a method. A best value at an edge "
+        f"extends the grid, up to {study.sweep.most_trials} rates. {spread_note(plan)}"
     )
     return tabulated(plan, "learning_rates", "Learning rates: validation loss of every trial", note, columns, rows)
 
@@ -175,7 +171,7 @@ def _marked_together(rows: Sequence[Sequence[Entry]], begin: int, rates: int) ->
 
 
 def _trials(rate: float) -> Column:
-    """Blank where the rate was not tried with a method."""
+    """A column of trials; blank if the method was not tried at this rate."""
 
     def entry(own: Place) -> Entry:
         trial = replace(own, line=Line(own.line.method, {RATE: rate}))
@@ -185,7 +181,7 @@ def _trials(rate: float) -> Column:
 
 
 def _best(own: Place) -> tuple[Entry, Entry]:
-    """The best rate of a method and how many trials it had, beside the variant that has it."""
+    """The best rate of a method and its number of trials, in the row of the best variant."""
     best = own.plan.best.get((own.backbone, family_of(own.plan.study, own.line.method)))
     if best is None or best.label != own.line.method:
         return BLANK, BLANK
