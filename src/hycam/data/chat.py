@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
-from hycam.data.conversation import THOUGHT, THOUGHT_END, Chat, Message, is_thoughtful
+from hycam.data.conversation import THOUGHT, THOUGHT_END, Chat, Message, is_thoughtful, said
 from hycam.data.recipe import Turns
 from hycam.errors import HycamError
 
@@ -102,9 +102,9 @@ def written(tokenizer: PreTrainedTokenizerBase, conversation: Chat, thinks: bool
             )
         )
     except Exception as error:  # a template is a program, which may raise anything, also on purpose
-        said = f"{error}".strip().rstrip(".") or type(error).__name__
+        reason = f"{error}".strip().rstrip(".") or type(error).__name__
         raise HycamError(
-            f"The chat template of {called(tokenizer)} refuses a conversation ({said}). Remove what it does not "
+            f"The chat template of {called(tokenizer)} refuses a conversation ({reason}). Remove what it does not "
             'support, such as the system text, or use the prompt "alpaca".'
         ) from error
 
@@ -122,7 +122,7 @@ def generation_prompt(tokenizer: PreTrainedTokenizerBase, asked: Chat, thinks: b
     opened = written(tokenizer, asked, thinks, opening=True)
     if thinks and "add_generation_prompt" in str(tokenizer.get_chat_template(tools=asked.tools)):
         return opened  # the thought itself belongs to the answer
-    answered = written(tokenizer, asked.up_to(len(asked.messages), _said("assistant", _ANSWER)), thinks)
+    answered = written(tokenizer, asked.up_to(len(asked.messages), said("assistant", _ANSWER)), thinks)
     if not answered.startswith(opened):
         return opened
     before = answered[len(opened) :].rpartition(_ANSWER)[0]
@@ -147,17 +147,13 @@ def no_trained_answer() -> HycamError:
 @lru_cache(maxsize=4)
 def _chat_end(tokenizer: PreTrainedTokenizerBase, template: str) -> str:
     """``template`` is only part of the cache's key: a tokenizer may be given another one."""
-    said = Chat([_said("user", "question"), _said("assistant", _ANSWER)])
+    talk = Chat([said("user", "question"), said("assistant", _ANSWER)])
     try:
-        behind = written(tokenizer, said, thinks=False).rpartition(_ANSWER)[2].lstrip()
+        behind = written(tokenizer, talk, thinks=False).rpartition(_ANSWER)[2].lstrip()
     except HycamError:
         behind = ""
     added = [str(token) for token in tokenizer.added_tokens_decoder.values()]
     return max((token for token in added if behind.startswith(token)), key=len, default=str(tokenizer.eos_token))
-
-
-def _said(role: str, content: str) -> Message:
-    return {"role": role, "content": content}
 
 
 def _earlier(

@@ -6,9 +6,8 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from hycam.data.conversation import THOUGHT, Message, is_trained
+from hycam.data.conversation import THOUGHT, Message, calls_of, is_trained, tools_of
 from hycam.data.rows import SourceRow, is_absent, kind_of, turn
-from hycam.data.tools import calls_of, tools_of
 
 TAGS = ("role", "content", "user", "assistant", "system", "tool", "call")
 METADATA = (

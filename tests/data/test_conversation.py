@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from data.chats import turns_of
+from hycam.data.conversation import tools_of
 from hycam.data.messages import conversation
 from hycam.data.rows import SourceRow
-from hycam.data.tools import tools_of
 from hycam.errors import HycamError
 
 ROW = SourceRow("a.jsonl", 7, {})
