@@ -1,17 +1,5 @@
-"""Studies whose cells run in this process."""
+"""The studies of ``tests/study``, for the command line."""
 
-from __future__ import annotations
+from study.conftest import in_file, inline, tiny_study
 
-import pytest
-
-from hycam.study import runner
-from hycam.study.run_cell import run_cell
-from study.tiny import Inline
-
-
-@pytest.fixture
-def inline(monkeypatch: pytest.MonkeyPatch) -> Inline:
-    """The cells run in this process."""
-    made = Inline(run_cell)
-    monkeypatch.setattr(runner, "executor", lambda recipe: made)
-    return made
+__all__ = ["in_file", "inline", "tiny_study"]

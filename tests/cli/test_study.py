@@ -10,37 +10,26 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from hycam.cli.main import main
 from hycam.lock import alone
-from hycam.study.recipe import ExecutorRecipe, StudyMethod
+from hycam.study.recipe import ExecutorRecipe, StudyMethod, StudyRecipe
 from hycam.study.status import running
 from hycam.training.loop import Loop
 from hycam.training.recipe import TrainingRecipe
 from hycam.training.run import Run
-from study.tiny import LORA, TRAINING, Inline, pretend, study_on
+from study.tiny import LORA, TRAINING, Inline, pretend
 
 
 @pytest.fixture
-def study(
-    backbone: str, tasks: list[str], data_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., str]:
+def study(tiny_study: Callable[..., StudyRecipe], in_file: Callable[[StudyRecipe], str]) -> Callable[..., str]:
     """The file of a study of LoRA and HyCAM on a tiny backbone; other fields by name."""
-    monkeypatch.setenv("HYCAM_CACHE", str(data_cache))  # for the processes of cells
-
-    def write(**changes: Any) -> str:
-        path = tmp_path / "study.yaml"
-        made = study_on(backbone, tasks, tmp_path / "study", **changes)
-        path.write_text(yaml.safe_dump(asdict(made), sort_keys=False))
-        return str(path)
-
-    return write
+    return lambda **changes: in_file(tiny_study(**changes))
 
 
 def listed(path: str, capsys: pytest.CaptureFixture[str], flag: str = "--status") -> dict[str, Any]:

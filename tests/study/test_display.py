@@ -88,17 +88,6 @@ def test_a_cell_that_begins_again_is_timed_anew(plan: Plan, display: Display, cl
     assert "LoRA, fold 1: done in 0:00:05" in capsys.readouterr().err
 
 
-def test_a_finished_cell_improves_the_estimate_of_the_others(capsys, tmp_path: Path) -> None:
-    plan = plan_of(study_of(("LoRA", "HyCAM"), ("dolly",), [0]), lambda _: None)
-    display = Display(at_once=1)
-    display.begin(plan)
-    display.tell(Started(plan.cells[0]))
-    display.tell(finished(plan.cells[0]))
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[1] == "2 cells: 2 to go"
-    assert lines[-1] == "2 cells: 1 done, 1 to go, about 0:01:40"
-
-
 def test_preparing_the_data_is_told_now_and_then(clock, capsys) -> None:
     display = Display(at_once=1)
     for number in range(5):

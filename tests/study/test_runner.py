@@ -14,7 +14,6 @@ import pytest
 
 from hycam.errors import HycamError
 from hycam.files import write_whole
-from hycam.study import runner
 from hycam.study.cells import Cell
 from hycam.study.executors import Finished, Progressed, Started, lost
 from hycam.study.plan import plan, read_study
@@ -183,9 +182,3 @@ def test_without_ray_the_extra_is_named_before_anything_is_done(tiny_study, monk
     with pytest.raises(HycamError, match=r"pip install 'hycam\[ray\]'"):
         run_study(study, Watch())
     assert not Path(study.output).exists()
-
-
-def test_the_executor_is_the_one_that_the_study_names() -> None:
-    assert type(runner.executor(ExecutorRecipe())).__name__ == "LocalExecutor"
-    pytest.importorskip("ray")
-    assert type(runner.executor(ExecutorRecipe("ray"))).__name__ == "RayExecutor"

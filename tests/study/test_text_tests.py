@@ -117,13 +117,6 @@ def test_identical_answers_are_no_difference(tmp_path: Path) -> None:
         assert (one.value, one.against_value, one.p) == (pytest.approx(1), pytest.approx(1), 1)
 
 
-def test_answers_without_any_match_score_zero(tmp_path: Path) -> None:
-    tests = text_tests(made(tmp_path, {"LoRA": 0.0, "HyCAM": 0.95}), "HyCAM")
-    one = found(tests, "bleu4", POOLED)
-    assert one.against_value == 0
-    assert one.value > 0.5 and one.p < 0.01
-
-
 def test_of_several_seeds_the_first_is_taken(tmp_path: Path) -> None:
     plan = made(tmp_path, {"LoRA": 0.7, "HyCAM": 0.9}, seeds=[5, 6])
     alone = Plan(plan.study, plan.cells, Results(plan.results.select(seed=5)))

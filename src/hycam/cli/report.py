@@ -36,7 +36,7 @@ def main(arguments: Sequence[str]) -> None:
         print(sentence)
     print(
         f"{len(content.tables)} tables and {len(content.pictures)} figures; {len(content.missing_tables)} tables and "
-        f"{len(content.missing_pictures)} figures were not run, and the page says why."
+        f"{len(content.missing_pictures)} figures are missing; the page says why."
     )
     if content.advice is not None:
         print(content.advice)
