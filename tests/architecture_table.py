@@ -47,8 +47,8 @@ def _table() -> str:
         "that read its hidden states, with two of three things speaking for them: their name, projections to queries,",
         "keys and values, and a mask. It does not matter what `forward` calls its cache: that changes between versions",
         "of transformers. The error of a backbone without attention says what was looked at. State-space mixers of",
-        "hybrids, feed-forward networks, cross-attention, vision and audio towers are passed over.",
-        "Any head of a decoder will do (`SEQ_CLS`, `TOKEN_CLS`, ...). The table below is written by the test run",
+        "hybrids, feed-forward networks, cross-attention, vision and audio towers are skipped.",
+        "Any head of a decoder works (`SEQ_CLS`, `TOKEN_CLS`, ...). The table below is written by the test run",
         "(`make test`) from its outcomes on tiny random models, with "
         f"torch {torch.__version__.partition('+')[0]}, transformers {transformers.__version__} and "
         f"peft {peft.__version__};",

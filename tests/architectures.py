@@ -93,6 +93,6 @@ def tiny(
 
 
 def tokens(rows: int = 2, length: int = 9, seed: int = 1) -> torch.Tensor:
-    """Random token ids ``(rows, length)``, the special ones left out."""
+    """Random token ids ``(rows, length)``, none of them special."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(3, VOCABULARY, (rows, length), generator=generator)

@@ -186,7 +186,7 @@ class TestBeforeTheBackboneIsRead:
             run.load()
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-    def test_a_value_that_is_no_number_is_refused_by_name(self, run: Run, value: float) -> None:
+    def test_a_non_finite_value_is_refused_by_name(self, run: Run, value: float) -> None:
         name = first(load_file(run.adapter / "adapter_model.safetensors"))
         change(run, lambda weights: weights[name][0].fill_(value))
         with pytest.raises(HycamError, match=f"{name} holds values that are not finite"):
@@ -208,7 +208,7 @@ class TestBeforeTheBackboneIsRead:
             hycam_run.load()
 
     @pytest.mark.parametrize("written", ["", "{", "[]", "null", '"text"', "{}", "[" * 100_000])
-    def test_a_configuration_that_is_none_is_refused(self, hycam_run: Run, written: str) -> None:
+    def test_something_else_than_a_configuration_is_refused(self, hycam_run: Run, written: str) -> None:
         (hycam_run.adapter / "adapter_config.json").write_text(written)
         with pytest.raises(HycamError, match="adapter"):
             hycam_run.load()
@@ -264,7 +264,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "cut in the data": lambda whole: whole[:-3],
     "more than it says": lambda whole: whole + b"\0" * 8,
     "a length of an exabyte": lambda whole: struct.pack("<Q", 1 << 60) + whole[8:],
-    "a header that is no JSON": lambda whole: whole[:8] + b"x" * (len(whole) - 8),
+    "a header that is not JSON": lambda whole: whole[:8] + b"x" * (len(whole) - 8),
     "a header that is a list": lambda whole: with_header(whole, lambda header: [1]),
     "a header without tensors": lambda whole: struct.pack("<Q", 2) + b"{}",
     "offsets that overlap": lambda whole: with_header(whole, overlap),

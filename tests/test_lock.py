@@ -1,4 +1,4 @@
-"""One process in a folder; a process that is gone is no obstacle."""
+"""One process in a folder; a dead process does not block it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of the machine and of this process."""
+"""The reported memory of this process."""
 
 from __future__ import annotations
 

@@ -197,7 +197,7 @@ def test_word_for_word_answers_are_right_in_every_task_whatever_its_script(
     assert [found.tasks[name]["rouge_tokens"] for name in texts] == ["unicode", "unicode", *["a-z0-9"] * 3]
     assert "tok:zh" in found.tasks["zh"]["bleu_signature"]
     assert (found.macro["bleu4"], found.macro["rougeL"], found.pooled["rougeL"]) == (one, 1, 1)
-    assert (found.pooled["bleu4"], found.bleu_signature) == (None, None)  # words and characters are no one corpus
+    assert (found.pooled["bleu4"], found.bleu_signature) == (None, None)  # words and characters cannot be pooled
     assert "numbers has no BLEU-4: no reference has four words" in caplog.text
     assert "marks: 2 of 2 references have no word (a-z0-9), so it has no ROUGE-L" in caplog.text
 

@@ -12,7 +12,7 @@ WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "then", "it", "went", "ou
 
 
 def made_texts(count: int, seed: int) -> tuple[list[str], list[str]]:
-    """References of random words, and predictions that are copies with some words exchanged or left out."""
+    """References of random words, and predictions that are copies with some words replaced or dropped."""
     draw = random.Random(seed)
     references = [draw.choices(WORDS, k=draw.randint(6, 20)) for _ in range(count)]
     predictions = [

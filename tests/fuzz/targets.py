@@ -330,7 +330,7 @@ class Results:
 
     def run(self, given: tuple[str, Any]) -> None:
         what, content = given
-        with pytest.MonkeyPatch.context() as quick:  # the bootstraps are the same whatever the numbers are
+        with pytest.MonkeyPatch.context() as quick:  # bootstraps are alike for any numbers
             quick.setattr("hycam.study.text_tests.BLEU_RESAMPLES", 10)
             quick.setattr("hycam.study.report.page.describe", lambda: {"versions": {"hycam": "0"}, "commit": None})
             self._run(what, content)

@@ -26,7 +26,7 @@ def hidden_state(dtype: torch.dtype = torch.float32) -> Tensor:
 
 
 def kept_bytes(form: Callable, weights: Modulation, h: Tensor, a: Tensor) -> int:
-    """Of all that is kept for the backward pass and is no weight."""
+    """Of everything kept for the backward pass but the weights."""
     values = [value for part in vars(weights).values() for value in vars(part).values()]
     return saved_bytes(lambda: form(h, a, weights), [value for value in values if isinstance(value, Tensor)])
 

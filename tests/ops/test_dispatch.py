@@ -1,4 +1,4 @@
-"""Which backend is taken where, how that is said and overridden, and that all of them take what a model may hand in."""
+"""Which backend runs where, how that is logged and overridden, and that all of them accept what a model may pass."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ every = pytest.mark.parametrize("form", [reference.modulate, eager.modulate], id
 
 @pytest.fixture(autouse=True)
 def _poisoned() -> Iterator[None]:
-    # The deterministic mode fills whatever torch.empty gives with NaN.
+    # The deterministic mode fills the tensors of torch.empty with NaN.
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
@@ -63,7 +63,7 @@ def test_odd_shapes_and_tokens_that_fill_no_chunk(tokens: int, d: int, r: int, e
 def test_gradients_are_those_of_finite_differences(
     form: Callable, shared: str, specialized: str, hard: bool, biases: bool
 ) -> None:
-    # Soft routing only: the straight-through gradient of a hard choice is none that differences would show.
+    # Soft routing only: differences would not show the straight-through gradient of a hard choice.
     torch.manual_seed(0)
     weights = modulation(shared, specialized, hard, biases, 4, 2, 3)
     inputs = [draw(1, 3, 4).requires_grad_() for _ in range(3)]

@@ -33,7 +33,7 @@ TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 2**-6, torch.float16: 2**-9}
 
 @pytest.fixture(autouse=True)
 def _poisoned_and_few_steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    # The deterministic mode fills whatever torch.empty gives with NaN.
+    # The deterministic mode fills the tensors of torch.empty with NaN.
     torch.use_deterministic_algorithms(True, warn_only=True)
     if triton_mix.INTERPRETED:  # which is slow by the step, not by the element
         monkeypatch.setattr(triton_mix, "TILES", dict.fromkeys(triton_mix.TILES, ((64, 64, 4, 2),)))

@@ -147,7 +147,7 @@ class AdamWByHand:
 
 
 def parameters(dtype: torch.dtype = torch.float64) -> list[nn.Parameter]:
-    """A and B of one product, A and B of three experts, and a weight that is no factor."""
+    """A and B of one product, A and B of three experts, and a weight that is not a factor."""
     (A, B, *_), (As, Bs, *_) = factors(dtype=dtype), factors((3,), dtype)
     return [nn.Parameter(tensor) for tensor in (A, B, As, Bs, draw(5, 4, dtype=dtype))]
 

@@ -33,7 +33,7 @@ def check(config: LoraConfig, model: nn.Module) -> None:
         (["a.0.q"], ["b.0.q"], ["a.0.q"]),  # nothing shorter tells them apart
         (["a.0.q"], ["a.0.big_q"], ["0.q"]),  # PEFT's modules_to_save would match by letters
         (["a.0.q", "a.1.q"], ["b.1.q"], ["0.q", "a.1.q"]),
-        (["q"], ["b.q"], ["q"]),  # there is no longer suffix to take
+        (["q"], ["b.q"], ["q"]),  # no longer suffix exists
         ([], ["a"], []),
     ],
 )

@@ -1,4 +1,4 @@
-"""``train_router=False``: the router stays as it was drawn, whatever is done with the adapter."""
+"""``train_router=False``: the router stays as it was drawn, whatever happens to the adapter."""
 
 from __future__ import annotations
 

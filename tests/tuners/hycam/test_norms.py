@@ -59,7 +59,7 @@ def trained_norms(model: nn.Module) -> list[str]:
     return [name for name, p in model.named_parameters() if p.requires_grad and "hycam_" not in name]
 
 
-def test_under_autocast_too() -> None:
+def test_untrained_they_change_nothing_under_autocast() -> None:
     for architecture in ("llama", "gpt2"):
         base = uneven(architecture)
         with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -119,7 +119,7 @@ def test_an_error_ends_the_block_too() -> None:
 
 
 def test_only_whole_parameters_are_packed() -> None:
-    # FSDP gathers views that are no parameters, ZeRO marks what it gathers.
+    # FSDP gathers views instead of parameters, ZeRO marks what it gathers.
     for change in (
         lambda layer: setattr(layer.hycam_B["default"].weight, "ds_id", 3),
         lambda layer: _as_plain_tensor(layer.hycam_B["default"], "weight"),

@@ -106,7 +106,7 @@ def drawn(tokens: int = 4, experts: int = 3, r: int = 2) -> tuple[Tensor, Tensor
 def test_the_plain_gradient_agrees_with_finite_differences() -> None:
     u, g, B = drawn()
     assert torch.autograd.gradcheck(lambda *tensors: _GatedUp.apply(*tensors, False), (u, g, B))
-    # The rescaled one is none: it is not the gradient of the value.
+    # The rescaled one does not: it is not the gradient of the value.
     with pytest.raises(RuntimeError, match="Jacobian mismatch"):
         torch.autograd.gradcheck(lambda *tensors: _GatedUp.apply(*tensors, True), (u, g, B))
 
