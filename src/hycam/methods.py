@@ -1,7 +1,7 @@
 """The table of methods: a name, the adapter, the optimizer and its groups, the learning rate, and the source.
 
-Methods are added here alone; recipes, the command line, the budgets and the contract tests all take
-their methods from here. :mod:`hycam.adapt` puts one of them on a backbone.
+Recipes, the command line, the budgets and the contract tests all take their methods from here. An adapter that PEFT
+does not have is a folder of :mod:`hycam.tuners` as well. :mod:`hycam.adapt` puts one of them on a backbone.
 """
 
 from __future__ import annotations

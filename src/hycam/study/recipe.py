@@ -97,7 +97,7 @@ class StudyRecipe:
 
     Args:
         title: Title of the report.
-        output: The folder of the study: ``cells/`` with a small JSON file for each finished cell, and ``report/``.
+        output: The folder of the study: ``cells/`` with a small JSON file for each cell that ended, and ``report/``.
         runs: The folder of the run folders (adapters, checkpoints, predictions); null means ``OUTPUT/runs``.
         backbones: A short name, a folder or a hub id, by the label shown in tables.
         trust_remote_code: Whether Python code that comes with a backbone may run; look at it first.

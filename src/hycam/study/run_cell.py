@@ -60,7 +60,7 @@ def run_cell(cell: Cell, progress: Reports) -> tuple[str, dict[str, Any]]:
             # The adapter is saved by now; all checkpoints of a long study would fill the disk.
             shutil.rmtree(run.checkpoints, ignore_errors=True)
     except Diverged as error:
-        return "diverged", _failure(run, began, str(error), error.step)
+        return "diverged", _failure(run, began, _of_cell(error), error.step)
     except HycamError as error:
         return "failed", _failure(run, began, str(error), None)
     except Exception as error:  # whatever it is, the other cells continue
@@ -68,6 +68,15 @@ def run_cell(cell: Cell, progress: Reports) -> tuple[str, dict[str, Any]]:
         where = f"{Path(at.filename).name}:{at.lineno}"
         return "failed", _failure(run, began, f"{type(error).__name__} in {where}: {error}", None)
     return "done", {"environment": describe(), **content}
+
+
+def _of_cell(error: Diverged) -> str:
+    """What diverged, with the advice for a study, where other settings make another cell."""
+    rows = f" Rows of that step: {', '.join(error.rows)}." if error.rows else ""
+    return (
+        f"Training diverged: {error.what}.{rows} Set training.on_divergence to skip in the study, which skips such steps, "
+        "or lower the learning rate; the cell is then trained from the start under another name."
+    )
 
 
 def _prepared(cell: Cell, progress: Reports) -> Prepared:

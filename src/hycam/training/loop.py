@@ -1,4 +1,4 @@
-"""The training loop, from top to bottom: forward, backward, judge, clip, step, log, validate, save.
+"""The training loop, from top to bottom: forward, backward, clip, check, step, log, validate, save.
 
 Read :meth:`Loop.run` first, then :meth:`Loop.step`. Devices, processes and sharding are accelerate's.
 """
@@ -138,6 +138,8 @@ class Loop:
 
     def loss_of(self, batch: dict[str, Any], items: Tensor | None, micro_batches: int) -> Tensor:
         """A micro-batch's part of its step's loss.
+
+        The model's own forward computes it: transformers' cross-entropy of ``shift_labels``, and the tuner's balance term.
 
         Args:
             batch: as the collators make it.

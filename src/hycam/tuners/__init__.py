@@ -1,6 +1,7 @@
 """The methods of this project in PEFT's own shape, one folder each.
 
-Every folder is imported here and registers its method with PEFT, so a new one needs no other mention than itself.
+Every folder is imported here and registers its method with PEFT. A row in :mod:`hycam.methods` makes it known to
+recipes.
 """
 
 from importlib import import_module
