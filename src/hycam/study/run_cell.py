@@ -74,7 +74,7 @@ def _of_cell(error: Diverged) -> str:
     """What diverged, with the advice for a study, where other settings make another cell."""
     rows = f" Rows of that step: {', '.join(error.rows)}." if error.rows else ""
     return (
-        f"Training diverged: {error.what}.{rows} Set training.on_divergence to skip in the study, which skips such steps, "
+        f"Training diverged: {error.what}.{rows} Set training.on_divergence to skip in the study, to skip such steps, "
         "or lower the learning rate; the cell is then trained from the start under another name."
     )
 

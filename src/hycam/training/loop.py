@@ -139,7 +139,8 @@ class Loop:
     def loss_of(self, batch: dict[str, Any], items: Tensor | None, micro_batches: int) -> Tensor:
         """A micro-batch's part of its step's loss.
 
-        The model's own forward computes it: transformers' cross-entropy of ``shift_labels``, and the tuner's balance term.
+        The model's own forward computes it: transformers' cross-entropy of ``shift_labels``, and the balance loss of
+        the tuner.
 
         Args:
             batch: as the collators make it.
