@@ -98,7 +98,7 @@ def test_what_is_said_of_the_data_is_said_once_for_all_folds(
     assert main(["study", str(study), "--cells", "1"]) == 0
     caplog.clear()
     assert main(["report", str(study)]) == 0
-    assert caplog.text.count("1 of 21 rows left out") == 1
+    assert caplog.text.count("1 of 21 rows skipped") == 1
 
 
 @pytest.mark.parametrize(
