@@ -137,7 +137,7 @@ def _is_disjoint(result: Result) -> bool:
     """Whether its folds are replicates that share no row, for every task."""
     data = result.content["settings"]["data"]
     own = [task["split"] for task in data["tasks"] if isinstance(task, Mapping) and task["split"]]
-    return all(split["by"] == "disjoint" for split in (data["split"], *own))
+    return all(split.get("by") == "disjoint" for split in (data["split"], *own))
 
 
 def _resampled(pair: Pair) -> dict[str, Bootstrap]:
