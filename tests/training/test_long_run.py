@@ -29,7 +29,7 @@ def watch(notes: Path) -> None:
         begun = time.thread_time()  # of the processor: the disk is shared with others
         save(self)
         saved["seconds"] = time.thread_time() - begun
-        folder = self.checkpoints.at(self.progress.step)
+        folder = self.job.checkpoints.at(self.progress.step)
         saved["bytes"] = sum(path.stat().st_size for path in folder.rglob("*"))
 
     def measured_step(self) -> None:
