@@ -367,3 +367,14 @@ def test_what_is_white_space_to_python_alone_is_no_row(tmp_path: Path, name: str
     (tmp_path / name).write_bytes(content)
     with pytest.raises(HycamError, match="an object in braces"):
         list(read_rows(tmp_path / name))
+
+
+def test_a_malformed_csv_in_an_intact_archive_is_explained_as_it_is_outside_of_one(tmp_path: Path) -> None:
+    text = b'instruction,input,output\nq,,a\n\x00"q, 2","line\nend",a\n'
+    said = []
+    for name, content in (("a.csv", text), ("a.csv.gz", gzip.compress(text))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(HycamError) as error:
+            list(read_rows(tmp_path / name))
+        said.append(str(error.value).replace(str(tmp_path / name), ""))
+    assert said[0] == said[1]

@@ -200,6 +200,8 @@ def _text_rows(path: Path, content: Content, is_list: bool, is_json: bool) -> It
             for number, raw in enumerate(again, 1):
                 decoded(path, raw, number)
         raise
+    finally:
+        text.detach()  # else it closes the content, which is read to its end if a row is refused
 
 
 def _csv(path: Path, begin: int, lines: Iterator[str]) -> Iterator[Found]:
