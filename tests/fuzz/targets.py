@@ -361,7 +361,7 @@ class Results:
         listing(plan)
         if plan.results.unusable and not self.predictions.exists():
             return  # what is left has been reported on often enough
-        comparisons = compare(plan.results, plan.study.reference)
+        comparisons = compare(plan.results, plan.primary)
         tests = text_tests(plan, plan.study.reference) if self.predictions.exists() else []
         tables = []
         for name, make in TABLES.items():

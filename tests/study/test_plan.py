@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from hycam.errors import HycamError
 from hycam.evaluation.retention.recipe import RetentionRecipe
 from hycam.study import plan as plan_module
 from hycam.study.cells import Cell
+from hycam.study.family import Primary
 from hycam.study.plan import Plan, plan, read_study
 from hycam.study.recipe import StudyMethod, StudyRecipe, SweepRecipe
 from hycam.study.results import cells_folder, write
@@ -131,6 +133,27 @@ def test_a_kept_plan_has_the_cells_and_results_of_the_plan_that_was_made(tiny_st
     assert found is not None
     assert {Path(cell.recipe.output).parent for cell in found.cells} == {moved / "runs"}
     assert plan_module.kept(replace(study, output=str(moved), folds=[0])) is None  # which are other cells
+
+
+def test_a_kept_plan_states_the_primary_family_and_an_older_one_has_the_default(tiny_study) -> None:
+    study = tiny_study()
+    plan_module.keep(plan(study))
+    path = Path(study.output) / plan_module.PLAN_FILE
+    content = json.loads(path.read_text())
+    assert content["primary"] == {"reference": "HyCAM", "against": ["LoRA"], "settings": {}}
+
+    def primary_of(changed: object, **changes: object) -> Primary:
+        path.write_text(json.dumps({**content, "primary": changed}))
+        found = plan_module.kept(replace(study, **changes))
+        assert found is not None
+        return found.primary
+
+    assert primary_of({**content["primary"], "against": []}).against == []
+    assert primary_of(None) == Primary("HyCAM", ["LoRA"])
+    # What was stated for one reference says nothing of another.
+    assert primary_of(content["primary"], reference="LoRA") == Primary("LoRA", [])
+    # Another family is another study, which has to be planned anew.
+    assert plan_module.kept(replace(study, primary=["LoRA"])) is None
 
 
 def test_a_damaged_plan_is_refused_by_the_name_of_its_field(tiny_study) -> None:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
 from hycam.study.cells import told
+from hycam.study.family import PRIMARY, SECONDARY, Primary
 from hycam.study.pairs import Pair, pairs, row_differences
-from hycam.study.results import Result, Results
+from hycam.study.results import Results
 from hycam.study.significance import (
     CORRECTED,
     FEWEST_ROWS,
@@ -42,6 +44,9 @@ _KINDS = {
 }
 # n_test / n_train of the five folds: test, validation and training parts have one, two and seven of ten blocks.
 _TO_TRAIN = {"test": 1 / 7, "validation": 2 / 7}
+Differences = Mapping[tuple[int, int], float]
+"""Of log-perplexity, by fold and seed."""
+
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 
 
@@ -58,7 +63,8 @@ class Comparison:
         settings: the varied fields that both share.
         test: over folds, replicates or seeds; None if there is only one.
         bootstrap: over the rows of these trained adapters; None if there are too few.
-        holm_p: p of ``test`` after Holm's correction over all comparisons.
+        family: ``PRIMARY`` or ``SECONDARY``.
+        holm_p: p of ``test`` after Holm's correction over the tested comparisons of its family.
         verdict: on ``method``'s perplexity: ``lower`` or ``higher`` if ``holm_p`` is below 5 %, else ``equivalent`` if
             the equivalence test passes, else ``undecided``; ``not tested`` without ``test``.
         sentence: all of this in words.
@@ -71,73 +77,93 @@ class Comparison:
     settings: Mapping[str, Any]
     test: TTest | None
     bootstrap: Bootstrap | None
+    family: str
     holm_p: float | None
     verdict: str
     sentence: str
 
 
-def compare(results: Results, reference: str) -> list[Comparison]:
+def compare(results: Results, primary: Primary) -> list[Comparison]:
     """The reference method against every other, on every backbone and setting, for every task and over all.
 
-    Arguments and errors are as for :func:`hycam.study.pairs.pairs`.
+    Args:
+        results: of a study.
+        primary: names the reference, and the comparisons that are corrected apart from the others.
+
+    Errors are as for :func:`hycam.study.pairs.pairs`.
     """
-    drafts = [(pair, draft) for pair in pairs(results, reference) for draft in _drafts(pair)]
-    corrected = iter(holm([draft.test.p for _, draft in drafts if draft.test is not None]))
+    drafts = [(pair, draft) for pair in pairs(results, primary.reference) for draft in _drafts(pair, primary)]
+    tests = [(draft.family, draft.test.p) for _, draft in drafts if draft.test is not None]
+    tested = Counter(family for family, _ in tests)
+    corrected = {name: iter(holm([p for family, p in tests if family == name])) for name in (PRIMARY, SECONDARY)}
     found = []
     for pair, draft in drafts:
         judged = draft
         if draft.test is not None:
-            p = next(corrected)
+            p = next(corrected[draft.family])
             judged = replace(draft, holm_p=p, verdict=_verdict(draft.test, p))
-        found.append(replace(judged, sentence=_sentence(judged, pair)))
+        found.append(replace(judged, sentence=_sentence(judged, pair, tested[draft.family])))
     return found
 
 
-def starred(comparisons: Iterable[Comparison], backbone: str, reference: str, peft_baselines: Collection[str]) -> bool:
-    """Whether the reference earns its asterisk: over all tasks, after correction, its perplexity on this backbone is
-    lower than that of each of these baselines."""
-    verdicts: dict[str, set[str]] = {}
-    for one in comparisons:
-        if (one.backbone, one.method, one.task) == (backbone, reference, MACRO):
-            verdicts.setdefault(one.against, set()).add(one.verdict)
-    return bool(peft_baselines) and all(verdicts.get(name) == {"lower"} for name in peft_baselines)
+def starred(comparisons: Iterable[Comparison], backbone: str, primary: Primary) -> bool:
+    """Whether the reference earns its asterisk: on this backbone its perplexity is lower than that of each method of
+    the primary family."""
+    verdicts = {one.against: one.verdict for one in comparisons if (one.family, one.backbone) == (PRIMARY, backbone)}
+    return bool(primary.against) and all(verdicts.get(name) == "lower" for name in primary.against)
 
 
-def _drafts(pair: Pair) -> list[Comparison]:
+def macro_test(pair: Pair) -> TTest | None:
+    """The test of the mean over tasks of the differences of a pair; None if there are not two cells to compare."""
+    return _test(pair, _macro(_differences(pair)))
+
+
+def _drafts(pair: Pair, primary: Primary) -> list[Comparison]:
     """The comparisons of a pair before correction and verdict; the mean over tasks comes first."""
-    differences = {
-        task: {place: one.tasks[task]["nll"] - other.tasks[task]["nll"] for place, (one, other) in pair.cells.items()}
-        for task in pair.tasks
-    }
-    macro = {place: fmean(of_task[place] for of_task in differences.values()) for place in pair.cells}
-    resampled = _resampled(pair)
+    differences, resampled = _differences(pair), _resampled(pair)
     return [
         Comparison(pair.backbone, pair.method, pair.against, task, pair.settings, _test(pair, of_task),
-                   resampled.get(task), None, "not tested", "")
-        for task, of_task in {MACRO: macro, **differences}.items()
+                   resampled.get(task), primary.family(pair.method, pair.against, task, pair.settings), None,
+                   "not tested", "")
+        for task, of_task in {MACRO: _macro(differences), **differences}.items()
     ]  # fmt: skip
 
 
-def _test(pair: Pair, differences: Mapping[tuple[int, int], float]) -> TTest | None:
+def _differences(pair: Pair) -> dict[str, Differences]:
+    """By task."""
+    return {
+        task: {place: one.tasks[task]["nll"] - other.tasks[task]["nll"] for place, (one, other) in pair.cells.items()}
+        for task in pair.tasks
+    }
+
+
+def _macro(differences: Mapping[str, Differences]) -> Differences:
+    places = next(iter(differences.values()), {})
+    return {place: fmean(of_task[place] for of_task in differences.values()) for place in places}
+
+
+def _test(pair: Pair, differences: Differences) -> TTest | None:
     """Over folds (averaging their seeds first); with one fold over its seeds; None if there is only one cell."""
     folds: dict[int, list[float]] = {}
     for (fold, _), value in differences.items():
         folds.setdefault(fold, []).append(value)
     if len(folds) > 1:
         means = [fmean(of_fold) for of_fold in folds.values()]
-        result = next(iter(pair.cells.values()))[0]
-        to_train = _TO_TRAIN[result.content["evaluation"]["part"]]
-        return paired_t(means) if _is_disjoint(result) else corrected_t(means, to_train)
+        content = next(iter(pair.cells.values()))[0].content
+        shared = shared_variance(content["settings"]["data"], content["evaluation"]["part"])
+        return corrected_t(means, shared) if shared else paired_t(means)
     if len(differences) > 1:
         return replace(paired_t(list(differences.values())), kind=SEEDS)
     return None
 
 
-def _is_disjoint(result: Result) -> bool:
-    """Whether its folds are replicates that share no row, for every task."""
-    data = result.content["settings"]["data"]
+def shared_variance(data: Mapping[str, Any], part: str) -> float:
+    """``n_test/n_train`` of overlapping folds, for the corrected t; 0 of replicates that share no row of any task.
+
+    ``data`` are the resolved settings of a cell's data, ``part`` what it scores.
+    """
     own = [task["split"] for task in data["tasks"] if isinstance(task, Mapping) and task["split"]]
-    return all(split.get("by") == "disjoint" for split in (data["split"], *own))
+    return 0.0 if all(split.get("by") == "disjoint" for split in (data["split"], *own)) else _TO_TRAIN[part]
 
 
 def _resampled(pair: Pair) -> dict[str, Bootstrap]:
@@ -159,8 +185,8 @@ def _verdict(test: TTest, holm_p: float) -> str:
     return "equivalent" if equivalent(test, MARGIN) else "undecided"
 
 
-def _sentence(one: Comparison, pair: Pair) -> str:
-    parts = [f"{_where(one)}, {one.method} against {one.against}: {_measured(one, pair)}."]
+def _sentence(one: Comparison, pair: Pair, tested: int) -> str:
+    parts = [f"{_where(one)}, {one.method} against {one.against}: {_measured(one, pair, tested)}."]
     if one.test is not None:
         parts.append(_judged(one, one.test))
     if one.bootstrap is not None:
@@ -180,7 +206,7 @@ def _where(one: Comparison) -> str:
     return ", ".join([f"On {one.backbone}", *settings, "mean over tasks" if one.task == MACRO else one.task])
 
 
-def _measured(one: Comparison, pair: Pair) -> str:
+def _measured(one: Comparison, pair: Pair, tested: int) -> str:
     if not pair.cells:
         return "not compared, since no fold has a finite loss of both"
     if one.test is None or one.holm_p is None:
@@ -189,9 +215,10 @@ def _measured(one: Comparison, pair: Pair) -> str:
         mean = fmean(mine.tasks[task]["nll"] - other.tasks[task]["nll"] for task in tasks)
         return f"perplexity {_direction(mean)} (one fold: a test needs two)"
     over, name, remark = _KINDS[one.test.kind]
-    count = _NUMBERS[one.test.n] if one.test.n < len(_NUMBERS) else str(one.test.n)
+    family = f"over {_count(tested)} {one.family} comparison{'s' if tested > 1 else ''}"
     return (
-        f"perplexity {_change(one.test)} ({count} {over}, {name}, df {one.test.df}, {_p('Holm p', one.holm_p)}{remark})"
+        f"perplexity {_change(one.test)} ({_count(one.test.n)} {over}, {name}, df {one.test.df}, "
+        f"{_p('Holm p', one.holm_p)} {family}{remark})"
     )
 
 
@@ -201,7 +228,12 @@ def _judged(one: Comparison, test: TTest) -> str:
         return "Undecided: neither a difference nor a tie is shown."
     if one.verdict == "equivalent":
         return f"A tie: equivalent {within} (TOST, {p})."
-    return f"Significant, and yet {within} (TOST, {p})." if equivalent(test, MARGIN) else ""
+    won = "A win" if one.verdict == "lower" else "A loss"
+    return f"{won}, and yet {within} (TOST, {p})." if equivalent(test, MARGIN) else f"{won}."
+
+
+def _count(number: int) -> str:
+    return _NUMBERS[number] if number < len(_NUMBERS) else str(number)
 
 
 def _change(found: TTest | Bootstrap) -> str:

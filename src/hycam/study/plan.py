@@ -3,7 +3,8 @@
 ::
 
     OUTPUT/study.yaml   every setting of the study
-    OUTPUT/plan.json    every cell: its labels, identity, resolved settings, rows and tokens; and the size of the data
+    OUTPUT/plan.json    every cell: its labels, identity, resolved settings, rows and tokens; the primary family of
+                        comparisons; and the size of the data
 
 The plan is kept beside the cells so that a report needs neither data nor backbone. For results from before there were
 plans, run ``python -m hycam.study.plan STUDY.yaml ...`` where the data are.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from hycam.errors import HycamError
 from hycam.files import write_whole
 from hycam.study.cells import Cell
 from hycam.study.counts import Counts, count
+from hycam.study.family import Primary, primary_family
 from hycam.study.grid import Planner, Say, runs_folder
 from hycam.study.recipe import StudyRecipe
 from hycam.study.results import Results, cells_folder, load
@@ -33,7 +35,7 @@ from hycam.training.parse import parse_recipe
 STUDY_FILE = "study.yaml"
 PLAN_FILE = "plan.json"
 # Settings that change the report but no cell.
-_OF_REPORTS = ("title", "output", "runs", "reference", "executor", "tables", "texts", "rows_shown")
+_OF_REPORTS = ("title", "output", "runs", "reference", "executor", "note", "tables", "texts", "rows_shown")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Plan:
     """A study with its cells and results.
 
     ``waits_for`` names the sweep that has to finish before any cell can run, if there is one; ``counts`` is the size of
-    the data, None if they were not counted.
+    the data, None if they were not counted; ``stated`` is the primary family that the kept plan names, if it does.
     """
 
     study: StudyRecipe
@@ -49,6 +51,12 @@ class Plan:
     results: Results
     waits_for: str = ""
     counts: Counts | None = None
+    stated: Primary | None = field(default=None, compare=False)
+
+    @cached_property
+    def primary(self) -> Primary:
+        """The comparisons by which the study's verdict goes."""
+        return self.stated or primary_family(self.study, self.cells)
 
     @property
     def unusable(self) -> list[Cell]:
@@ -126,6 +134,7 @@ class _Kept:
 
     counts: Counts
     cells: list[Cell]
+    primary: Primary | None = None  # plans of earlier versions do not name it
 
 
 def keep(current: Plan) -> Plan:
@@ -133,7 +142,7 @@ def keep(current: Plan) -> Plan:
     folder = Path(current.study.output)
     counts = current.counts or _same_counts(current) or count(current.study)
     write_whole(folder / STUDY_FILE, yaml.safe_dump(asdict(current.study), sort_keys=False))
-    text = msgspec.json.encode(_Kept(counts, current.cells)).decode()
+    text = msgspec.json.encode(_Kept(counts, current.cells, current.primary)).decode()
     write_whole(folder / PLAN_FILE, text.replace(',{"backbone":', ',\n{"backbone":') + "\n")
     return replace(current, counts=counts)
 
@@ -159,7 +168,8 @@ def kept(study: StudyRecipe) -> Plan | None:
         replace(cell, recipe=replace(cell.recipe, output=str(runs / Path(cell.recipe.output).name)))
         for cell in found.cells
     ]
-    return Plan(study, cells, load(study.output, cells), counts=found.counts)
+    stated = found.primary if study.reference == as_kept.reference else None
+    return Plan(study, cells, load(study.output, cells), counts=found.counts, stated=stated)
 
 
 def _read(path: Path) -> _Kept:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from hycam.data.recipe import DataRecipe
-from hycam.errors import HycamError
+from hycam.errors import HycamError, nearest
 from hycam.evaluation.retention.recipe import RetentionRecipe
 from hycam.training.recipe import EvaluationRecipe, OptimizerRecipe, TrainingRecipe
 
@@ -114,6 +114,11 @@ class StudyRecipe:
         sweep: A search for learning rates; it makes the study a sweep.
         learning_rates_from: The study file of a finished sweep; each method takes its best learning rate from there.
         reference: The label of the method that is compared with every other.
+        primary: The labels of the methods that the study's question is about: over all tasks, the reference against
+            each of these is the primary family of tests, with its own correction, by which the verdict goes; all other
+            comparisons are secondary. State it before the study runs. Null means the adapters that are neither HyCAM
+            nor a variant of it.
+        note: What a reader has to know beside the verdict; the report shows it there.
         executor: Where the cells run.
         tables: Names of the tables to report; by default all that the study's cells can fill.
         texts: Whether the report shows texts of the data and answers to them; set it to false for a report that may
@@ -139,6 +144,8 @@ class StudyRecipe:
     sweep: SweepRecipe = field(default_factory=SweepRecipe)
     learning_rates_from: str | None = None
     reference: str = "HyCAM"
+    primary: list[str] | None = None
+    note: str = ""
     executor: ExecutorRecipe = field(default_factory=ExecutorRecipe)
     tables: list[str] = field(default_factory=list)
     texts: bool = True
@@ -173,6 +180,12 @@ class StudyRecipe:
                 "single_tasks needs training.epochs instead of training.max_steps: a task's rows must be trained on as "
                 "often alone as together."
             )
+        for label in self.primary or []:
+            if label not in self.methods or label == self.reference:
+                raise HycamError(
+                    f'primary names "{label}", but it lists the methods of this study that {self.reference} is '
+                    f"compared with.{nearest(label, [name for name in self.methods if name != self.reference])}"
+                )
         for label, entry in self.methods.items():
             if entry.variant_of is not None and entry.variant_of not in self.methods:
                 raise HycamError(

@@ -13,7 +13,7 @@ from hycam.study.significance import MACRO
 from hycam.study.tables.table import NotRun
 from study.factory import TASKS, plan_of, steady, study_of
 from study.figures.drawn import legend
-from study.figures.plans import LEVELS, folds, sizes, sweep
+from study.figures.plans import LEVELS, WITH_BASE, folds, sizes, sweep
 
 
 def bars(axes, label: str) -> list[tuple[float, float, float]]:
@@ -28,7 +28,7 @@ def bars(axes, label: str) -> list[tuple[float, float, float]]:
 
 def test_a_row_for_each_comparison_holds_both_intervals() -> None:
     plan = folds()
-    comparisons = compare(plan.results, "HyCAM")
+    comparisons = compare(plan.results, plan.primary)
     (axes,) = draw_forest(plan, comparisons).axes
     assert len(comparisons) == 4 * 6
     for label, kind in (("t interval", "test"), ("bootstrap over the rows of these adapters", "bootstrap")):
@@ -42,12 +42,24 @@ def test_a_row_for_each_comparison_holds_both_intervals() -> None:
     assert shown.count("mean over tasks") == shown.count(TASKS[0]) == 4
     for one in comparisons:
         mean, low, high = in_percent(one.test)
-        assert f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]  {one.verdict}".replace("-", "−") in shown
+        family = " (primary)" if (one.against, one.task) in [(name, MACRO) for name in plan.primary.against] else ""
+        assert f"{mean:+.2f} [{low:+.2f}, {high:+.2f}]  {one.verdict}{family}".replace("-", "−") in shown
+
+
+def test_the_unadapted_backbone_has_an_axis_of_its_own_and_squeezes_no_other_interval() -> None:
+    plan = plan_of(study_of(WITH_BASE), steady(LEVELS), rows=20)
+    adapted, base = draw_forest(plan, compare(plan.results, plan.primary)).axes
+    assert [text.get_text() for text in base.texts if text.get_text().startswith("against")] == ["against base"]
+    assert len(bars(adapted, "t interval")) == 4 * 6
+    assert len(bars(base, "t interval")) == 6
+    widest = max(abs(end) for _, *ends in bars(adapted, "t interval") for end in ends)
+    assert widest < adapted.get_xlim()[1] < 1.1 * widest
+    assert base.get_xlim()[1] > 30
 
 
 def test_the_margin_is_shaded_on_both_sides_of_zero() -> None:
     plan = folds()
-    (axes,) = draw_forest(plan, compare(plan.results, "HyCAM")).axes
+    (axes,) = draw_forest(plan, compare(plan.results, plan.primary)).axes
     shade = next(patch for patch in axes.patches if patch.get_label() == "within 1 %")
     ends = shade.get_x(), shade.get_x() + shade.get_width()
     assert ends == pytest.approx((100 * (1 / 1.01 - 1), 1.0))
@@ -55,14 +67,14 @@ def test_the_margin_is_shaded_on_both_sides_of_zero() -> None:
 
 def test_with_one_fold_the_bootstrap_stands_alone_and_without_a_verdict() -> None:
     plan = plan_of(study_of(folds=[0]), steady(LEVELS), rows=20)
-    figure = draw_forest(plan, compare(plan.results, "HyCAM"))
+    figure = draw_forest(plan, compare(plan.results, plan.primary))
     assert "t interval" not in legend(figure)
     assert not any("undecided" in text.get_text() for text in figure.axes[0].texts)
 
 
 def test_with_many_comparisons_only_the_means_over_tasks_are_shown() -> None:
     plan = sizes()
-    comparisons = compare(plan.results, "HyCAM")
+    comparisons = compare(plan.results, plan.primary)
     (axes,) = draw_forest(plan, comparisons).axes
     macro = [one for one in comparisons if one.task == MACRO]
     assert len(bars(axes, "t interval")) == len(macro) == 12 < len(comparisons)
@@ -72,12 +84,12 @@ def test_with_many_comparisons_only_the_means_over_tasks_are_shown() -> None:
 def test_a_sweep_is_no_comparison_of_methods() -> None:
     plan = sweep()
     with pytest.raises(NotRun, match="sweep"):
-        draw_forest(plan, compare(plan.results, "HyCAM"))
+        draw_forest(plan, compare(plan.results, plan.primary))
 
 
 def test_gains_are_those_of_the_comparisons_turned_to_what_is_lower() -> None:
     plan = sizes()
-    comparisons = compare(plan.results, "HyCAM")
+    comparisons = compare(plan.results, plan.primary)
     gains = gains_by_size(plan, comparisons)
     assert list(gains["over LoRA"]) == [494_032_768, 1_543_714_304, 14_770_033_664]
     one = next(one for one in comparisons if (one.backbone, one.against, one.task) == ("Qwen 14B", "LoRA", "macro"))
@@ -89,7 +101,7 @@ def test_gains_are_those_of_the_comparisons_turned_to_what_is_lower() -> None:
 
 def test_the_line_is_the_least_squares_regression_on_the_logarithm() -> None:
     plan = sizes()
-    comparisons = compare(plan.results, "HyCAM")
+    comparisons = compare(plan.results, plan.primary)
     (axes,) = draw_size_trend(plan, comparisons).axes
     gains = gains_by_size(plan, comparisons)
     drawn = [line for line in axes.get_lines() if len(line.get_xdata()) == 3 and line.get_linestyle() != "None"]
@@ -104,4 +116,4 @@ def test_the_line_is_the_least_squares_regression_on_the_logarithm() -> None:
 def test_one_backbone_is_no_trend() -> None:
     plan = folds()
     with pytest.raises(NotRun, match="two or more backbones"):
-        draw_size_trend(plan, compare(plan.results, "HyCAM"))
+        draw_size_trend(plan, compare(plan.results, plan.primary))

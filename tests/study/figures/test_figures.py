@@ -31,7 +31,7 @@ def plan_for(name: str) -> Plan:
 
 
 def draw(name: str, plan: Plan) -> Figure:
-    compared = compare(plan.results, plan.study.reference) if name in ("forest", "size_trend") else []
+    compared = compare(plan.results, plan.primary) if name in ("forest", "size_trend") else []
     return FIGURES[name].draw(plan, compared)
 
 

@@ -19,7 +19,8 @@ from study.report.conftest import TASKS
 
 def _comparison(against: str, verdict: str, test: TTest | None, task: str = "macro", **changes: Any) -> Comparison:
     return Comparison(**{"backbone": "SmolLM2 135M", "method": "HyCAM", "against": against, "task": task,
-                         "settings": {}, "test": test, "bootstrap": None, "holm_p": None, "verdict": verdict,
+                         "settings": {}, "test": test, "bootstrap": None,
+                         "family": "primary", "holm_p": None, "verdict": verdict,
                          "sentence": f"{against}, {task}.", **changes})  # fmt: skip
 
 
@@ -31,19 +32,27 @@ def whole(tmp_path: Path) -> Plan:
 def test_each_verdict_has_its_words_and_single_tasks_do_not_enter(whole: Plan) -> None:
     test = paired_t([0.1, 0.2, 0.3])
     found = [
+        _comparison("Base", "lower", test, family="secondary"),
         _comparison("Full Finetune", "higher", test),
         _comparison("LoRA", "equivalent", test),
         _comparison("LoRA", "lower", test, task="dolly"),
         _comparison("MultiLoRA", "lower", test),
         _comparison("RieMoE-LoRA", "lower", test),
     ]
-    progress, verdicts = summary(whole, found)
+    progress, verdicts, others, note = summary(replace(whole, study=replace(whole.study, note="Seen.")), found)
     assert progress == "The study is complete: 10 cells, all done."
     assert verdicts == (
-        "On SmolLM2 135M, the perplexity of HyCAM over all tasks is lower than that of MultiLoRA and RieMoE-LoRA; "
-        "equivalent, within one percent, to that of LoRA; higher than that of Full Finetune."
+        "On SmolLM2 135M, in the primary family, the perplexity of HyCAM over all tasks is lower (a win) than that of "
+        "MultiLoRA and RieMoE-LoRA; equivalent, within one percent, to that of LoRA; higher (a loss) than that of Full "
+        "Finetune."
     )
+    assert others == (
+        "On SmolLM2 135M, in the secondary family, the perplexity of HyCAM over all tasks is lower (a win) than that "
+        "of Base."
+    )
+    assert note == "Seen."
     assert main_sentences(found) == [
+        "Base, macro.",
         "Full Finetune, macro.",
         "LoRA, macro.",
         "MultiLoRA, macro.",
@@ -63,7 +72,7 @@ def test_settings_and_backbones_have_sentences_of_their_own(whole: Plan) -> None
     test = paired_t([0.1, 0.2])
     found = [_comparison("LoRA", "lower", test, settings={"data.train_rows": rows}) for rows in (32, 64)]
     sentences = summary(whole, found)[1:3]
-    assert [sentence.partition(", the")[0] for sentence in sentences] == [
+    assert [sentence.partition(", in the")[0] for sentence in sentences] == [
         "On SmolLM2 135M, train_rows 32",
         "On SmolLM2 135M, train_rows 64",
     ]
@@ -74,11 +83,11 @@ def test_methods_without_a_finished_cell_are_named(tmp_path: Path) -> None:
     study = study_of(tasks=TASKS, folds=(0, 1))
     levels = dict.fromkeys(METHODS, 1.5)
     plan = plan_of(study, lambda cell: None if cell.method in missing else steady(levels)(cell))
-    sentences = summary(plan, compare(plan.results, "HyCAM"))
+    sentences = summary(plan, compare(plan.results, plan.primary))
     assert sentences[0] == "The study is not complete: of 10 cells, 6 done, 4 to go."
     assert sentences[-1] == "On SmolLM2 135M, not compared, for lack of finished cells: MultiLoRA and RieMoE-LoRA."
     alone = replace(plan, results=replace(plan.results, done=plan.results.select(method="LoRA")))
-    assert "Nothing is compared yet" in summary(alone, compare(alone.results, "HyCAM"))[-1]
+    assert "Nothing is compared yet" in summary(alone, compare(alone.results, alone.primary))[-1]
 
 
 def test_a_sweep_names_the_best_learning_rates(tmp_path: Path) -> None:

@@ -10,8 +10,7 @@ import pytest
 from hycam.data.recipe import DataRecipe, SplitRecipe
 from hycam.study.cells import Cell
 from hycam.study.plan import Plan
-from hycam.study.recipe import StudyMethod
-from hycam.study.tables.places import Line, Place, lines, peft_baselines, spread_note
+from hycam.study.tables.places import Line, Place, lines, spread_note
 from hycam.study.tables.scores import PPL
 from study.factory import DIVERGED, FAILED, TASKS, plan_of, steady, study_of
 
@@ -101,11 +100,3 @@ def test_a_loss_without_a_perplexity_counts_as_missing() -> None:
     first = plan.results.done[0].content["evaluation"]
     first["macro"] = {**first["macro"], "perplexity": None, "nll": 800.0}
     assert PPL.entry(Place(plan, hycam(plan), "SmolLM2 135M")).text.endswith("(4 of 5 folds)")
-
-
-def test_peft_baselines_are_the_adapters_that_are_not_hycam() -> None:
-    names = {"a": "base", "b": "full", "c": "lora-matched", "d": "moe-lora", "e": "hycam", "f": "hycam-speconly"}
-    study = study_of({label: StudyMethod(name) for label, name in names.items()})
-    study.methods["g"] = StudyMethod("peft", {"peft_type": "IA3"}, 1e-3)
-    plan = plan_of(study, lambda cell: None)
-    assert peft_baselines(plan) == ["c", "d", "g"]

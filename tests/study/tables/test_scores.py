@@ -25,7 +25,7 @@ BACKBONES = {"Llama 2 7B": "smollm2-135m", "Elsewhere": "other"}
 
 
 def made(plan: Plan, compared: bool = False) -> Table:
-    return TABLES["main"](plan, compare(plan.results, plan.study.reference) if compared else [])
+    return TABLES["main"](plan, compare(plan.results, plan.primary) if compared else [])
 
 
 def rows(table: Table) -> dict[str, list[Entry]]:

@@ -17,10 +17,10 @@ from hycam.inspection.representations import NEIGHBOURS, Projection, Representat
 from hycam.inspection.watch import token_texts
 from hycam.study.cells import Cell
 from hycam.study.comparisons import Comparison
+from hycam.study.family import is_hycam
 from hycam.study.figures.series import thinned
 from hycam.study.figures.style import DIVERGING, blank, drawing, legend_below, looks, style
 from hycam.study.plan import Plan
-from hycam.study.tables.places import is_hycam
 from hycam.study.tables.table import NotRun, need
 from hycam.training.run import Run
 
@@ -36,7 +36,7 @@ _ROWS = 20  # of each task
 def adapted_cell(plan: Plan) -> Cell:
     """A finished cell of HyCAM (the reference before its variants) whose adapter is on this machine; or NotRun."""
     finished = {one.identity for one in plan.results.done if one.task is None}
-    kind = [cell for cell in plan.cells if cell.identity in finished and is_hycam(plan, cell.method)]
+    kind = [cell for cell in plan.cells if cell.identity in finished and is_hycam(plan.study, cell.method)]
     need(kind, "It needs a finished cell of HyCAM.")
     for cell in sorted(kind, key=lambda cell: cell.method != plan.study.reference):
         if (Run(Path(cell.recipe.output)).adapter / "adapter_config.json").exists():

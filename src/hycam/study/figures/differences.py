@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hycam.study.comparisons import MARGIN, Comparison
+from hycam.study.family import PRIMARY
 from hycam.study.figures.series import spelled
 from hycam.study.figures.style import COLOURS, GREY, blank, drawing, legend_below, log_axis, looks
 from hycam.study.plan import Plan
 from hycam.study.significance import MACRO, Bootstrap, TTest, percent
 from hycam.study.tables.table import NotRun, need
+from hycam.training.run import BASE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,7 +42,8 @@ Gains = dict[float, tuple[float, float, float]]
     "Relative difference of perplexity between two methods on the same folds, with 95 % intervals: of the t test over "
     "folds or replicates (diamonds; corrected for overlapping folds), and of a paired bootstrap over rows, which is "
     "about these trained adapters and not about the method (circles). Differences within the shaded margin count as a "
-    "tie. Numbers are from the t test if there is one; verdicts are after Holm's correction over all comparisons.",
+    "tie. Numbers are from the t test if there is one; verdicts are after Holm's correction within their family, the "
+    "primary one where that is said. The unadapted backbone has an axis of its own.",
 )
 def draw_forest(plan: Plan, comparisons: list[Comparison]) -> Figure:
     """A row for each comparison, the mean over tasks first, with both intervals."""
@@ -52,9 +55,21 @@ def draw_forest(plan: Plan, comparisons: list[Comparison]) -> Figure:
     for one in measured:
         if one.task == MACRO or len(measured) <= _MOST_ROWS:
             groups.setdefault(_heading(one, measured), []).append(one)
-    lines = _lines(groups)
-    figure = blank(1.0 + 0.2 * len(lines))
-    axes = figure.subplots()
+    bases = [heading for heading, rows in groups.items() if plan.study.methods[rows[0].against].name == BASE]
+    own_axis = {heading: groups[heading] for heading in bases}  # far from the others, whose intervals it would squeeze
+    panels = [part for part in ({k: v for k, v in groups.items() if k not in own_axis}, own_axis) if part]
+    lines = [_lines(part) for part in panels]
+    figure = blank(1.0 + 0.2 * sum(map(len, lines)) + 0.3 * (len(panels) - 1))
+    all_axes = figure.subplots(len(panels), height_ratios=[len(of_panel) for of_panel in lines], squeeze=False)[:, 0]
+    for axes, of_panel in zip(all_axes, lines, strict=True):
+        _draw_panel(axes, of_panel)
+    methods = " or ".join(dict.fromkeys(one.method for one in measured))
+    all_axes[-1].set_xlabel(f"difference of perplexity in %; to the left, {methods} is better")
+    legend_below(figure)
+    return figure
+
+
+def _draw_panel(axes: Axes, lines: list[tuple[str, Comparison | None]]) -> None:
     margin = [100 * (1 / (1 + MARGIN) - 1), 100 * MARGIN]
     axes.axvspan(*margin, color=GREY, alpha=0.18, linewidth=0, label=f"within {100 * MARGIN:g} %")
     axes.axvline(0, color="black", linewidth=0.8)
@@ -66,11 +81,7 @@ def draw_forest(plan: Plan, comparisons: list[Comparison]) -> Figure:
     axes.set_ylim(len(lines) - 0.5, -0.6)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
-    _limit(axes, [one for rows in groups.values() for one in rows])
-    methods = " or ".join(dict.fromkeys(one.method for one in measured))
-    axes.set_xlabel(f"difference of perplexity in %; to the left, {methods} is better")
-    legend_below(figure)
-    return figure
+    _limit(axes, [row for _, row in lines if row is not None])
 
 
 def in_percent(found: TTest | Bootstrap) -> tuple[float, float, float]:
@@ -100,7 +111,8 @@ def _draw_row(axes: Axes, place: int, one: Comparison, bold: bool) -> None:
     shown = one.test or one.bootstrap
     assert shown is not None
     size, *ends = (f"{value:+.2f}" if abs(value) < 1000 else f"{value:+.0e}" for value in in_percent(shown))
-    verdict = f"  {one.verdict}" if one.test else ""
+    primary = f" ({PRIMARY})" if one.family == PRIMARY else ""
+    verdict = f"  {one.verdict}{primary}" if one.test else ""
     weight = "bold" if bold else "normal"
     axes.text(1.01, place, f"{size} [{', '.join(ends)}]".replace("-", "−") + verdict, fontsize=8, va="center",
               weight=weight, transform=axes.get_yaxis_transform())  # fmt: skip

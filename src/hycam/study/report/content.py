@@ -63,7 +63,7 @@ def gather(plan: Plan) -> Content:
     is_sweep = bool(study.sweep.learning_rates)
     found = Content(
         plan,
-        [] if is_sweep else compare(results, study.reference),
+        [] if is_sweep else compare(results, plan.primary),
         [] if is_sweep or "comparisons" not in names else text_tests(plan, study.reference),
     )
     for name in names:

@@ -7,14 +7,15 @@ from collections.abc import Iterable, Sequence
 
 from hycam.study.cells import told
 from hycam.study.comparisons import Comparison
+from hycam.study.family import PRIMARY, SECONDARY
 from hycam.study.plan import Plan
 from hycam.study.significance import MACRO
 from hycam.study.status import cell_states, counted
 
 _VERDICTS = {
-    "lower": "lower than that of",
+    "lower": "lower (a win) than that of",
     "equivalent": "equivalent, within one percent, to that of",
-    "higher": "higher than that of",
+    "higher": "higher (a loss) than that of",
     "undecided": "neither shown to differ from nor to equal that of",
 }
 _UNTESTED = "not tested, for lack of a second fold in common, against that of"
@@ -23,7 +24,8 @@ _UNTESTED = "not tested, for lack of a second fold in common, against that of"
 def summary(plan: Plan, comparisons: Sequence[Comparison]) -> list[str]:
     """The sentences at the top of the page and on the command line."""
     waits = [plan.waits_for] if plan.waits_for else []
-    return [_progress(plan), *waits, *(_learning_rates(plan) or _verdicts(plan, comparisons))]
+    note = [plan.study.note] if plan.study.note else []
+    return [_progress(plan), *waits, *(_learning_rates(plan) or _verdicts(plan, comparisons)), *note]
 
 
 def main_sentences(comparisons: Iterable[Comparison]) -> list[str]:
@@ -61,8 +63,9 @@ def _verdicts(plan: Plan, comparisons: Sequence[Comparison]) -> list[str]:
         return ["Nothing is compared yet: that needs two methods with finished cells on the same fold."]
     over_tasks = [one for one in comparisons if one.task == MACRO]
     found = [
-        _sentence(list(group))
+        sentence
         for _, group in itertools.groupby(over_tasks, key=lambda one: (one.backbone, one.method, dict(one.settings)))
+        for sentence in _sentences(list(group))
     ]
     for backbone in plan.study.backbones:
         compared = {name for one in comparisons if one.backbone == backbone for name in (one.method, one.against)}
@@ -72,15 +75,20 @@ def _verdicts(plan: Plan, comparisons: Sequence[Comparison]) -> list[str]:
     return found
 
 
-def _sentence(group: Sequence[Comparison]) -> str:
+def _sentences(group: Sequence[Comparison]) -> list[str]:
+    """One for each family with a test, and one for what was not tested."""
     first = group[0]
-    settings = [told(name, value) for name, value in first.settings.items()]
-    against: dict[str, list[str]] = {words: [] for words in (*_VERDICTS.values(), _UNTESTED)}
-    for one in group:
-        against[_UNTESTED if one.test is None else _VERDICTS[one.verdict]].append(one.against)
-    parts = [f"{words} {_listed(names)}" for words, names in against.items() if names]
-    where = ", ".join([f"On {first.backbone}", *settings])
-    return f"{where}, the perplexity of {first.method} over all tasks is {'; '.join(parts)}."
+    where = ", ".join([f"On {first.backbone}", *(told(name, value) for name, value in first.settings.items())])
+    said = f"the perplexity of {first.method} over all tasks is"
+    found = []
+    for family in (PRIMARY, SECONDARY):
+        tested = [one for one in group if one.test is not None and one.family == family]
+        against = {words: [one.against for one in tested if one.verdict == name] for name, words in _VERDICTS.items()}
+        if parts := [f"{words} {_listed(names)}" for words, names in against.items() if names]:
+            found.append(f"{where}, in the {family} family, {said} {'; '.join(parts)}.")
+    if untested := [one.against for one in group if one.test is None]:
+        found.append(f"{where}, {said} {_UNTESTED} {_listed(untested)}.")
+    return found
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from hycam.study.cells import told
 from hycam.study.comparisons import Comparison
+from hycam.study.family import Primary
 from hycam.study.plan import Plan
 from hycam.study.significance import MACRO, percent
 from hycam.study.tables.places import Line
@@ -14,14 +16,14 @@ from hycam.study.text_tests import POOLED, TextTest
 TEXT_TITLE = "Answers compared: BLEU-4 and ROUGE-L"
 _METRICS = {"bleu4": "BLEU-4", "rougeL": "ROUGE-L"}
 
-_COLUMNS = ["Method", "Against", "Task", "Perplexity, %", "95 % interval", "Test", "p", "Holm p", "Verdict",
-            "Rows of these adapters, %"]  # fmt: skip
+_COLUMNS = ["Method", "Against", "Task", "Perplexity, %", "95 % interval", "Test", "p", "Family", "Holm p",
+            "Verdict", "Rows of these adapters, %"]  # fmt: skip
 _NOTE = (
     "Perplexity of the method relative to the other, in percent: exp of the mean difference of the NLL per response "
-    "token, minus 1; below 0 the method is better. Holm p: corrected over all tested comparisons of this table. Lower "
-    "and higher: Holm p below 5 %; equivalent: a tie within 1 % is shown; undecided: neither; not tested: fewer than "
-    "two folds (or seeds of one fold) in common. The last column resamples the scored rows: it is about these trained "
-    "adapters, not about the method."
+    "token, minus 1; below 0 the method is better. Family: {}; all others are secondary. Holm p: corrected over the "
+    "tested comparisons of the same family. Lower (a win) and higher (a loss): Holm p below 5 %; equivalent: a tie "
+    "within 1 % is shown; undecided: neither; not tested: fewer than two folds (or seeds of one fold) in common. The "
+    "last column resamples the scored rows: it is about these trained adapters, not about the method."
 )
 
 
@@ -32,7 +34,13 @@ def comparisons_table(plan: Plan, made: list[Comparison]) -> Table:
     need(made, "There is nothing to compare: that needs finished cells of two methods on the same fold.")
     several = len({one.backbone for one in made}) > 1
     rows = [[*([Entry(one.backbone)] if several else []), *_line(one)] for one in made]
-    return Table("comparisons", "Comparisons", _NOTE, [*(["Backbone"] if several else []), *_COLUMNS], rows)
+    note = _NOTE.format(_primary(plan.primary))
+    return Table("comparisons", "Comparisons", note, [*(["Backbone"] if several else []), *_COLUMNS], rows)
+
+
+def _primary(primary: Primary) -> str:
+    where = "".join(f", {told(name, value)}" for name, value in primary.settings.items())
+    return f"primary is {primary.reference} over all tasks{where} against {'; '.join(primary.against) or 'none'}"
 
 
 def _line(one: Comparison) -> list[Entry]:
@@ -44,7 +52,14 @@ def _line(one: Comparison) -> list[Entry]:
     if (bootstrap := one.bootstrap) is not None:
         low, mean, high = (_percent(value).text for value in (bootstrap.low, bootstrap.mean, bootstrap.high))
         rows = Entry(f"{mean} [{low}, {high}]")
-    return [*map(Entry, words), *tested, NONE if one.holm_p is None else _p(one.holm_p), Entry(one.verdict), rows]
+    return [
+        *map(Entry, words),
+        *tested,
+        Entry(one.family),
+        NONE if one.holm_p is None else _p(one.holm_p),
+        Entry(one.verdict),
+        rows,
+    ]
 
 
 def _percent(difference: float) -> Entry:

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from hycam.methods import METHODS
 from hycam.study.cells import Cell, told
 from hycam.study.plan import Plan
 from hycam.study.results import Result
@@ -207,21 +206,6 @@ def tabulated(plan: Plan, name: str, title: str, note: str, columns: Sequence[Co
 def of_training(name: str) -> Read:
     """Reads a figure of the training; the unadapted backbone has none."""
     return lambda one: one.training[name] if one.training else None
-
-
-def is_hycam(plan: Plan, label: str) -> bool:
-    """Whether a method is HyCAM or one of its variants."""
-    name = plan.study.methods[label].name
-    return name == "hycam" or name.startswith("hycam-")
-
-
-def peft_baselines(plan: Plan) -> list[str]:
-    """The labels of the adapters other than HyCAM and its variants."""
-    names = {label: entry.name for label, entry in plan.study.methods.items() if not is_hycam(plan, label)}
-    return [
-        label for label, name in names.items()
-        if name != BASE and not (name in METHODS and METHODS[name].trains_backbone)
-    ]  # fmt: skip
 
 
 def need_results(plan: Plan) -> None:

@@ -12,6 +12,7 @@ from scipy import stats
 from hycam.evaluation.tokens import Tokens
 from hycam.study import paper
 from hycam.study.comparisons import Comparison, starred
+from hycam.study.family import is_hycam, peft_baselines
 from hycam.study.plan import Plan
 from hycam.study.results import Result
 from hycam.study.tables.gains import average_gain, perplexity_gains, published_gains
@@ -21,10 +22,8 @@ from hycam.study.tables.places import (
     Place,
     block,
     headed,
-    is_hycam,
     lines,
     need_results,
-    peft_baselines,
     spread_note,
     tabulated,
     trained_lines,
@@ -35,7 +34,7 @@ MARKS = (
     "Bold: the best of a column on each backbone; underlined: the second. Entries with fewer folds than planned say so "
     "and are not marked."
 )
-_STAR = "*: lower perplexity than every PEFT baseline after Holm's correction."
+_STAR = "*: lower perplexity than every method of the primary family after Holm's correction within it: {}."
 _FEWEST_SIZES = 3  # a line through two sizes has no interval
 
 
@@ -102,8 +101,8 @@ def notes(plan: Plan, over: str) -> list[str]:
 def main_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     """Methods x backbones, the paper's Table 2."""
     need_results(plan)
-    reference, peft = plan.study.reference, peft_baselines(plan)
-    every = [line.method for line in trained_lines(plan) if not is_hycam(plan, line.method)]
+    reference, peft = plan.study.reference, peft_baselines(plan.study)
+    every = [line.method for line in trained_lines(plan) if not is_hycam(plan.study, line.method)]
     own = _whole_scores(plan, [Line(name, {}) for name in (reference, *every)])
     gain = average_gain(own, reference, peft, every, ", ".join(score.heading for score in scores(plan)))
     note = " ".join([*_overall_notes(plan), gain]).strip()
@@ -116,7 +115,7 @@ def sizes_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     trained = {one.backbone: one.training["total_parameters"] for one in plan.results.done if one.training}
     parameters = {name: trained[name] for name in plan.study.backbones if name in trained}
     need(len(parameters) > 1, "A comparison of sizes needs trained cells on two backbones at least.")
-    reference, peft = plan.study.reference, peft_baselines(plan)
+    reference, peft = plan.study.reference, peft_baselines(plan.study)
     found = {
         line.label: perplexity_gains(
             _whole_scores(plan, [Line(name, line.settings) for name in (reference, *peft)]), reference, peft
@@ -211,8 +210,8 @@ def _overall_rows(plan: Plan, comparisons: Sequence[Comparison]) -> list[list[En
 
 def _overall_notes(plan: Plan) -> list[str]:
     found = notes(plan, "over tasks (and folds)")
-    if plan.study.reference in plan.study.methods and peft_baselines(plan):
-        found.append(_STAR)
+    if plan.study.reference in plan.study.methods and plan.primary.against:
+        found.append(_STAR.format("; ".join(plan.primary.against)))
     if comparable_backbones(plan):
         found.append(
             '"paper": as published. "arithmetic mean": our perplexity averaged as the paper probably does, the '
@@ -224,10 +223,10 @@ def _overall_notes(plan: Plan) -> list[str]:
 
 def _ours(plan: Plan, line: Line, comparisons: Sequence[Comparison]) -> list[Entry]:
     own = [one for one in comparisons if one.settings == line.settings]
-    may_have_star = line.method == plan.study.reference and is_hycam(plan, line.method)
+    may_have_star = line.method == plan.study.reference and is_hycam(plan.study, line.method)
     row = [Entry(line.label)]
     for backbone in plan.study.backbones:
-        has_star = may_have_star and starred(own, backbone, line.method, peft_baselines(plan))
+        has_star = may_have_star and starred(own, backbone, plan.primary)
         for score in scores(plan):
             entry = score.entry(Place(plan, line, backbone))
             row.append(replace(entry, star=has_star and score is PPL and entry.value is not None))

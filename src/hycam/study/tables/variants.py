@@ -9,6 +9,7 @@ from statistics import fmean
 
 from hycam.study import paper
 from hycam.study.comparisons import Comparison
+from hycam.study.family import is_hycam
 from hycam.study.pairs import other_rows, row_differences
 from hycam.study.plan import Plan
 from hycam.study.significance import percent
@@ -22,7 +23,6 @@ from hycam.study.tables.places import (
     column,
     headed,
     interval,
-    is_hycam,
     lines,
     need_results,
     of_training,
@@ -38,7 +38,7 @@ from hycam.study.tables.table import BLANK, NONE, Entry, Table, marked, need
 def ablations_table(plan: Plan, comparisons: list[Comparison]) -> Table:
     """Table 6: variants of HyCAM with their size, perplexity, and difference from the reference's."""
     need_results(plan)
-    found = lines(plan, lambda method: is_hycam(plan, method))
+    found = lines(plan, lambda method: is_hycam(plan.study, method))
     need(len(found) > 1, "This study has no two variants of HyCAM.")
     reference = next((line for line in found if line.method == plan.study.reference), None)
     columns = [column("Trainable parameters", of_training("trainable_parameters"), ",.0f", spread=False),
