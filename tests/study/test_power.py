@@ -65,7 +65,7 @@ def test_a_plan_says_its_family_what_it_finds_and_what_more_replicates_would() -
         "Primary family, 2 comparisons over all tasks: HyCAM against LoRA; MultiLoRA. All others are secondary."
     )
     low, high = (100 * math.expm1(spread * smallest(5, 2)) for spread in (0.005, 0.01))
-    assert "5 replicates and the spread of the finished cells" in found
+    assert "5 replicates and the spread of the finished cells (standard deviation of 5 paired" in found
     assert (
         f"0.50 to 1.01 %), the primary family finds, nine times in ten, a difference of {low:.2f} to {high:.2f} %."
         in (found)

@@ -143,7 +143,9 @@ def keep(current: Plan) -> Plan:
     counts = current.counts or _same_counts(current) or count(current.study)
     write_whole(folder / STUDY_FILE, yaml.safe_dump(asdict(current.study), sort_keys=False))
     text = msgspec.json.encode(_Kept(counts, current.cells, current.primary)).decode()
-    write_whole(folder / PLAN_FILE, text.replace(',{"backbone":', ',\n{"backbone":') + "\n")
+    for start in ('{"backbone":', '"primary":'):  # a line for each cell
+        text = text.replace(f",{start}", f",\n{start}")
+    write_whole(folder / PLAN_FILE, text + "\n")
     return replace(current, counts=counts)
 
 

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 
 from scipy import optimize, stats
 
 from hycam.study.cells import told
-from hycam.study.comparisons import macro_test, shared_variance
+from hycam.study.comparisons import SEEDS, macro_test, shared_variance
 from hycam.study.family import PRIMARY
 from hycam.study.pairs import pairs
 from hycam.study.plan import Plan
-from hycam.study.significance import LEVEL, MACRO, percent
+from hycam.study.significance import LEVEL, MACRO, TTest, percent
 
 POWER = 0.9
 """The chance of finding a difference that counts as being able to find it."""
@@ -89,37 +89,38 @@ def power_lines(plan: Plan) -> list[str]:
     if units == "folds":
         shared = shared_variance(asdict(plan.cells[0].recipe.data), study.evaluation.part)
         units = units if shared else "replicates"
-    effect, spreads = smallest(n, tests, shared), _spreads(plan, shared)
-    if not spreads:
+    effect, found = smallest(n, tests, shared), _tests(plan, of_seeds=len(study.folds) == 1)
+    if not found:
         return [
             *lines,
             f"Power: with {n} {units} the primary family finds, nine times in ten, a difference of {effect:.1f} "
             "standard deviations of the paired differences. Two finished cells of two of its methods tell how large "
             "that is.",
         ]
-    ends = min(spreads), max(spreads)
+    spreads = [one.error / math.sqrt(1 / one.n + shared) for one in found]
     lines.append(
-        f"Power: with {n} {units} and the spread of the finished cells (standard deviation of the paired differences "
-        f"{_range([percent(end) for end in ends])} %), the primary family finds, nine times in ten, a difference of "
-        f"{_range([percent(effect * end) for end in ends])} %."
+        f"Power: with {n} {units} and the spread of the finished cells (standard deviation of "
+        f"{_range([one.n for one in found], '')} paired differences: {_range(map(percent, spreads))} %), the primary "
+        f"family finds, nine times in ten, a difference of {_range(percent(effect * one) for one in spreads)} %."
     )
     if not shared:
-        needed = {wanted: [replicates(wanted, end, tests) for end in ends] for wanted in WANTED}
-        found = "; ".join(f"{100 * wanted:g} %, {_range(counts, ',')}" for wanted, counts in needed.items())
-        lines.append(f"How many {units} it needs, by the difference that it is to find: {found}.")
+        needed = {wanted: [replicates(wanted, spread, tests) for spread in spreads] for wanted in WANTED}
+        said = "; ".join(f"{100 * wanted:g} %, {_range(counts, ',')}" for wanted, counts in needed.items())
+        lines.append(f"How many {units} it needs, by the difference that it is to find: {said}.")
     return lines
 
 
-def _spreads(plan: Plan, shared: float) -> list[float]:
-    """The standard deviations of the paired differences of the primary comparisons with two finished cells."""
+def _tests(plan: Plan, of_seeds: bool) -> list[TTest]:
+    """Those of the primary family so far, over what the study plans: seeds of one fold, or folds."""
     primary = plan.primary
     tests = [
         macro_test(pair)
         for pair in pairs(plan.results, primary.reference)
         if primary.family(pair.method, pair.against, MACRO, pair.settings) == PRIMARY
     ]
-    return [one.error / math.sqrt(1 / one.n + shared) for one in tests if one is not None]
+    return [one for one in tests if one is not None and (one.kind == SEEDS) == of_seeds]
 
 
-def _range(ends: Sequence[float], form: str = ".2f") -> str:
-    return " to ".join(dict.fromkeys(f"{end:{form}}" for end in ends))
+def _range(values: Iterable[float], form: str = ".2f") -> str:
+    least, *_, most = sorted([*values] * 2)
+    return " to ".join(dict.fromkeys((f"{least:{form}}", f"{most:{form}}")))

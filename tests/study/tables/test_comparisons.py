@@ -58,6 +58,20 @@ def test_all_comparisons_of_a_study_are_there_by_backbone() -> None:
         TABLES["comparisons"](plan, [])
 
 
+def test_the_note_says_what_was_primary_and_what_the_study_wants_known() -> None:
+    made = compare(PLAN.results, PLAN.primary)
+    varied = plan_of(
+        study_of(("LoRA", "HyCAM"), vary={"data.train_rows": [8, 16]}, note="Chosen afterwards."),
+        steady({"LoRA": 1.1, "HyCAM": 1.0}),
+    )
+    note = TABLES["comparisons"](varied, made).note
+    assert "Family: primary is HyCAM over all tasks, train_rows 8, against LoRA. All others are secondary." in note
+    assert note.endswith("Chosen afterwards.")
+    assert "Family: none is primary." in TABLES["comparisons"](
+        plan_of(study_of(("Full Finetune", "HyCAM")), lambda cell: None), made
+    ).note  # fmt: skip
+
+
 def test_a_sweep_compares_nothing() -> None:
     study = study_of(("LoRA", "HyCAM"), folds=[0], sweep=SweepRecipe([1e-4, 3e-4]), evaluation=sweep_evaluation())
     plan = plan_of(study, steady({"LoRA": 1.1, "HyCAM": 1.0}))

@@ -20,7 +20,7 @@ _COLUMNS = ["Method", "Against", "Task", "Perplexity, %", "95 % interval", "Test
             "Verdict", "Rows of these adapters, %"]  # fmt: skip
 _NOTE = (
     "Perplexity of the method relative to the other, in percent: exp of the mean difference of the NLL per response "
-    "token, minus 1; below 0 the method is better. Family: {}; all others are secondary. Holm p: corrected over the "
+    "token, minus 1; below 0 the method is better. Family: {}. All others are secondary. Holm p: corrected over the "
     "tested comparisons of the same family. Lower (a win) and higher (a loss): Holm p below 5 %; equivalent: a tie "
     "within 1 % is shown; undecided: neither; not tested: fewer than two folds (or seeds of one fold) in common. The "
     "last column resamples the scored rows: it is about these trained adapters, not about the method."
@@ -34,13 +34,15 @@ def comparisons_table(plan: Plan, made: list[Comparison]) -> Table:
     need(made, "There is nothing to compare: that needs finished cells of two methods on the same fold.")
     several = len({one.backbone for one in made}) > 1
     rows = [[*([Entry(one.backbone)] if several else []), *_line(one)] for one in made]
-    note = _NOTE.format(_primary(plan.primary))
+    note = " ".join([_NOTE.format(_primary(plan.primary)), plan.study.note]).strip()
     return Table("comparisons", "Comparisons", note, [*(["Backbone"] if several else []), *_COLUMNS], rows)
 
 
 def _primary(primary: Primary) -> str:
-    where = "".join(f", {told(name, value)}" for name, value in primary.settings.items())
-    return f"primary is {primary.reference} over all tasks{where} against {'; '.join(primary.against) or 'none'}"
+    if not primary.against:
+        return "none is primary"
+    at = "".join(f", {told(name, value)}," for name, value in primary.settings.items())
+    return f"primary is {primary.reference} over all tasks{at} against {'; '.join(primary.against)}"
 
 
 def _line(one: Comparison) -> list[Entry]:
