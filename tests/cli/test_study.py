@@ -44,6 +44,7 @@ def test_a_study_is_planned_measured_run_and_looked_at(study, inline: Inline, ca
     shown = capsys.readouterr().out
     assert shown.startswith("All cells: tiny, fold 0, seed 2333\n")
     assert "LoRA   to go" in shown and "the time is unknown" in shown
+    assert "Primary family, 1 comparison over all tasks: HyCAM against LoRA." in shown and "Power: none" in shown
     assert not Path(path).with_name("study").exists()
     assert main(["study", path, "--cells", "1"]) == 0
     captured = capsys.readouterr()
@@ -51,6 +52,7 @@ def test_a_study_is_planned_measured_run_and_looked_at(study, inline: Inline, ca
     assert "2 cells: 1 done, 1 to go; the rest takes about" in captured.out
     planned = listed(path, capsys, "--dry-run")
     assert planned["states"]["to go"] == 1
+    assert [line.partition(":")[0] for line in planned["power"]][1] == "Power"
     assert planned["estimated_seconds"] == pytest.approx(planned["cells"][1]["estimated_seconds"]) != 0
     assert main(["study", path]) == 0
     assert main(["study", path, "--status"]) == 0

@@ -9,6 +9,7 @@ from hycam.console import Reporter, each_message_once, plain_console, quiet_libr
 from hycam.errors import HycamError, UsageError
 from hycam.study.display import Display
 from hycam.study.plan import Plan, kept, plan
+from hycam.study.power import power_lines
 from hycam.study.recipe import StudyRecipe
 from hycam.study.runner import run_study
 from hycam.study.status import listing, show
@@ -16,8 +17,8 @@ from hycam.training.parse import parse_recipe
 
 _FLAGS = ("--status", "--dry-run", "--json")
 _DESCRIPTION = """Runs a study cell by cell; resumes where it stopped and continues past a cell that fails.
---dry-run prints the cells and what they will cost; --status prints their states, even while another process runs the
-study; both take --json. --cells N runs at most N cells, for example one to measure its cost."""
+--dry-run prints the cells, what they will cost and what the study can find; --status prints their states, even while
+another process runs the study; both take --json. --cells N runs at most N cells, such as one to measure its cost."""
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -32,10 +33,13 @@ def main(arguments: Sequence[str]) -> None:
     quiet_libraries(informative=False)
     with each_message_once():
         current = _looked_at(study, "--status" in flags) if flags else _run(study, most)
+    is_dry = "--dry-run" in flags
     if "--json" in flags:
-        print(json.dumps(listing(current), indent=2))
+        print(json.dumps({**listing(current), **({"power": power_lines(current)} if is_dry else {})}, indent=2))
     else:
-        show(current, plain_console(), every_cell="--dry-run" in flags)
+        show(current, plain_console(), every_cell=is_dry)
+        for line in power_lines(current) if is_dry else ():
+            print(line)
     if not flags:
         _explain_what_is_missing(current)
 

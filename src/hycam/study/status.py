@@ -25,7 +25,6 @@ from hycam.lock import LOCK_FILE
 from hycam.study.cells import Cell, names_of
 from hycam.study.grid import runs_folder
 from hycam.study.plan import Plan
-from hycam.study.power import power_lines
 from hycam.study.results import Result, cells_folder
 from hycam.training.run import BASE
 
@@ -151,10 +150,9 @@ def listing(plan: Plan) -> dict[str, Any]:
 
     Returns:
         ``states`` (the number of cells in each), ``estimated_seconds`` (of the rest, one cell after the other; null
-        while nothing was measured), ``power`` (sentences on the primary family and what it can find) and ``cells``,
-        each with its labels, ``name``, ``identity``, ``file``, ``state``, ``reason`` (of a failure or an unusable
-        file), ``doing`` (if it is running), ``planned_tokens``, ``seconds`` (taken so far) and ``estimated_seconds``
-        (if it is still to run).
+        while nothing was measured) and ``cells``, each with its labels, ``name``, ``identity``, ``file``, ``state``,
+        ``reason`` (of a failure or an unusable file), ``doing`` (if it is running), ``planned_tokens``, ``seconds``
+        (taken so far) and ``estimated_seconds`` (if it is still to run).
     """
     now = running(Path(plan.study.output))
     states = cell_states(plan, now)
@@ -176,7 +174,7 @@ def listing(plan: Plan) -> dict[str, Any]:
         for one in states
     ]
     left = estimate.left(to_go, {identity: doing.seconds for identity, doing in now.items()})
-    return {"states": counted(states), "estimated_seconds": left, "power": power_lines(plan), "cells": cells}
+    return {"states": counted(states), "estimated_seconds": left, "cells": cells}
 
 
 def show(plan: Plan, console: Console, every_cell: bool) -> None:
@@ -197,9 +195,6 @@ def show(plan: Plan, console: Console, every_cell: bool) -> None:
         where = f" ({cells_folder(plan.study.output) / cell['file']})" if cell["state"] == "unusable" else ""
         say(f"{names.short[cell['identity']]}: {cell['state']}{where}: {cell['reason']}")
     say(_summary(plan, found))
-    if every_cell:
-        for line in found["power"]:
-            say(line)
     for (backbone, method), best in plan.best.items():
         edge = ", at the edge of what was tried" if best.at_edge else ""
         say(
