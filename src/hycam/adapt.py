@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from hycam.errors import HycamError
 from hycam.methods import Method, method
 from hycam.tuners.base import Tuner
+from hycam.tuners.hycam import HyCAMConfig
 from hycam.tuners.targets import check_targets, linear_layers
 
 if TYPE_CHECKING:
@@ -87,7 +88,8 @@ def matched_settings(entry: Method, settings: Mapping[str, Any] | None, config: 
     if budget < first:
         raise HycamError(
             f"The method {entry.same_size_as} trains {budget:,} parameters on this backbone and {plain} at rank one "
-            f"already {first:,}: no rank matches it. Use {plain} with fewer target_modules."
+            f"already {first:,}: no rank matches it. Use {plain} with fewer target_modules"
+            f"{' or shared: low_rank' if entry.config_class is HyCAMConfig else ''}."
         )
     if second == first:
         raise HycamError(

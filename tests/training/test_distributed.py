@@ -303,7 +303,7 @@ def test_a_run_is_not_continued_by_another_number_of_processes(shared) -> None:
 
 @soak
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("method", ["hycam", "lora", "full"])
+@pytest.mark.parametrize("method", ["hycam", "hycam-ffn", "lora", "full"])
 def test_two_processes_follow_one_process_under_every_strategy(shared, method: str, strategy: str) -> None:
     options = {"learning_rate": 1e-3 if method == "full" else 1e-2, "evaluate_every": 3, "method": method}
     check_equal(alone(shared(1, **options)), together(2, shared(2, strategy, **options)))

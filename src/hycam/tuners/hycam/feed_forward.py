@@ -43,6 +43,6 @@ class FeedForwardLayer(MergeableLayer, HyCAMPart):
 def _refuse_while_merged(layer: FeedForwardLayer, *_: Any) -> None:
     if layer.merged:
         raise ValueError(
-            "The feed-forward part of the adapter is merged into the backbone's weights, so neither can be saved or "
-            "loaded. Call `unmerge_ffn()` first."
+            "The feed-forward part of the adapter is merged into the backbone's weights, so neither can be saved. Call "
+            "`unmerge_ffn()` first."
         )
