@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, FalconH1Config
 
-from architectures import ARCHITECTURES, REFUSED, tiny, tokens
+from architectures import ARCHITECTURES, OF_EXPERTS, REFUSED, tiny, tokens
 from hycam.adapt import adapt
 from hycam.attention import find_attention_modules, find_block_norms, find_feed_forward
 from hycam.errors import HycamError
@@ -49,7 +49,6 @@ FEED_FORWARD = {  # of the blocks; the others are gated
     **dict.fromkeys(("gpt_neox", "falcon"), ("dense_h_to_4h", "dense_4h_to_h")),
     "phi3": ("gate_up_proj", "down_proj"), "gptj": ("fc_in", "fc_out"), "mpt": ("up_proj", "down_proj"),
 }  # fmt: skip
-OF_EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3")
 
 
 def feed_forward(model: nn.Module) -> list[str]:
@@ -57,7 +56,8 @@ def feed_forward(model: nn.Module) -> list[str]:
 
 
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name not in OF_EXPERTS])
-def test_the_feed_forward_layers_of_every_block_are_found_and_no_others(architecture: str) -> None:
+def test_the_feed_forward_layers_of_every_block_are_found_and_no_others(architecture: str, record_property) -> None:
+    record_property("feed_forward", (architecture, True))
     model = tiny(architecture)
     found = feed_forward(model)
     expected = set(FEED_FORWARD.get(architecture, GATED))

@@ -10,7 +10,7 @@ from peft import PeftModel
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from torch import Tensor
 
-from architectures import ARCHITECTURES, tiny, tokens
+from architectures import ARCHITECTURES, OF_EXPERTS, tiny, tokens
 from hycam import packed
 from hycam.adapt import adapt, matched_settings
 from hycam.methods import FULL, METHODS, method
@@ -53,8 +53,6 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 # The residual stream is modulated in the sequential pre-norm blocks of these only; all others are refused.
 SEQUENTIAL = ("llama", "mistral", "qwen2")
-# Their feed-forward networks are mixtures of experts, on which low-rank updates are refused.
-OF_EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3")
 # With one expert a token its renormalised gate is 1, whatever the gate's weights are.
 UNTRAINED = {"moe-lora, one expert a token": "moelora_gate"}
 
@@ -90,7 +88,7 @@ class Case(NamedTuple):
     @property
     def exists(self) -> bool:
         residual = self.settings.get("modulation_target") == "residual_stream"
-        experts = "ffn_r" in self.settings and self.architecture in OF_EXPERTS
+        experts = "hycam-ffn" in VARIANTS[self.variant][0] and self.architecture in OF_EXPERTS
         return not experts and (not residual or self.architecture in SEQUENTIAL)
 
     def trains(self, name: str) -> bool:

@@ -15,7 +15,7 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from architectures import tiny, tokens
+from architectures import OF_EXPERTS, tiny, tokens
 from hycam import HyCAMConfig
 from hycam.errors import HycamError
 from hycam.tuners.hycam.feed_forward import FeedForwardLayer
@@ -100,8 +100,9 @@ def test_it_is_in_the_blocks_whose_attention_is_adapted_and_where_it_is_not_left
         where(exclude_modules=list(gated))
 
 
-@pytest.mark.parametrize("architecture", ["mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3"])
-def test_a_mixture_of_experts_is_refused_by_name_and_left_as_it_was(architecture: str) -> None:
+@pytest.mark.parametrize("architecture", OF_EXPERTS)
+def test_a_mixture_of_experts_is_refused_by_name_and_left_as_it_was(architecture: str, record_property) -> None:
+    record_property("feed_forward", (architecture, False))
     base = tiny(architecture)
     kinds = [type(module) for module in base.modules()]
     with pytest.raises(HycamError, match=r"mixture of experts in its blocks \(model\.layers\.\d\..*ffn_r at None"):
