@@ -158,7 +158,7 @@ def killed_at(moment: int) -> Callable[[int, str], None]:
 
 
 def signalled_at(moments: dict[int | str, signal.Signals]) -> Callable[[int, str], None]:
-    """Sends this process signals, each at a moment: its number, or what happens then, somewhere after a numbered one."""
+    """Sends this process signals, each at a moment: its number, or what happens then, some time after the first."""
     first = min(moment for moment in moments if isinstance(moment, int))
 
     def at(number: int, what: str) -> None:
