@@ -364,7 +364,9 @@ def test_every_form_of_training_is_the_same_on_two_processes(shared, form: str, 
 
 @soak
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs a C++ compiler")
-def test_compiled_blocks_are_the_same_on_two_processes(shared) -> None:
+def test_compiled_blocks_are_the_same_on_two_processes(shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The compiler's threads do not survive a fork, and a forked process would wait for them.
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
     options = {"torch_compile": True, "max_steps": 3}
     check_equal(alone(shared(1, **options)), together(2, shared(2, **options)))
 
