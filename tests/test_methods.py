@@ -16,7 +16,9 @@ def test_the_table_has_the_names_that_recipes_rely_on() -> None:
     assert list(METHODS) == [
         "full", "lora", "multilora", "moe-lora", "riemoe-lora",
         "hycam", "hycam-shared-only", "hycam-fullspec", "hycam-speconly", "hycam-inverse-peft", "hycam-released",
+        "hycam-ffn",
         "lora-matched", "multilora-matched", "moe-lora-matched", "riemoe-lora-matched",
+        "hycam-ffn-matched",
     ]  # fmt: skip
 
 
