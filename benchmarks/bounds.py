@@ -30,6 +30,8 @@ BOUNDS = {
         Bound("layer_recompute_fp32", "layer time, recompute / released structure, float32", 0.90, 0.75),
         Bound("layer_recompute_bf16", "the same in bfloat16", 0.75, 0.60),
         Bound("step_vs_lora", "training step on SmolLM2-135M, HyCAM / PEFT's LoRA", 1.05, 0.90),
+        Bound("ffn_step_vs_lora", "the same of `hycam-ffn-matched`, at LoRA's size", 1.05, 1.00),
+        Bound("ffn_peak_vs_lora", "most bytes allocated in that step, over what is there before", 1.00, 1.00),
         Bound("decode_vs_base", "greedy decoding on SmolLM2-135M, HyCAM / backbone", 1.30, 1.20),
     ),
     GPU: (

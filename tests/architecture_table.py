@@ -17,6 +17,7 @@ import transformers
 _outcomes: dict[str, dict[tuple[str, str], bool]] = defaultdict(dict)
 _normalised: dict[str, bool] = {}
 _packing: dict[str, bool] = {}
+_feed_forward: dict[str, bool] = {}
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
@@ -25,6 +26,8 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
             _normalised[value[0]] = value[1]
         if key == "packing" and report.when == "call" and report.passed:
             _packing[value[0]] = value[1]
+        if key == "feed_forward" and report.when == "call" and report.passed:
+            _feed_forward[value[0]] = value[1]
         if key == "contract" and report.when == "call" and not report.skipped and value[1].startswith("hycam"):
             architecture, variant, promise = value
             so_far = _outcomes[architecture].get((variant, promise), True)  # a promise may be tested in several types
@@ -58,8 +61,11 @@ def _table() -> str:
         "Packing: whether the examples of a packed row (`data.packing`) see nothing of one another and have the logits",
         "that they have alone. Training asks this of the very model it is given, and refuses to pack where it fails.",
         "",
-        "| architecture | the attention reads | packing | verified promises | variants | failed |",
-        "|---|---|---|---|---|---|",
+        "`ffn_r`: whether low-rank updates go on the feed-forward layers beside the modulation. They are the linear",
+        "layers of a block outside its attention and its state-space mixer; mixtures of experts are refused.",
+        "",
+        "| architecture | the attention reads | packing | `ffn_r` | verified promises | variants | failed |",
+        "|---|---|---|---|---|---|---|",
     ]
     for architecture in sorted(_outcomes):
         outcome = _outcomes[architecture]
@@ -67,11 +73,12 @@ def _table() -> str:
         verified = sum(all(ok for (_, name), ok in outcome.items() if name == promise) for promise in promises)
         variants = len({variant for variant, _ in outcome})
         reads = {True: "a normalised h", False: "the residual stream", None: "not checked"}
-        packing = {True: "yes", False: "refused", None: "not checked"}
+        works = {True: "yes", False: "refused", None: "not checked"}
         cells = (
             f"`{architecture}`",
             reads[_normalised.get(architecture)],
-            packing[_packing.get(architecture)],
+            works[_packing.get(architecture)],
+            works[_feed_forward.get(architecture)],
             f"{verified} of {len(promises)}",
             str(variants),
             ", ".join(failed) or "none",

@@ -66,6 +66,9 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
                "activation_dropout": 0.0, "layerdrop": 0.0},
 }  # fmt: skip
 
+# The feed-forward networks of these are mixtures of experts, on which low-rank updates are refused.
+OF_EXPERTS = ("mixtral", "qwen2_moe", "qwen3_moe", "gpt_oss", "deepseek_v3")
+
 # Their attention module adds the residual stream itself, or there is none: refused, with the reason.
 REFUSED: dict[str, dict[str, Any]] = {
     "bloom": {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "n_layer": 2, "n_head": 4},

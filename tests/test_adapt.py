@@ -67,6 +67,9 @@ def test_an_equal_budget_follows_the_settings_that_a_recipe_gives() -> None:
     assert there > 2 * everywhere
     five, two = (matched_settings(method("multilora-matched"), {"num_branches": n}, config)["r"] for n in (5, 2))
     assert two > 2 * five
+    shared = {"shared": "low_rank", "shared_r": 2}
+    full, low_rank = (matched_settings(method("hycam-ffn-matched"), s, config)["ffn_r"] for s in ({}, shared))
+    assert low_rank > full
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from transformers import AutoModelForCausalLM, FalconH1Config
 
-from architectures import ARCHITECTURES, REFUSED, tiny, tokens
+from architectures import ARCHITECTURES, OF_EXPERTS, REFUSED, tiny, tokens
 from hycam.adapt import adapt
-from hycam.attention import find_attention_modules, find_block_norms
+from hycam.attention import find_attention_modules, find_block_norms, find_feed_forward
 from hycam.errors import HycamError
 from hycam.tuners.hycam.balance import RoutingRecorder
 from hycam.tuners.hycam.layer import HyCAMLayer
+from hycam.tuners.targets import last_parts, linear_layers
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -38,6 +40,45 @@ def test_the_norms_that_the_blocks_hold_are_found_and_no_others(architecture: st
     norms = [name for name, module in model.named_modules() if "norm" in type(module).__name__.lower()]
     assert found == [name for name in norms if len(name.split(".")) == depth + 1]
     assert len(found) >= 2
+
+
+GATED = ("gate_proj", "up_proj", "down_proj")
+FEED_FORWARD = {  # of the blocks; the others are gated
+    **dict.fromkeys(("phi", "opt", "biogpt"), ("fc1", "fc2")),
+    **dict.fromkeys(("gpt2", "gpt_neo", "gpt_bigcode", "starcoder2"), ("c_fc", "c_proj")),
+    **dict.fromkeys(("gpt_neox", "falcon"), ("dense_h_to_4h", "dense_4h_to_h")),
+    "phi3": ("gate_up_proj", "down_proj"), "gptj": ("fc_in", "fc_out"), "mpt": ("up_proj", "down_proj"),
+}  # fmt: skip
+
+
+def feed_forward(model: nn.Module) -> list[str]:
+    return find_feed_forward(model, find_attention_modules(model), linear_layers(model))
+
+
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name not in OF_EXPERTS])
+def test_the_feed_forward_layers_of_every_block_are_found_and_no_others(architecture: str, record_property) -> None:
+    record_property("feed_forward", (architecture, True))
+    model = tiny(architecture)
+    found = feed_forward(model)
+    expected = set(FEED_FORWARD.get(architecture, GATED))
+    assert set(last_parts(found)) == expected
+    assert len(found) == 2 * len(expected)
+    attention = find_attention_modules(model)
+    assert sorted([*found, *(name for name in linear_layers(model) if name.startswith(tuple(attention)))]) == sorted(
+        name for name in linear_layers(model) if "project" not in name
+    )
+    adapted = adapt(model, "hycam-ffn", {"ffn_r": 2}).base_model.model
+    assert feed_forward(adapted) == found
+
+
+def test_the_state_space_mixer_of_a_block_is_no_feed_forward_network() -> None:
+    model = AutoModelForCausalLM.from_config(
+        FalconH1Config(vocab_size=96, hidden_size=32, intermediate_size=48, num_hidden_layers=1, num_attention_heads=4,
+                       num_key_value_heads=2, mamba_d_ssm=32, mamba_n_heads=4, mamba_d_head=8, mamba_d_state=8,
+                       mamba_n_groups=1, mamba_chunk_size=8)
+    )  # fmt: skip
+    assert any("mamba.in_proj" in name for name in linear_layers(model))
+    assert last_parts(feed_forward(model)) == ["gate_proj", "up_proj", "down_proj"]
 
 
 @pytest.mark.parametrize("architecture", REFUSED)

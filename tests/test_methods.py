@@ -16,7 +16,9 @@ def test_the_table_has_the_names_that_recipes_rely_on() -> None:
     assert list(METHODS) == [
         "full", "lora", "multilora", "moe-lora", "riemoe-lora",
         "hycam", "hycam-shared-only", "hycam-fullspec", "hycam-speconly", "hycam-inverse-peft", "hycam-released",
+        "hycam-ffn",
         "lora-matched", "multilora-matched", "moe-lora-matched", "riemoe-lora-matched",
+        "hycam-ffn-matched",
     ]  # fmt: skip
 
 
@@ -88,6 +90,8 @@ def test_any_method_of_peft_is_named_by_its_type_in_either_case() -> None:
         ("moe-lora", {"top_k": 6}, "top_k is 6, but there are only 5 experts"),
         ("full", {"r": 4}, "full has no settings"),
         ("lora-matched", {"r": 4}, "finds its rank itself; with an r of your own it is lora"),
+        ("hycam-ffn-matched", {"ffn_r": 4}, "finds its rank itself; with an ffn_r of your own it is hycam-ffn"),
+        ("hycam", {"ffn_r": 0}, "ffn_r must be at least 1, not 0"),
         ("peft", {}, "set method.config.peft_type, one of LORA"),
         ("peft", {"peft_type": "VERRA"}, '"VERRA" is not a method of PEFT that can be trained here.*"VERA"'),
         ("peft", {"peft_type": "PREFIX_TUNING"}, "not a method of PEFT that can be trained here"),

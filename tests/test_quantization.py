@@ -143,7 +143,7 @@ def test_an_untrained_adapter_changes_no_bit_and_leaves_as_it_came(
 
 
 @both
-@pytest.mark.parametrize("method", ["hycam", "multilora", "moe-lora", "lora"])
+@pytest.mark.parametrize("method", ["hycam", "hycam-ffn", "multilora", "moe-lora", "lora"])
 def test_the_gradients_are_those_on_a_float_copy_of_the_same_weights(folder, method: str, quantization: str) -> None:
     """Before a validation and after one, which on some CPUs would lay the weights out anew."""
     settings = {"r": 4, "noise": "never"} if method == "hycam" else {"r": 4}
@@ -230,10 +230,14 @@ def test_a_script_that_validates_in_between_keeps_its_gradients(folder) -> None:
     assert all(torch.equal(value, before[name]) for name, value in gradients(adapted).items())
 
 
-def test_a_quantised_layer_of_multilora_is_not_merged(folder) -> None:
-    adapted = adapt(backbones.load(folder("llama"), quantization="4bit"), "multilora", {"r": 4})
+@both
+@pytest.mark.parametrize(("method", "merge"), [("multilora", "merge_and_unload"), ("hycam-ffn", "merge_ffn")])
+def test_a_quantised_layer_is_not_merged(folder, method: str, merge: str, quantization: str) -> None:
+    adapted = adapt(backbones.load(folder("llama"), quantization=quantization), method, {"r": 4})
+    before = held(adapted)
     with pytest.raises(ValueError, match="cannot be merged into quantised weights"):
-        adapted.merge_and_unload()
+        getattr(adapted, merge)()
+    assert same(held(adapted), before)
 
 
 def test_what_cannot_be_quantised_is_refused_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:

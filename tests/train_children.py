@@ -157,13 +157,14 @@ def killed_at(moment: int) -> Callable[[int, str], None]:
     return at
 
 
-def signalled_at(moments: dict[int, signal.Signals]) -> Callable[[int, str], None]:
-    """Sends this process signals, each at a moment."""
+def signalled_at(moments: dict[int | str, signal.Signals]) -> Callable[[int, str], None]:
+    """Sends this process signals, each at a moment: its number, or what happens then, some time after the first."""
+    first = min(moment for moment in moments if isinstance(moment, int))
 
     def at(number: int, what: str) -> None:
-        if number in moments:
-            os.write(2, f"\n{moments[number].name} before {what}\n".encode())
-            os.kill(os.getpid(), moments[number])
+        if sent := moments.get(number) or (number > first and moments.get(what)):
+            os.write(2, f"\n{sent.name} before {what}\n".encode())
+            os.kill(os.getpid(), sent)
 
     return at
 

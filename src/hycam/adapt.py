@@ -16,6 +16,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from hycam.errors import HycamError
 from hycam.methods import Method, method
 from hycam.tuners.base import Tuner
+from hycam.tuners.hycam import HyCAMConfig
 from hycam.tuners.targets import check_targets, linear_layers
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def adapt(
         HycamError: the method or a setting is unknown, or does not work on this backbone.
     """
     entry = method(name)
-    if entry.matches_hycam:
+    if entry.same_size_as:
         settings = matched_settings(entry, settings, model.config)
         entry = method(name.removesuffix("-matched"))
     config = entry.config(settings)
@@ -68,26 +69,31 @@ def empty_backbone(
 
 
 def matched_settings(entry: Method, settings: Mapping[str, Any] | None, config: PreTrainedConfig) -> dict[str, Any]:
-    """The settings with the rank whose number of trainable parameters is nearest to HyCAM's on a backbone.
+    """The settings with the rank whose number of trainable parameters is nearest to the other method's on a backbone.
 
     The count is linear in the rank, so two ranks give it for all. No weights are made.
 
     Raises:
-        HycamError: HyCAM does not work on this backbone, or trains less there than the method at rank one.
+        HycamError: the other method does not work on this backbone, or trains less there than this one at rank one.
     """
+    assert entry.same_size_as is not None
     entry.config(settings)
 
     def count(name: str, chosen: Mapping[str, Any]) -> int:
         return trainable_parameters(adapt(empty_backbone(config), name, chosen, empty=True))
 
     plain = entry.name.removesuffix("-matched")
-    budget = count("hycam", {})
-    first, second = (count(plain, {**(settings or {}), "r": rank}) for rank in (1, 2))
+    budget = count(entry.same_size_as, {})
+    first, second = (count(plain, {**(settings or {}), entry.rank: rank}) for rank in (1, 2))
     if budget < first:
         raise HycamError(
-            f"HyCAM trains {budget:,} parameters on this backbone and {plain} at rank one already {first:,}: no rank "
-            f"matches it. Use {plain} with fewer target_modules."
+            f"The method {entry.same_size_as} trains {budget:,} parameters on this backbone and {plain} at rank one "
+            f"already {first:,}: no rank matches it. Use {plain} with fewer target_modules"
+            f"{' or shared: low_rank' if entry.config_class is HyCAMConfig else ''}."
         )
     if second == first:
-        raise HycamError(f"The size of {plain} does not depend on r with these settings, so no rank matches HyCAM's.")
-    return {**(settings or {}), "r": 1 + round((budget - first) / (second - first))}
+        raise HycamError(
+            f"The size of {plain} does not depend on {entry.rank} with these settings, so no rank matches that of "
+            f"{entry.same_size_as}."
+        )
+    return {**(settings or {}), entry.rank: 1 + round((budget - first) / (second - first))}

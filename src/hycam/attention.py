@@ -1,4 +1,4 @@
-"""Finds the attention modules of a backbone and the norms around them, by structure and not from a list.
+"""Finds the attention modules of a backbone and what is in their blocks, by structure and not from a list.
 
 An attention module lies in a block of the language model, outside its vision and audio towers. It holds linear maps of
 its own, which read states of the backbone's width, and meets at least two of three criteria:
@@ -26,6 +26,7 @@ _CROSS = re.compile("cross|encoder_attn", re.IGNORECASE)
 # q_proj, project_q, Wq, q_lin, q_a_proj, query; those of all three in one map: qkv_proj, query_key_value, c_attn.
 _QUERIES = re.compile("(^|_)w?q(kv)?(_|$)|query|c_attn", re.IGNORECASE)
 _KEYS_VALUES = re.compile("(^|_)w?(q?kv|k|v)(_|$)|key|value|c_attn", re.IGNORECASE)
+_EXPERTS = re.compile("expert", re.IGNORECASE)
 _CACHE = re.compile("(?<!use_)cache|past", re.IGNORECASE)
 
 
@@ -84,14 +85,47 @@ def find_block_norms(model: nn.Module, attention: list[str]) -> list[str]:
     final norm of the backbone.
     """
     modules = dict(model.named_modules())
-    blocks = _blocks(modules)
-    innermost = [name for module in attention for name in [name for name in _prefixes(module) if name in blocks][-1:]]
     return [
         f"{block}.{name}"
-        for block in dict.fromkeys(innermost)
+        for block in _blocks_of(attention, modules)
         for name, child in modules[block].named_children()
         if _is_norm(child)
     ]
+
+
+def find_feed_forward(model: nn.Module, attention: list[str], linear: list[str]) -> list[str]:
+    """Names of the linear layers of the feed-forward networks in the blocks of these attention modules, in order.
+
+    They are what a block has outside its attention, of any kind, and its state-space mixer.
+
+    Args:
+        linear: the names of the model's linear layers.
+
+    Raises:
+        HycamError: one of the blocks has a mixture of experts, whose weights are no linear layers.
+    """
+    modules = dict(model.named_modules())
+    found = []
+    for block in _blocks_of(attention, modules):
+        within = {name: module for name, module in modules.items() if name.startswith(f"{block}.")}
+        mixers = tuple(f"{name}." for name, module in within.items() if _mixes_tokens(name, module))
+        for name, module in within.items():
+            if name.startswith(mixers):
+                continue
+            if _EXPERTS.search(_called(name, module)):
+                raise HycamError(
+                    f"{type(model).__name__} has a mixture of experts in its blocks ({name}, {type(module).__name__}), "
+                    "and low-rank updates (ffn_r) are for feed-forward networks of linear layers. Leave ffn_r at None."
+                )
+            if name in linear:
+                found.append(name)
+    return found
+
+
+def _mixes_tokens(name: str, module: nn.Module) -> bool:
+    called = _called(name, module)
+    is_convolution = any(isinstance(child, nn.Conv1d) for child in module.children())
+    return bool(_ATTENTION.search(called) or _CROSS.search(called)) or is_convolution
 
 
 def hidden_states_argument(module: nn.Module) -> tuple[str, int]:
@@ -170,6 +204,13 @@ def _called(name: str, module: nn.Module) -> str:
 def _blocks(modules: dict[str, nn.Module]) -> set[str]:
     lists = {name: module for name, module in modules.items() if isinstance(module, nn.ModuleList)}
     return {f"{name}.{index}" for name, module in lists.items() for index in range(len(module))}
+
+
+def _blocks_of(attention: list[str], modules: dict[str, nn.Module]) -> list[str]:
+    """The innermost blocks of these attention modules, each once, in order."""
+    blocks = _blocks(modules)
+    innermost = [name for module in attention for name in [name for name in _prefixes(module) if name in blocks][-1:]]
+    return list(dict.fromkeys(innermost))
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -25,10 +25,24 @@ _TORCH_CANNOT_WRITE = re.compile(r"PytorchStreamWriter failed writing|File \S+ c
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text file: to a temporary name, synced to the disk, then renamed over ``path``.
+    """:func:`replace_whole`, with a message for the user.
 
     Raises:
         HycamError: the folder cannot be written or the disk is full; what was at ``path`` is still there.
+    """
+    try:
+        replace_whole(path, text)
+    except OSError as error:
+        raise HycamError(
+            f"Could not write {path} ({error.strerror or error}). Make room, or name another folder."
+        ) from error
+
+
+def replace_whole(path: Path, text: str) -> None:
+    """Writes a text file: to a temporary name, synced to the disk, then renamed over ``path``.
+
+    Raises:
+        OSError: it cannot be written; what was at ``path`` is still there.
     """
     unfinished = path.with_name(f".{path.name}{_UNFINISHED}")
     try:
@@ -39,10 +53,6 @@ def write_whole(path: Path, text: str) -> None:
             os.fsync(handle.fileno())
         unfinished.replace(path)
         sync(path.parent)
-    except OSError as error:
-        raise HycamError(
-            f"Could not write {path} ({error.strerror or error}). Make room, or name another folder."
-        ) from error
     finally:
         with suppress(OSError):
             unfinished.unlink()

@@ -37,7 +37,8 @@ class Method:
         settings: what this method sets in it; a recipe's own settings go on top.
         learning_rate: what a recipe without a learning rate uses; None where no one value would do.
         optimizer: what its optimizer has beyond AdamW.
-        matches_hycam: whether its rank is the one whose trainable parameters come nearest to HyCAM's on the backbone.
+        same_size_as: the method whose number of trainable parameters on the backbone its rank comes nearest to.
+        rank: the setting that is this rank.
         alpha_follows_rank: the setting that takes the value of a rank that a recipe gives (or that is found that way),
             so that the factor stays 1 as it is for the others.
     """
@@ -49,7 +50,8 @@ class Method:
     learning_rate: float | None
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
-    matches_hycam: bool = False
+    same_size_as: str | None = None
+    rank: str = "r"
     alpha_follows_rank: str | None = None
 
     @property
@@ -76,9 +78,9 @@ class Method:
         for name in given:
             if name not in known:
                 raise HycamError(f'The method {self.name} has no setting "{name}".{nearest(name, known)}')
-        if self.matches_hycam and "r" in given:
+        if self.same_size_as and self.rank in given:
             raise HycamError(
-                f"The method {self.name} finds its rank itself; with an r of your own it is "
+                f"The method {self.name} finds its rank itself; with an {self.rank} of your own it is "
                 f"{self.name.removesuffix('-matched')}."
             )
         chosen = {**self.settings, **given}
@@ -217,24 +219,27 @@ _ALL = [
            HyCAMConfig, 3e-3, {"shared": "low_rank", "specialized": "full"}),
     Method("hycam-released", "what the released code computes: the residual stream modulated, random hard routing",
            "the code released with HyCAM", HyCAMConfig, 3e-4, _RELEASED),
+    Method("hycam-ffn", "the shared module alone, and LoRA of rank 62 on the feed-forward layers", "HyCAM with LoRA",
+           HyCAMConfig, 1e-3, {"specialized": "none", "ffn_r": 62}, rank="ffn_r"),
 ]  # fmt: skip
 
 
-def _matched(entry: Method, learning_rate: float) -> Method:
-    """The same baseline at HyCAM's number of trainable parameters, which the published comparison does not have."""
+def _matched(entry: Method, learning_rate: float, to: str = "hycam") -> Method:
+    """The same method at another's number of trainable parameters, which the published comparison does not have."""
     return replace(
         entry,
         name=f"{entry.name}-matched",
-        summary=f"{entry.name} at the rank whose size is nearest to HyCAM's",
-        settings={key: value for key, value in entry.settings.items() if key not in ("r", "lora_alpha")},
+        summary=f"{entry.name} at the rank whose size is nearest to that of {to}",
+        settings={key: value for key, value in entry.settings.items() if key not in (entry.rank, "lora_alpha")},
         learning_rate=learning_rate,
-        matches_hycam=True,
+        same_size_as=to,
     )
 
 
 METHODS: dict[str, Method] = {entry.name: entry for entry in _ALL}
 _RATES = {"lora": 1e-3, "multilora": 1e-3, "moe-lora": 3e-3, "riemoe-lora": 3e-3}
 METHODS |= {f"{name}-matched": _matched(METHODS[name], rate) for name, rate in _RATES.items()}
+METHODS["hycam-ffn-matched"] = _matched(METHODS["hycam-ffn"], 1e-3, to="lora")
 _ANY_PEFT = Method(PEFT, "any other method of PEFT, by its configuration", "PEFT", None, None)
 
 

@@ -10,7 +10,7 @@ from peft import PeftModel
 from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from torch import Tensor
 
-from architectures import ARCHITECTURES, tiny, tokens
+from architectures import ARCHITECTURES, OF_EXPERTS, tiny, tokens
 from hycam import packed
 from hycam.adapt import adapt, matched_settings
 from hycam.methods import FULL, METHODS, method
@@ -18,11 +18,11 @@ from hycam.ops import BACKENDS
 from hycam.ops.dispatch import unavailable
 
 # The method's own rank does not suit width 32, and these find theirs or have none.
-_OWN_RANK = [name for name, entry in METHODS.items() if entry.matches_hycam or not hasattr(entry.config_class, "r")]
+_OWN_RANK = [name for name, entry in METHODS.items() if entry.same_size_as or not hasattr(entry.config_class, "r")]
 
 # Every method of the table, and the variants that change how one computes.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
-    **{name: (name, {} if name in _OWN_RANK else {"r": 4}) for name in METHODS},
+    **{name: (name, {} if name in _OWN_RANK else {entry.rank: 4}) for name, entry in METHODS.items()},
     "hycam, hard routing": ("hycam", {"r": 4, "routing": "hard"}),
     "hycam, without noise": ("hycam", {"r": 4, "noise": "never"}),
     "hycam, biases": ("hycam", {"r": 4, "use_bias": True, "router_bias": True}),
@@ -33,6 +33,19 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "hycam, inner maps fixed": ("hycam", {"r": 4, "train_inner": False, "shared": "low_rank", "use_bias": True}),
     "hycam, trained norms": ("hycam", {"r": 4, "train_norms": True}),
     "hycam, residual stream": ("hycam", {"r": 4, "modulation_target": "residual_stream"}),
+    "hycam-ffn, router, biases": (
+        "hycam-ffn",
+        {
+            "r": 4,
+            "ffn_r": 3,
+            "ffn_alpha": 6,
+            "specialized": "low_rank",
+            "shared": "low_rank",
+            "shared_r": 2,
+            "use_bias": True,
+        },
+    ),
+    "hycam-ffn, one layer": ("hycam-ffn", {"r": 4, "ffn_r": 3, "layers_to_transform": [1]}),
     "multilora, alpha, one layer": ("multilora", {"r": 4, "alpha": 8, "layers_to_transform": [1]}),
     "moe-lora, one expert a token": ("moe-lora", {"r": 4, "num_experts": 3, "top_k": 1}),
     "riemoe-lora, all experts": ("riemoe-lora", {"r": 4, "top_k": 5, "alpha": 8}),
@@ -75,7 +88,8 @@ class Case(NamedTuple):
     @property
     def exists(self) -> bool:
         residual = self.settings.get("modulation_target") == "residual_stream"
-        return not residual or self.architecture in SEQUENTIAL
+        experts = "hycam-ffn" in VARIANTS[self.variant][0] and self.architecture in OF_EXPERTS
+        return not experts and (not residual or self.architecture in SEQUENTIAL)
 
     def trains(self, name: str) -> bool:
         """Whether the parameter of that name is trained."""
@@ -102,7 +116,7 @@ class Case(NamedTuple):
             settings = {**settings, "noise": "never"}
         torch.manual_seed(7)
         if isinstance(base, PeftModel):
-            if METHODS[name].matches_hycam:
+            if METHODS[name].same_size_as:
                 settings = matched_settings(METHODS[name], settings, base.config)
             base.add_adapter(adapter, method(name.removesuffix("-matched")).config(settings))
             model = base
@@ -127,11 +141,12 @@ def _meeting(at: int, variant: str) -> Case:
 
 # Pairwise for `make test`: every architecture with each of the project's own adapters, every variant on the paper's
 # first family, every variant of HyCAM with one backend. `make soak` has them all; tests/ops compares the backends.
-_BROAD = ("hycam", "multilora", "riemoe-lora")
+_BROAD = ("hycam", "hycam-ffn", "multilora", "riemoe-lora")
 CASES = [Case(variant, architecture) for variant in _BROAD for architecture in ARCHITECTURES]
 CASES += [Case(variant, "llama") for variant in VARIANTS if variant not in _BROAD]
 CASES += [Case("hycam-released", architecture) for architecture in SEQUENTIAL if architecture != "llama"]
 CASES += [_meeting(at, variant) for at, variant in enumerate(ROUTED)]
+CASES = [case for case in CASES if case.exists]
 ALL_CASES = [Case(variant, architecture) for variant in VARIANTS for architecture in ARCHITECTURES]
 ALL_CASES += [Case(*case, backend) for backend in FORCED for case in product(ROUTED, ARCHITECTURES)]
 ALL_CASES = [case for case in ALL_CASES if case.exists]

@@ -194,7 +194,7 @@ def test_hycam_reports_the_routing_of_every_layer_it_adapts(case: Case) -> None:
     model = case.attach(case.base(), trained_seed=3).train()
     model(input_ids=tokens(), labels=tokens())
     stats = hycam.last_stats(model)
-    routed = case.variant != "hycam-shared-only"
+    routed = case.settings.get("specialized") != "none"
     assert (stats.balance_loss is not None) == routed
     assert len(stats.routing) == (0 if not routed else 1 if case.variant == "hycam, one layer" else 2)
     for mean in stats.routing.values():

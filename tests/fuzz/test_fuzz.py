@@ -1,7 +1,7 @@
 """Recipes, data, adapters and results that were changed somewhere: each gives a result or a message, and soon.
 
-``make test`` tries a few of each kind, always the same ones; ``make soak`` thousands, other ones each time. What fails
-is shown made as small as it gets, with a line that repeats it.
+``make test`` tries a few of each kind, always the same ones; ``make soak`` thousands, other ones each time, or as many
+of each kind as ``HYCAM_FUZZED`` says. What fails is shown made as small as it gets, with a line that repeats it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from fuzz.targets import Adapters, Datasets, Recipes, Results
 from fuzz.watched import explained, resident_bytes
 
 FAMILIES = ("recipes", "datasets", "adapters", "results")
-FEW, MANY = 50, 5_000
+FEW, MANY = 50, int(os.environ.get("HYCAM_FUZZED", "5000"))
 BATCH = 500
 MOST_GROWTH = 48 << 20  # bytes over the second half of many inputs; what hypothesis notes of them is some of it
 

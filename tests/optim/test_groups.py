@@ -7,7 +7,7 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from architectures import tiny
-from hycam import MoeLoraConfig, MultiLoraConfig
+from hycam import HyCAMConfig, MoeLoraConfig, MultiLoraConfig
 from hycam.errors import HycamError
 from hycam.optim import OptimizerSettings, parameter_groups
 
@@ -30,8 +30,8 @@ def trainable(model: nn.Module) -> set[str]:
 @pytest.mark.parametrize(
     ("config", "weight"),
     [(MultiLoraConfig(r=2), "multilora_scaling"), (MoeLoraConfig(r=2, modules_to_save=["lm_head"]), "moelora_gate"),
-     (LoraConfig(r=2), "lora_B")],
-    ids=["multilora", "moelora, head", "lora"],
+     (LoraConfig(r=2), "lora_B"), (HyCAMConfig(r=2, ffn_r=2), "hycam_ffn_B")],
+    ids=["multilora", "moelora, head", "lora", "hycam"],
 )  # fmt: skip
 def test_every_trainable_parameter_is_in_one_group_and_no_frozen_one(config, weight: str) -> None:
     model = get_peft_model(tiny(), config)
@@ -54,6 +54,15 @@ def test_a_multiplier_acts_on_the_weights_of_its_name_alone() -> None:
         factor = 10 if "multilora_scaling" in name else 0.5 if "multilora_B" in name else 1
         assert rate == pytest.approx(RATE * factor), name
         assert decay == DECAY
+
+
+def test_the_modulation_can_have_another_rate_than_the_feed_forward_updates_beside_it() -> None:
+    model = get_peft_model(tiny(), HyCAMConfig(specialized="none", ffn_r=2))
+    found = by_name(model, OptimizerSettings(multipliers={"hycam_shared": 3.0}), trainable(model))
+    rates = {name.rpartition("hycam_")[2]: rate for name, (rate, _) in found.items()}
+    assert rates == pytest.approx(
+        {"shared.default.weight": 3 * RATE, "ffn_A.default.weight": RATE, "ffn_B.default.weight": RATE}
+    )
 
 
 def test_weights_without_decay_are_those_of_the_trainer_and_those_of_the_method() -> None:

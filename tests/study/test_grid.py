@@ -64,6 +64,12 @@ def test_the_identity_of_a_cell_is_pinned() -> None:
     ]
 
 
+def test_with_a_seed_per_fold_each_fold_is_trained_with_its_own_seed_alone() -> None:
+    found = cells_of(study_of(folds=[0, 1, 2], seeds=[7, 5, 6], seed_per_fold=True))
+    assert {(cell.fold, cell.seed) for cell in found} == {(0, 7), (1, 5), (2, 6)}
+    assert {cell.recipe.training.seed for cell in found if cell.fold == 1} == {5}
+
+
 def test_the_grid_is_every_combination_with_all_methods_of_a_fold_before_the_next() -> None:
     study = study_of(backbones={"a": "one", "b": "two"}, folds=[0, 1], seeds=[1, 2], vary={"data.train_rows": [4, 8]})
     found = cells_of(study)

@@ -19,6 +19,10 @@ SWEEP = {"sweep": SweepRecipe([1e-3]), "evaluation": sweep_evaluation()}
         ({"backbones": {}}, "names no backbone"),
         ({"folds": [0, 1, 0]}, r"folds names one twice: \[0, 1, 0\]"),
         ({"seeds": [1, 1]}, "seeds names one twice"),
+        (
+            {"folds": [0, 1], "seed_per_fold": True},
+            "seed_per_fold needs a seed for each fold: seeds has 1, folds has 2",
+        ),
         ({"vary": {"data.train_rows": 3}}, r"vary.data.train_rows is 3: a list of values"),
         ({"vary": {"data.train_rows": []}}, "a list of values was expected"),
         ({**SWEEP, "vary": {"data.train_rows": [1]}}, "A sweep varies the learning rate alone"),

@@ -15,7 +15,7 @@ from hycam.methods import METHODS
 from hycam.training.recipe import EvaluationRecipe, MethodRecipe, Recipe, TrainingRecipe
 
 # These have no rank, or find it themselves.
-OWN_RANK = [name for name, entry in METHODS.items() if entry.trains_backbone or entry.matches_hycam]
+OWN_RANK = [name for name, entry in METHODS.items() if entry.trains_backbone or entry.same_size_as]
 
 
 @pytest.fixture(scope="session")

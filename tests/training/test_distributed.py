@@ -303,7 +303,7 @@ def test_a_run_is_not_continued_by_another_number_of_processes(shared) -> None:
 
 @soak
 @pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("method", ["hycam", "lora", "full"])
+@pytest.mark.parametrize("method", ["hycam", "hycam-ffn", "lora", "full"])
 def test_two_processes_follow_one_process_under_every_strategy(shared, method: str, strategy: str) -> None:
     options = {"learning_rate": 1e-3 if method == "full" else 1e-2, "evaluate_every": 3, "method": method}
     check_equal(alone(shared(1, **options)), together(2, shared(2, strategy, **options)))
@@ -364,7 +364,9 @@ def test_every_form_of_training_is_the_same_on_two_processes(shared, form: str, 
 
 @soak
 @pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for a CPU needs a C++ compiler")
-def test_compiled_blocks_are_the_same_on_two_processes(shared) -> None:
+def test_compiled_blocks_are_the_same_on_two_processes(shared, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The compiler's threads do not survive a fork, and a forked process would wait for them.
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)
     options = {"torch_compile": True, "max_steps": 3}
     check_equal(alone(shared(1, **options)), together(2, shared(2, **options)))
 

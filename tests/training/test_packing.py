@@ -138,7 +138,9 @@ def test_a_refusal_names_the_model_and_says_what_to_do() -> None:
         check_packing(model_of("opt"))
 
 
-@pytest.mark.parametrize("variant", ["hycam", "hycam-released", "multilora", "riemoe-lora", "lora", "full"])
+@pytest.mark.parametrize(
+    "variant", ["hycam", "hycam-released", "hycam-ffn", "multilora", "riemoe-lora", "lora", "full"]
+)
 def test_a_model_is_accepted_with_any_adapter_and_left_as_it_was(variant: str) -> None:
     model = Case(variant, "llama").attach(tiny("llama"), trained_seed=3).train()
     model.get_submodule("model.layers.0" if variant == "full" else "base_model.model.model.layers.0").eval()

@@ -30,7 +30,7 @@ def watched(
     return whole, moments, result(whole)
 
 
-def stopped(whole: Recipe, name: str, signals: dict[int, signal.Signals]) -> tuple[Recipe, int, str]:
+def stopped(whole: Recipe, name: str, signals: dict[int | str, signal.Signals]) -> tuple[Recipe, int, str]:
     """The same training, told to stop: its recipe, exit status and last words."""
     again = elsewhere(whole, name)
     child = trained(again, signalled_at(signals))
@@ -88,11 +88,23 @@ def test_a_second_signal_leaves_at_once_and_damages_nothing(watched) -> None:
     assert result(recipe) == expected
 
 
-@pytest.mark.parametrize("later", [12, *(pytest.param(later, marks=pytest.mark.soak) for later in (3, 7, 18, 25, 30))])
-def test_a_second_signal_in_the_middle_of_the_checkpoint_of_the_first_leaves_it_unbelieved(watched, later: int) -> None:
+# Moments of a checkpoint, from its first file to the name that completes it.
+SAVING = [
+    "fsync adapter_model.safetensors",
+    *(pytest.param(moment, marks=pytest.mark.soak)
+      for moment in ("open README.md", "open progress_0.json", "fsync optimizer.pt", "open .manifest.json.unfinished",
+                     "os.rename .manifest.json.unfinished")),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("moment", SAVING)
+def test_a_second_signal_in_the_middle_of_the_checkpoint_of_the_first_leaves_it_unbelieved(
+    watched, moment: str
+) -> None:
     whole, moments, expected = watched
-    at = nth(moments, "step", 3)  # nothing else happens after this step
-    recipe, status, said = stopped(whole, f"saving-{later}", {at: signal.SIGINT, at + later: signal.SIGTERM})
+    at = nth(moments, "step", 3)
+    name = "saving-" + moment.replace(" ", "-")
+    recipe, status, said = stopped(whole, name, {at: signal.SIGINT, moment: signal.SIGTERM})
     run = Run(Path(recipe.output))
     assert status == 143 and (run.checkpoints / "checkpoint-3").exists() and run.last_checkpoint() is None, said
     child = trained(recipe)

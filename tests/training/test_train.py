@@ -50,7 +50,7 @@ def weights(recipe: Recipe) -> dict[str, torch.Tensor]:
 
 
 # The others differ in what is trained alone; `make soak` has them.
-USUAL = ("full", "lora", "multilora", "riemoe-lora", "hycam", "hycam-released")
+USUAL = ("full", "lora", "multilora", "riemoe-lora", "hycam", "hycam-released", "hycam-ffn")
 OF_METHODS = [one if one in USUAL else pytest.param(one, marks=pytest.mark.soak) for one in METHODS]
 
 

@@ -19,6 +19,7 @@ from hycam.errors import HycamError
 CONFIGS: dict[str, Callable[..., PeftConfig]] = {
     "lora": lambda **given: LoraConfig(target_modules="all-linear", **given),  # whose answer is the others' measure
     "hycam": lambda **given: HyCAMConfig(noise="never", **given),
+    "hycam-ffn": lambda **given: HyCAMConfig(noise="never", ffn_r=2, **given),
     "multilora": MultiLoraConfig,
     "moe-lora": MoeLoraConfig,
 }

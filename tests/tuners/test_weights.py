@@ -29,6 +29,7 @@ _OTHERS = {"task_type": "CAUSAL_LM", "r": 4, "init_weights": False}
 CONFIGS: dict[str, Callable[[], PeftConfig]] = {
     "hycam": lambda: HyCAMConfig(**_HYCAM, use_bias=True, router_bias=True),
     "full specialised": lambda: HyCAMConfig(**_HYCAM, shared="low_rank", specialized="full"),
+    "feed-forward": lambda: HyCAMConfig(**_HYCAM, ffn_r=3),
     "trained norms": lambda: HyCAMConfig(**_HYCAM, train_norms=True),
     "multilora": lambda: MultiLoraConfig(**_OTHERS),
     "moe-lora": lambda: MoeLoraConfig(**_OTHERS),

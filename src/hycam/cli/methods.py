@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 from jsonargparse import ArgumentParser
 from rich.table import Table
@@ -58,7 +58,7 @@ def budgets(backbone: str | os.PathLike[str]) -> list[dict[str, Any]]:
 
     Returns:
         ``name``, ``trainable_parameters``, ``total_parameters`` (of the backbone alone) and ``share`` of each; also
-        ``rank`` and ``deviation`` (from HyCAM's number of trainable parameters, relative) of an equal-budget baseline.
+        ``rank`` and ``deviation`` (from the other's number of trainable parameters, relative) of a ``-matched`` method.
         A method that cannot adapt the backbone has None for its figures, and the reason as ``refused``.
 
     Raises:
@@ -76,7 +76,7 @@ def budgets(backbone: str | os.PathLike[str]) -> list[dict[str, Any]]:
             continue
         trainable = trainable_parameters(adapted)
         found[name] |= {"trainable_parameters": trainable, "share": trainable / total}
-        if method.matches_hycam:
-            found[name]["rank"] = cast(Any, adapted.peft_config["default"]).r
-            found[name]["deviation"] = trainable / found["hycam"]["trainable_parameters"] - 1
+        if method.same_size_as:
+            found[name]["rank"] = getattr(adapted.peft_config["default"], method.rank)
+            found[name]["deviation"] = trainable / found[method.same_size_as]["trainable_parameters"] - 1
     return list(found.values())

@@ -64,7 +64,7 @@ class Planner:
         """
         study = self.study
         found: list[Cell] = []
-        for seed, fold in itertools.product(study.seeds, study.folds):
+        for seed, fold in study.places:
             for values in itertools.product(*self._vary.values()):
                 settings = dict(zip(self._vary, values, strict=True))
                 for backbone, label in itertools.product(study.backbones, study.methods):

@@ -202,8 +202,7 @@ def _extended(planner: Planner, cells: list[Cell], results: Results) -> list[Cel
     return [
         planner.cell(backbone, label, fold, seed, {RATE: rate})
         for backbone, label, rate in extensions(study, results.settled, unfinished)
-        for seed in study.seeds
-        for fold in study.folds
+        for seed, fold in study.places
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, Literal
 
 from hycam.data.recipe import DataRecipe
@@ -105,6 +106,8 @@ class StudyRecipe:
         data: What to train, validate and test on.
         folds: Folds of the data, or replicates of a disjoint split.
         seeds: Training seeds: they set the adapter's start, the order of the rows and the noise.
+        seed_per_fold: Whether the first seed is for the first fold, the second for the second and so on, so that the
+            spread over folds includes the seed's; by default every fold is trained with every seed.
         vary: Values of further recipe fields, by the field's dotted name, such as
             ``data.train_rows: [32, 128]`` or ``method.config.num_specialized: [1, 5]``. Every combination is a cell.
         single_tasks: Also train every method on each task alone, to measure interference between tasks.
@@ -136,6 +139,7 @@ class StudyRecipe:
     data: DataRecipe = field(default_factory=DataRecipe)
     folds: list[int] = field(default_factory=lambda: [0])
     seeds: list[int] = field(default_factory=lambda: [2333])
+    seed_per_fold: bool = False
     vary: dict[str, list[Any]] = field(default_factory=dict)
     single_tasks: bool = False
     training: TrainingRecipe = field(default_factory=TrainingRecipe)
@@ -161,6 +165,10 @@ class StudyRecipe:
             values = getattr(self, name)
             if len(set(values)) < len(values):
                 raise HycamError(f"{name} names one twice: {values}.")
+        if self.seed_per_fold and len(self.seeds) != len(self.folds):
+            raise HycamError(
+                f"seed_per_fold needs a seed for each fold: seeds has {len(self.seeds)}, folds has {len(self.folds)}."
+            )
         for name, values in self.vary.items():
             if not isinstance(values, list) or not values:
                 raise HycamError(f"vary.{name} is {values!r}: a list of values was expected.")
@@ -191,3 +199,9 @@ class StudyRecipe:
                 raise HycamError(
                     f'methods.{label}.variant_of names "{entry.variant_of}", which is not a method of this study.'
                 )
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """The seed and the fold of each training, all folds of a seed before the next seed."""
+        pairs = zip(self.seeds, self.folds, strict=True) if self.seed_per_fold else product(self.seeds, self.folds)
+        return list(pairs)

@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from hycam.files import sync, sync_tree, write_whole
+from hycam.files import replace_whole, sync, sync_tree
 
 _PREFIX = "checkpoint"
 MANIFEST = "manifest.json"
@@ -34,13 +34,12 @@ def seal(folder: Path) -> None:
     """Syncs a folder to the disk and writes the manifest of its files.
 
     Raises:
-        HycamError: it cannot be written.
-        OSError: a file cannot be synced.
+        OSError: it cannot be written; who asked for the folder knows what to tell the user.
     """
     sync_tree(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
     entries = {str(path.relative_to(folder)): _entry(path) for path in files}
-    write_whole(folder / MANIFEST, json.dumps({"files": entries}, indent=1) + "\n")
+    replace_whole(folder / MANIFEST, json.dumps({"files": entries}, indent=1) + "\n")
 
 
 def damage(folder: Path, files: str = "*") -> str | None:
@@ -100,7 +99,7 @@ class Checkpoints:
         """Marks the checkpoint after this step as finished.
 
         Raises:
-            HycamError, OSError: it cannot be written.
+            OSError: it cannot be written.
         """
         for path in self._beside:
             if path.exists():

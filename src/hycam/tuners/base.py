@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 from peft.config import PeftConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -62,6 +62,9 @@ class AdapterLayer(nn.Module, BaseTunerLayer):
         raise ValueError(self.not_mergeable)
 
 
+_Layer = TypeVar("_Layer", bound=AdapterLayer)
+
+
 class Tuner(CheckedBeforeLoading):
     """Puts the wrappers of one method into a backbone and takes them out again."""
 
@@ -78,9 +81,9 @@ class Tuner(CheckedBeforeLoading):
         """The method's layer around a module of the backbone."""
         return self.tuner_layer_cls(module)
 
-    def _adapter_layers(self) -> Iterator[Any]:
-        """The method's layers in the backbone."""
-        return (module for module in self.model.modules() if isinstance(module, self.tuner_layer_cls))
+    def _layers(self, kind: type[_Layer]) -> list[_Layer]:
+        """The method's layers of a kind in the backbone."""
+        return [module for module in self.model.modules() if isinstance(module, kind)]
 
     def _create_and_replace(  # type: ignore[override]
         self, config: Any, adapter_name: str, target: nn.Module, target_name: str, parent: nn.Module, current_key: str,

@@ -45,8 +45,7 @@ class AdapterConfig(PeftConfig):
             if isinstance(value, list):
                 setattr(self, name, set(value))
         self.check_positive("r")
-        if self.alpha is not None and not 0 < self.alpha < math.inf:
-            raise ValueError(f"alpha must be a number above 0, or None for the factor 1, not {self.alpha!r}.")
+        self.check_alpha("alpha")
         is_pattern = isinstance(self.target_modules, str) and self.target_modules.lower() != ALL_LINEAR
         if is_pattern and self.layers_to_transform is not None:
             raise ValueError(
@@ -63,7 +62,17 @@ class AdapterConfig(PeftConfig):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value!r}.")
 
+    def check_alpha(self, name: str) -> None:
+        value = getattr(self, name)
+        if value is not None and not 0 < value < math.inf:
+            raise ValueError(f"{name} must be a number above 0, or None for the factor 1, not {value!r}.")
+
     @property
     def scale(self) -> float:
         """The factor of the low-rank maps' output."""
-        return 1.0 if self.alpha is None else self.alpha / self.r
+        return factor(self.alpha, self.r)
+
+
+def factor(alpha: float | None, r: int) -> float:
+    """What a low-rank map's output is multiplied by: ``alpha / r``, or 1 without an ``alpha``."""
+    return 1.0 if alpha is None else alpha / r

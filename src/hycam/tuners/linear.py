@@ -72,8 +72,10 @@ class StackedLayer(AdapterLayer):
         """Adds the method's own weights to the dictionaries, unset."""
         raise NotImplementedError
 
-    def add_factors(self, adapter: str, maps: int, r: int) -> None:
-        A, B = torch.empty(maps, r, self.in_features), torch.empty(maps, self.out_features, r)
+    def add_factors(self, adapter: str, maps: int | None, r: int) -> None:
+        """Adds A and B, unset; without the dimension n where ``maps`` is None, for a single map."""
+        n = () if maps is None else (maps,)
+        A, B = torch.empty(*n, r, self.in_features), torch.empty(*n, self.out_features, r)
         getattr(self, f"{self.prefix}A")[adapter], getattr(self, f"{self.prefix}B")[adapter] = Weight(A), Weight(B)
 
     def adapter_weight(self, name: str, adapter: str) -> Tensor:

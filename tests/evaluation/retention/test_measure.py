@@ -51,7 +51,7 @@ def changed(model: PreTrainedModel) -> PreTrainedModel:
     return model.eval()
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if not METHODS[name].matches_hycam])
+@pytest.mark.parametrize("method", [name for name in METHODS if not METHODS[name].same_size_as])
 def test_every_methods_base_is_the_backbone_to_the_bit(method: str) -> None:
     load = Loader()
     model = changed(adapt(tiny(), method, {} if method == "full" else {"r": 4}))

@@ -233,6 +233,8 @@ def _spread(plan: Plan) -> str:
         return f"Mean over {seeds} seeds, ± the standard deviation between them."
     units = "replicates" if plan.study.data.split.by == "disjoint" else "folds"
     averaged = f", each the mean of its {seeds} seeds" if seeds > 1 else ""
+    if plan.study.seed_per_fold:
+        averaged = ", each with a seed of its own"
     return f"Mean over {folds} {units}{averaged}, ± the standard deviation between them."
 
 

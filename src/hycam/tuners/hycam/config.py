@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from peft.utils import PeftType
 
-from hycam.tuners.config import AdapterConfig
+from hycam.tuners.config import AdapterConfig, factor
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "shared": ("full", "low_rank", "none"),
@@ -34,6 +34,7 @@ class HyCAMConfig(AdapterConfig):
             tasks; more modules than tasks do no harm.
         r: rank of a specialised module. Its cost grows as ``num_specialized * r * (2 d + r)`` parameters a layer.
         shared: ``"full"`` (one d x d map), ``"low_rank"`` or ``"none"``.
+        shared_r: rank of a low-rank shared module; None takes ``r``.
         specialized: ``"low_rank"``, ``"full"`` or ``"none"`` (then there is no router either).
         routing: ``"soft"`` mixes all modules by Gumbel-softmax; ``"hard"`` takes one per token (straight-through).
         temperature: tau of the Gumbel-softmax. Lower is closer to a choice of one module.
@@ -44,8 +45,12 @@ class HyCAMConfig(AdapterConfig):
             The released code adds none. Beside ``train_router=False`` it only acts through what the layers below make
             of the router's input, so 0 is the sensible value there; the loss is reported all the same.
         balance_scope: ``"layer"`` averages Eq. 10 over layers; ``"pooled"`` pools the tokens of all layers first.
-        alpha: None for the paper's factor 1, or a number: low-rank modules are multiplied by ``alpha / r`` inside
-            their SiLU.
+        alpha: None for the paper's factor 1, or a number: low-rank modules are multiplied by ``alpha`` over their rank
+            inside their SiLU.
+        ffn_r: rank of LoRA on the linear layers of the feed-forward networks beside the modulation, in the blocks whose
+            attention is adapted; None (the paper) has none. ``exclude_modules`` leaves some out. Mixtures of experts
+            are refused.
+        ffn_alpha: None for the factor 1, or a number: those updates are multiplied by ``ffn_alpha / ffn_r``.
         use_bias: biases on the shared map and on A, N and B.
         router_bias: a bias on the router.
         modulation_target: ``"attention_output"`` (the paper, Eq. 12), or ``"residual_stream"`` (the released code): the
@@ -71,6 +76,7 @@ class HyCAMConfig(AdapterConfig):
 
     num_specialized: int = 5
     shared: str = "full"
+    shared_r: int | None = None
     specialized: str = "low_rank"
     routing: str = "soft"
     temperature: float = 0.5
@@ -83,6 +89,8 @@ class HyCAMConfig(AdapterConfig):
     train_router: bool = True
     train_inner: bool = True
     train_norms: bool = False
+    ffn_r: int | None = None
+    ffn_alpha: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -91,9 +99,23 @@ class HyCAMConfig(AdapterConfig):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {', '.join(allowed)}, not {getattr(self, name)!r}.")
         self.check_positive("num_specialized")
+        for name in ("shared_r", "ffn_r"):
+            if getattr(self, name) is not None:
+                self.check_positive(name)
+        self.check_alpha("ffn_alpha")
         if not self.temperature > 0:
             raise ValueError(f"temperature must be positive, not {self.temperature!r}.")
         if not self.balance_weight >= 0:
             raise ValueError(f"balance_weight must not be negative, not {self.balance_weight!r}.")
         if self.shared == "none" and self.specialized == "none":
             raise ValueError('shared and specialized are both "none": nothing would be modulated.')
+
+    @property
+    def shared_scale(self) -> float:
+        """The factor of a low-rank shared module's output."""
+        return factor(self.alpha, self.shared_r or self.r)
+
+    @property
+    def ffn_scale(self) -> float:
+        """The factor of the feed-forward updates."""
+        return 1.0 if self.ffn_r is None else factor(self.ffn_alpha, self.ffn_r)

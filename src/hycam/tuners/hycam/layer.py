@@ -15,15 +15,15 @@ from hycam.errors import HycamError
 from hycam.ops import Dense, LowRank, Modulation, Router, current_backend, gumbel_noise, modulate
 from hycam.ops import packed as packing
 from hycam.ops.packed import Packed
-from hycam.tuners.base import AdapterLayer
 from hycam.tuners.hycam.balance import RoutingRecorder
 from hycam.tuners.hycam.config import HyCAMConfig
+from hycam.tuners.hycam.part import MODULATION, HyCAMPart
 from hycam.tuners.weights import Weight
 
 _INNER = ("hycam_shared_N", "hycam_N", "hycam_shared_N_bias", "hycam_N_bias")
 
 
-class HyCAMLayer(AdapterLayer):
+class HyCAMLayer(HyCAMPart):
     r"""An attention module whose output is scaled by a factor computed from its input.
 
     .. math::
@@ -44,21 +44,8 @@ class HyCAMLayer(AdapterLayer):
         recorder: where the routing of a training step is collected for the balance loss.
     """
 
-    adapter_layer_names = (
-        "hycam_shared",
-        "hycam_shared_A", "hycam_shared_N", "hycam_shared_B",
-        "hycam_shared_A_bias", "hycam_shared_N_bias", "hycam_shared_B_bias",
-        "hycam_A", "hycam_N", "hycam_B",
-        "hycam_A_bias", "hycam_N_bias", "hycam_B_bias",
-        "hycam_specialized",
-        "hycam_router",
-    )  # fmt: skip
-    linear_names = ("hycam_shared", "hycam_router")
+    adapter_layer_names = MODULATION
     other_param_names = ("hycam_config",)
-    not_mergeable = (
-        "A HyCAM adapter cannot be merged: its modulation depends on the input, so it cannot be folded into the "
-        "backbone's weights. Use the adapter as it is, or `unload()` to get the backbone back."
-    )
 
     def __init__(
         self, base_layer: nn.Module, hidden_size: int, initializer_range: float, name: str, recorder: RoutingRecorder
@@ -82,7 +69,7 @@ class HyCAMLayer(AdapterLayer):
         if config.shared == "full":
             self.hycam_shared[adapter_name] = nn.Linear(d, d, bias=config.use_bias)
         elif config.shared == "low_rank":
-            self._add_low_rank("hycam_shared_", adapter_name, (), d, r, config.use_bias)
+            self._add_low_rank("hycam_shared_", adapter_name, (), d, config.shared_r or r, config.use_bias)
         if config.specialized == "low_rank":
             self._add_low_rank("hycam_", adapter_name, (experts,), d, r, config.use_bias)
         elif config.specialized == "full":
@@ -225,10 +212,10 @@ class HyCAMLayer(AdapterLayer):
         if config.shared == "full":
             shared = Dense(self.hycam_shared[adapter].weight, self.hycam_shared[adapter].bias)
         elif config.shared == "low_rank":
-            shared = self._low_rank("hycam_shared_", adapter, config)
+            shared = self._low_rank("hycam_shared_", adapter, config, config.shared_scale)
         specialized: Dense | LowRank | None = None
         if config.specialized == "low_rank":
-            specialized = self._low_rank("hycam_", adapter, config)
+            specialized = self._low_rank("hycam_", adapter, config, config.scale)
         elif config.specialized == "full":
             specialized = Dense(self.hycam_specialized[adapter].weight)
         router = None
@@ -237,15 +224,15 @@ class HyCAMLayer(AdapterLayer):
             router = Router(linear.weight, linear.bias, config.temperature, config.routing == "hard")
         return Modulation(shared, specialized, router)
 
-    def _low_rank(self, prefix: str, adapter: str, config: HyCAMConfig) -> LowRank:
+    def _low_rank(self, prefix: str, adapter: str, config: HyCAMConfig, scale: float) -> LowRank:
         def of(suffix: str) -> list[Tensor]:
             return [getattr(self, f"{prefix}{letter}{suffix}")[adapter].weight for letter in "ANB"]
 
         A, N, B = of("")
         if not config.use_bias:
-            return LowRank(A, N, B, scale=config.scale)
+            return LowRank(A, N, B, scale=scale)
         A_bias, N_bias, B_bias = of("_bias")
-        return LowRank(A, N, B, A_bias, N_bias, B_bias, config.scale)
+        return LowRank(A, N, B, A_bias, N_bias, B_bias, scale)
 
     def set_adapter(self, adapter_names: str | list[str], inference_mode: bool = False) -> None:
         super().set_adapter(adapter_names, inference_mode=inference_mode)

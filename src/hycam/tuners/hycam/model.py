@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any, cast
 
 import torch
@@ -10,7 +11,7 @@ from peft.tuners.tuners_utils import check_target_module_exists
 from peft.utils import ModulesToSaveWrapper
 from torch import Tensor, nn
 
-from hycam.attention import find_attention_modules, find_block_norms
+from hycam.attention import find_attention_modules, find_block_norms, find_feed_forward
 from hycam.errors import HycamError
 from hycam.tuners.base import Tuner
 from hycam.tuners.hycam.balance import (
@@ -21,9 +22,12 @@ from hycam.tuners.hycam.balance import (
     scored_labels,
 )
 from hycam.tuners.hycam.config import HyCAMConfig
+from hycam.tuners.hycam.feed_forward import FeedForwardLayer
 from hycam.tuners.hycam.layer import HyCAMLayer
 from hycam.tuners.hycam.norms import TrainedNorm
-from hycam.tuners.targets import settle_targets, shortest_suffixes
+from hycam.tuners.hycam.part import HyCAMPart
+from hycam.tuners.merging import check_every_layer, check_weights_apart
+from hycam.tuners.targets import linear_layers, settle_targets, shortest_suffixes
 
 # The families of the released code. Their blocks are sequential and normalise first, with the norm of this name, so
 # what goes into it is what the block adds to the attention output.
@@ -40,7 +44,7 @@ class HyCAMModel(Tuner):
     """
 
     prefix = "hycam_"
-    tuner_layer_cls = HyCAMLayer
+    tuner_layer_cls = HyCAMPart
     config_class = HyCAMConfig
 
     def _pre_injection_hook(self, model: nn.Module, config: PeftConfig, adapter_name: str) -> None:
@@ -59,8 +63,8 @@ class HyCAMModel(Tuner):
             )
         found = find_attention_modules(self.model)
         settle_targets(peft_config, self.model, "attention module", found, self.prefix, takes_all_linear=False)
+        adapted = [name for name in found if check_target_module_exists(peft_config, name)]
         if peft_config.train_norms:
-            adapted = [name for name in found if check_target_module_exists(peft_config, name)]
             norms = find_block_norms(self.model, adapted)
             if adapted and not norms:
                 raise HycamError(
@@ -69,7 +73,24 @@ class HyCAMModel(Tuner):
                 )
             given, names = peft_config.modules_to_save or [], [name for name, _ in self.model.named_modules()]
             peft_config.modules_to_save = list(dict.fromkeys([*given, *shortest_suffixes(norms, names)]))
+        self.feed_forward = self._feed_forward(peft_config, adapted) if peft_config.ffn_r else []
         return peft_config
+
+    def _feed_forward(self, config: HyCAMConfig, attention: list[str]) -> list[str]:
+        """The names of the feed-forward layers that an adapter has low-rank updates on."""
+        found = find_feed_forward(self.model, attention, linear_layers(self.model))
+        targets = copy(config)  # exclude_modules and modules_to_save act on them as on the attention modules
+        targets.target_modules, targets.layers_to_transform = found, None
+        kept = [name for name in found if check_target_module_exists(targets, name)]
+        if attention and not kept:
+            raise HycamError(
+                f"ffn_r has nothing to adapt: no linear layer of a feed-forward network is left in the blocks of "
+                f"{type(self.model).__name__}. Leave ffn_r at None."
+            )
+        return kept
+
+    def _check_target_module_exists(self, peft_config: PeftConfig, key: str) -> Any:  # type: ignore[override]
+        return key in self.feed_forward or super()._check_target_module_exists(peft_config, key)
 
     def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         # PEFT copies the norms that it trains, and a copy must not carry the hook that keeps the residual.
@@ -98,7 +119,7 @@ class HyCAMModel(Tuner):
                 layer.watch_residual(self.model.get_submodule(f"{name.rpartition('.')[0]}.{INPUT_NORM}"))
 
     def _unwatch_residuals(self) -> None:
-        for layer in self._adapter_layers():
+        for layer in self._layers(HyCAMLayer):
             layer.unwatch_residual()
 
     def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
@@ -120,7 +141,36 @@ class HyCAMModel(Tuner):
         self._unwatch_residuals()
         return super().unload()
 
-    def _wrap(self, module: nn.Module, name: str) -> HyCAMLayer:
+    def merge_ffn(self) -> None:
+        """Adds the active adapter's low-rank updates to the feed-forward weights, so that they cost nothing.
+
+        The weights as they were are kept beside them for :meth:`unmerge_ffn`. Until then, neither adapter nor backbone
+        can be saved; without the adapter, and after ``unload``, the backbone is what it was to the last bit.
+
+        Raises:
+            HycamError: the active adapter has no feed-forward part.
+            ValueError: the weights are quantised, two layers share one, or the adapter is not finite.
+        """
+        layers = [
+            layer
+            for layer in self._layers(FeedForwardLayer)
+            if not layer.configs.keys().isdisjoint(self.active_adapters)
+        ]
+        if not layers:
+            raise HycamError("The active adapter has no feed-forward part (ffn_r) that could be merged.")
+        check_weights_apart(layers)
+        check_every_layer(layers, None, safe_merge=True)
+        for layer in layers:
+            layer.merge()
+
+    def unmerge_ffn(self) -> None:
+        """Undoes :meth:`merge_ffn` to the last bit."""
+        for layer in self._layers(FeedForwardLayer):
+            layer.unmerge()
+
+    def _wrap(self, module: nn.Module, name: str) -> HyCAMPart:
+        if name in self.feed_forward:
+            return FeedForwardLayer(module)
         sizes = self.model.config.get_text_config()
         return HyCAMLayer(module, sizes.hidden_size, getattr(sizes, "initializer_range", 0.02), name, self.recorder)
 
@@ -162,12 +212,12 @@ class HyCAMModel(Tuner):
     def _has_active_adapter(self) -> bool:
         if not self.active_adapters:
             return False
-        return any(not layer.disable_adapters for layer in self._adapter_layers())
+        return any(not layer.disable_adapters for layer in self._layers(HyCAMLayer))
 
     def _records(self) -> dict[str, tuple[Tensor, Tensor]]:
         """What the routers did in this forward, ``{layer: (p, logits)}``, taken from the layers."""
         records = {}
-        for layer in self._adapter_layers():
+        for layer in self._layers(HyCAMLayer):
             if layer.hycam_routing is not None:
                 records[layer.hycam_name] = layer.hycam_routing
                 layer.hycam_routing = None

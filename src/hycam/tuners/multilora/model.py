@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
-from torch import nn
+from typing import Any
 
 from hycam.tuners.linear import StackedTuner
+from hycam.tuners.merging import check_every_layer, check_weights_apart
 from hycam.tuners.multilora.config import MultiLoraConfig
 from hycam.tuners.multilora.layer import MultiLoraLayer
 
@@ -20,15 +19,10 @@ class MultiLoraModel(StackedTuner):
 
     def _check_merge_allowed(self) -> None:
         super()._check_merge_allowed()
-        weights = [cast(nn.Linear, layer.get_base_layer()).weight for layer in self._adapter_layers()]
-        if len({id(weight) for weight in weights}) < len(weights):
-            raise ValueError(
-                "A MultiLoRA adapter cannot be merged here: two of the layers share one weight, which would get both "
-                "updates. Use the adapter as it is."
-            )
+        check_weights_apart(self._layers(MultiLoraLayer))
 
     def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False) -> None:
-        self._check_every_layer(adapter_names, safe_merge)
+        check_every_layer(self._layers(MultiLoraLayer), adapter_names, safe_merge)
         super().merge_adapter(adapter_names, safe_merge)
 
     def _unload_and_optionally_merge(
@@ -36,11 +30,5 @@ class MultiLoraModel(StackedTuner):
         adapter_names: list[str] | None = None,
     ) -> Any:  # fmt: skip
         if merge:
-            self._check_every_layer(adapter_names, safe_merge)
+            check_every_layer(self._layers(MultiLoraLayer), adapter_names, safe_merge)
         return super()._unload_and_optionally_merge(merge, progressbar, safe_merge, adapter_names)
-
-    def _check_every_layer(self, adapter_names: list[str] | None, safe_merge: bool) -> None:
-        """Finds what a layer refuses before the first one is changed."""
-        for layer in self._adapter_layers():
-            names = layer.active_adapters if adapter_names is None else adapter_names
-            layer.merged_weight([name for name in names if safe_merge and name in layer.configs], safe_merge)
