@@ -30,6 +30,7 @@ LAYERS = (
     ("inspection",),
     ("study",),
     ("cli",),
+    ("__main__",),
 )
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 # Imports upwards that are there today: (from, to).

@@ -12,9 +12,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol
 
-import datasets
-import torch
-import transformers
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
@@ -27,6 +24,10 @@ def quiet_libraries(informative: bool = True) -> None:
     Args:
         informative: whether to show plain information too, such as the counts of the data.
     """
+    import datasets
+    import torch
+    import transformers
+
     for library in (transformers.logging, datasets.logging):
         library.set_verbosity_error()
     logging.getLogger("accelerate").setLevel(logging.ERROR)

@@ -89,7 +89,7 @@ def test_a_recipe_that_does_not_parse_is_a_finding_and_a_wrong_option_wrong_usag
 def test_what_the_trainer_does_not_know_is_found_and_nothing_is_tried(
     recipe: str, capsys, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hycam.cli.check.try_out", lambda *_: pytest.fail("it is tried"))
+    monkeypatch.setattr("hycam.training.preflight.trial.try_out", lambda *_: pytest.fail("it is tried"))
     status, found = checked(capsys, recipe, "--try", "--training.extra", '{"label_smoothing_factor": 0.1}')
     assert found[-1]["text"] == "Nothing was tried, because of the errors."
     assert status == 1

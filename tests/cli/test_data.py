@@ -272,7 +272,7 @@ class TestStats:
     def test_counts_the_papers_tasks_where_there_is_no_recipe(
         self, monkeypatch: pytest.MonkeyPatch, backbone: str
     ) -> None:
-        monkeypatch.setattr(hycam.cli.data, "rows_of", lambda chosen, *_, **__: pytest.fail(chosen.name))
+        monkeypatch.setattr("hycam.cli.data_run.rows_of", lambda chosen, *_, **__: pytest.fail(chosen.name))
         with pytest.raises(pytest.fail.Exception, match=PAPER[0]):
             hycam_data("stats", "--backbone", backbone)
 

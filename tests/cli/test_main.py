@@ -129,7 +129,9 @@ def test_a_prompt_is_asked_exactly_as_it_was_trained(recipe: str, tmp_path: Path
     run = str(tmp_path / "run")
     assert main(["train", recipe]) == 0
     asked = []
-    monkeypatch.setattr("hycam.cli.generate.generate", lambda model, tokenizer, ids, *rest: asked.extend(ids) or [""])
+    monkeypatch.setattr(
+        "hycam.evaluation.generation.generate", lambda model, tokenizer, ids, *rest: asked.extend(ids) or [""]
+    )
     assert main(["generate", run, "Go on from 3"]) == 0
     from hycam.data.prepare import prepare
     from hycam.training.run import Run
@@ -157,7 +159,9 @@ def test_a_chat_begins_with_or_without_a_thought_as_it_was_trained(
         "training: {max_steps: 1, learning_rate: 1e-2, device: cpu}\n"
     )
     asked: list[list[int]] = []
-    monkeypatch.setattr("hycam.cli.generate.generate", lambda model, tokenizer, ids, *rest: asked.extend(ids) or [""])
+    monkeypatch.setattr(
+        "hycam.evaluation.generation.generate", lambda model, tokenizer, ids, *rest: asked.extend(ids) or [""]
+    )
     assert main(["train", str(tmp_path / "recipe.yaml")]) == 0
     assert main(["generate", str(tmp_path / "run"), "Go on from 3"]) == 0
     messages = [{"role": "user", "content": "Go on from 3"}]

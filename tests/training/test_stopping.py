@@ -132,7 +132,8 @@ LATER = [pytest.param(name, marks=pytest.mark.soak) for name in ("transformers",
 
 
 @pytest.mark.parametrize("module", ["torch", *LATER])
-def test_ctrl_c_while_libraries_are_imported_is_a_line_and_no_traceback(module: str) -> None:
+def test_ctrl_c_while_libraries_are_imported_is_a_line_and_no_traceback(module: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("backbone: nothing\n")
     script = f"""
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored
@@ -140,7 +141,7 @@ def hook(event, arguments):
     if event == "import" and arguments[0] == {module!r}:
         os.kill(os.getpid(), signal.SIGINT)
 sys.addaudithook(hook)
-sys.argv = ["hycam", "train", "nothing.yaml"]
+sys.argv = ["hycam", "train", {str(tmp_path / "recipe.yaml")!r}]
 import hycam_command
 sys.exit(hycam_command.main())
 """

@@ -1,12 +1,30 @@
-"""Parsing for the verbs without a recipe, and ``--launch N``."""
+"""Parsing for the verbs: a recipe or a study with its overrides, other arguments, and ``--launch N``."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 
+from hycam.cli.help import often_set
 from hycam.errors import UsageError
+from hycam.training.parse import parse_recipe
+
+T = TypeVar("T")
+
+
+def parsed(kind: type[T], groups: Mapping[str, Sequence[str]], words: Sequence[str], prog: str, description: str) -> T:
+    """A recipe of this kind and the overrides after it; ``--help`` prints the fields of ``groups`` and exits.
+
+    Raises:
+        HycamError: see :func:`hycam.training.parse.parse_recipe`.
+    """
+    asked = [at for at, word in enumerate(words) if word in ("-h", "--help")]
+    if asked and list(words[asked[0] + 1 :]) != ["all"]:
+        print(often_set(kind, groups, prog, description), end="")
+        raise SystemExit(0)
+    return parse_recipe(kind, ["--help"] if asked else words, prog=prog, description=description)
 
 
 def parse(parser: ArgumentParser, arguments: Sequence[str]) -> Namespace:

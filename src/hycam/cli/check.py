@@ -11,16 +11,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hycam.cli.arguments import without_launch
+from hycam.cli.arguments import parsed, without_launch
+from hycam.cli.help import RECIPE
+from hycam.cli.importing import importing
 from hycam.console import Reporter, quiet_libraries
 from hycam.errors import HycamError, UsageError
-from hycam.training import distributed
-from hycam.training.parse import parse_recipe
-from hycam.training.preflight import Finding, Findings
-from hycam.training.preflight.check import preflight
-from hycam.training.preflight.trial import CHILD, PHASES, run_child, try_out
+from hycam.training.preflight import CHILD, Finding, Findings
 from hycam.training.recipe import Recipe
-from hycam.training.stopping import Stop
 
 _STYLES = {"error": "bold red", "warning": "yellow", "ok": "green"}
 _DESCRIPTION = """Checks settings, data, backbone and disk before a run. Takes the arguments of hycam train, --launch N
@@ -31,27 +28,20 @@ list of findings. The exit status is 1 if there is an error."""
 def main(arguments: Sequence[str]) -> int:
     """Prints the findings; returns the exit status."""
     if arguments and arguments[0] == CHILD:
+        from hycam.training.preflight.trial import run_child
+
         quiet_libraries(informative=False)
         return run_child(Path(arguments[1]))
     words, processes = without_launch([word for word in arguments if word not in ("--json", "--try")])
-    quiet_libraries(informative=False)
-    started = distributed.started()
-    if "--try" in arguments and started > 1:
-        raise UsageError(
-            "--try starts its processes itself: give their number with --launch N, outside of any launcher."
-        )
     try:
-        recipe = parse_recipe(Recipe, words, prog="hycam check", description=_DESCRIPTION)
+        recipe = parsed(Recipe, RECIPE, words, "hycam check", _DESCRIPTION)
     except UsageError:
         raise
     except HycamError as error:
         found = Findings()
         found.error(str(error), "recipe")
     else:
-        with Reporter() as reporter:
-            found = preflight(recipe, reporter, processes=processes or started)
-        if "--try" in arguments:
-            found += _tried(recipe, processes or 1, found)
+        found = _checked(recipe, processes, "--try" in arguments)
     if "--json" in arguments:
         print(json.dumps([asdict(one) for one in found], indent=2))
     else:
@@ -59,11 +49,31 @@ def main(arguments: Sequence[str]) -> int:
     return 1 if found.errors else 0
 
 
+def _checked(recipe: Recipe, processes: int | None, tries: bool) -> Findings:
+    with importing():
+        from hycam.training.distributed import started
+        from hycam.training.preflight.check import preflight
+
+        quiet_libraries(informative=False)
+    if tries and started() > 1:
+        raise UsageError(
+            "--try starts its processes itself: give their number with --launch N, outside of any launcher."
+        )
+    with Reporter() as reporter:
+        found = preflight(recipe, reporter, processes=processes or started())
+    if tries:
+        found += _tried(recipe, processes or 1, found)
+    return found
+
+
 def _tried(recipe: Recipe, processes: int, found: Findings) -> Findings:
     if found.errors:
         skipped = Findings("trial")
         skipped.warn("Nothing was tried, because of the errors.")
         return skipped
+    from hycam.training.preflight.trial import try_out
+    from hycam.training.stopping import Stop
+
     with Stop().listening():
         return try_out(recipe, processes)
 
@@ -87,6 +97,8 @@ def _show(found: Findings, console: Console) -> None:
 
 def _show_phases(one: Finding, console: Console) -> None:
     """The phases of the process that held the most."""
+    from hycam.training.preflight.trial import PHASES
+
     phases = max(one.details["processes"], key=lambda phases: max((of["peak"] for of in phases.values()), default=0))
     columns = [name for name in ("peak", "held", "reserved") if name in next(iter(phases.values()))]
     table = Table("phase", *(f"{name}, MB" for name in columns), "s", box=None, padding=(0, 2, 0, 0))

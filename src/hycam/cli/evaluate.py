@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
@@ -14,13 +14,14 @@ from rich.table import Table
 from rich.text import Text
 
 from hycam.cli.arguments import parse
+from hycam.cli.importing import importing
 from hycam.console import Reporter, plain_console, quiet_libraries
 from hycam.errors import HycamError, UsageError
 from hycam.evaluation.retention.recipe import RetentionRecipe
-from hycam.files import write_whole
-from hycam.training.evaluate import evaluate_run, measure_retention
 from hycam.training.recipe import EvaluationRecipe
-from hycam.training.run import Run
+
+if TYPE_CHECKING:
+    from hycam.training.run import Run
 
 _FIGURES = {"perplexity": "perplexity", "bleu4": "BLEU-4", "rougeL": "ROUGE-L"}
 _KL = {"lambada": "passages of LAMBADA", "replies": "of the base's own replies"}
@@ -37,7 +38,11 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_class_arguments(EvaluationRecipe, None)
     parser.add_class_arguments(RetentionRecipe, "retention", skip={"at_validations"})
-    run = Run(Path(parse(parser, arguments).run))
+    folder = Path(parse(parser, arguments).run)
+    with importing():
+        from hycam.training.evaluate import evaluate_run
+        from hycam.training.run import Run
+    run = Run(folder)
     parser.set_defaults(asdict(run.recipe().evaluation))
     chosen = parse(parser, arguments)
     settings = EvaluationRecipe(**{name: chosen[name] for name in asdict(EvaluationRecipe())})
@@ -58,6 +63,9 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _retention(run: Run, settings: EvaluationRecipe, retention: RetentionRecipe, as_json: bool) -> None:
+    from hycam.files import write_whole
+    from hycam.training.evaluate import measure_retention
+
     with Reporter() as reporter:
         found: dict[str, Any] = measure_retention(run, *run.load(settings.config), retention, reporter)
     if not (found["tasks"] or found["kl"]):

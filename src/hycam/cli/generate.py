@@ -11,17 +11,11 @@ from typing import Any, cast
 from jsonargparse import ArgumentParser
 from jsonargparse.typing import PositiveInt
 
-from hycam.adapt import empty_backbone
-from hycam.backbones import config, load_tokenizer
 from hycam.cli.arguments import parse
+from hycam.cli.importing import importing
 from hycam.console import Reporter, counted, quiet_libraries
-from hycam.data.asked import asked_ids, asked_rows
-from hycam.data.chat import end_token
 from hycam.data.recipe import DataRecipe, TaskRecipe
 from hycam.errors import HycamError, UsageError
-from hycam.evaluation.generation import generate
-from hycam.tables import Tables
-from hycam.training.run import Run
 
 _ALWAYS = ("instruction", "input")
 
@@ -40,6 +34,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--batch_size", type=PositiveInt, default=8, help="prompts answered at once")
     parser.add_argument("--json", action="store_true", help="one JSON object a line instead of plain text")
     chosen = parse(parser, arguments)
+    with importing():
+        from hycam.adapt import empty_backbone
+        from hycam.backbones import config, load_tokenizer
+        from hycam.data.asked import asked_ids
+        from hycam.data.chat import end_token
+        from hycam.evaluation.generation import generate
+        from hycam.tables import Tables
+        from hycam.training.run import Run
     run = Run(Path(chosen.run))
     recipe = run.recipe()
     asked = _asked(chosen.prompts, parser.instantiate(chosen).file, recipe.data)
@@ -66,6 +68,8 @@ def _asked(prompts: list[str], file: str | TaskRecipe | None, recipe: DataRecipe
     if file is not None:
         if prompts:
             raise UsageError(f'Both "{prompts[0]}" and --file are given: give instructions in one way.')
+        from hycam.data.asked import asked_rows
+
         return asked_rows(file, recipe)
     lines = prompts or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     if not lines:

@@ -8,9 +8,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from types import ModuleType
+from collections.abc import Sequence
 
+from hycam.cli.importing import importing
 from hycam.errors import HycamError, Interrupted, LostProcess, UsageError, nearest
 
 VERBS = {
@@ -27,12 +27,11 @@ VERBS = {
 USAGE = 2
 
 
-def main(arguments: Sequence[str] | None = None, imported: Callable[[], None] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a verb.
 
     Args:
         arguments: the words after ``hycam``; None for those of this process.
-        imported: called once everything is imported.
 
     Returns:
         0 for success, 1 for an explained failure, 2 for wrong usage, 130 for Ctrl-C and 143 for a SIGTERM that
@@ -47,9 +46,8 @@ def main(arguments: Sequence[str] | None = None, imported: Callable[[], None] | 
         print(f"hycam: there is no verb {verb}.{nearest(verb, VERBS)} `hycam --help` lists them.", file=sys.stderr)
         return USAGE
     try:
-        module = _imported(verb)
-        if imported is not None:
-            imported()
+        with importing():
+            module = importlib.import_module(f"hycam.cli.{verb}")
         status = module.main(rest)
         sys.stdout.flush()  # raises if the reader has gone
     except HycamError as error:
@@ -73,15 +71,6 @@ def main(arguments: Sequence[str] | None = None, imported: Callable[[], None] | 
             print(f"hycam {verb}: stopped. {outcome}", file=sys.stderr)
         return 128 + number
     return status or 0
-
-
-def _imported(verb: str) -> ModuleType:
-    try:
-        return importlib.import_module(f"hycam.cli.{verb}")
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "hycam":
-            raise
-        raise HycamError(f"{error.name} is not installed: pip install 'hycam[train]'.") from error
 
 
 def _in_turn(error: HycamError) -> None:

@@ -10,12 +10,10 @@ from typing import Any
 from jsonargparse import ArgumentParser
 from rich.table import Table
 
-from hycam import backbones
-from hycam.adapt import adapt, empty_backbone, trainable_parameters
 from hycam.cli.arguments import parse
+from hycam.cli.importing import importing
 from hycam.console import plain_console, quiet_libraries
 from hycam.errors import HycamError
-from hycam.methods import METHODS
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -28,7 +26,10 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--backbone", type=str, default="smollm2-135m", help="short name, folder or hub id")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     chosen = parse(parser, arguments)
-    quiet_libraries()
+    with importing():
+        from hycam.methods import METHODS
+
+        quiet_libraries()
     entries = budgets(chosen.backbone)
     if chosen.json:
         print(json.dumps(entries, indent=2))
@@ -64,6 +65,10 @@ def budgets(backbone: str | os.PathLike[str]) -> list[dict[str, Any]]:
     Raises:
         HycamError: there is no such backbone.
     """
+    from hycam import backbones
+    from hycam.adapt import adapt, empty_backbone, trainable_parameters
+    from hycam.methods import METHODS
+
     config = backbones.config(backbone)
     total = empty_backbone(config).num_parameters()
     found: dict[str, dict[str, Any]] = {}

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from hycam.cli.arguments import parsed
+from hycam.cli.help import STUDY
+from hycam.cli.importing import importing
 from hycam.console import Reporter, each_message_once, plain_console, quiet_libraries
 from hycam.errors import HycamError, UsageError
-from hycam.study.plan import STUDY_FILE, Plan, kept, plan
-from hycam.study.recipe import StudyRecipe
-from hycam.study.report.content import gather
-from hycam.study.report.page import write
-from hycam.study.report.summary import main_sentences, summary
-from hycam.study.tables import terminal
-from hycam.training.parse import parse_recipe
+from hycam.study.recipe import STUDY_FILE, StudyRecipe
+
+if TYPE_CHECKING:
+    from hycam.study.plan import Plan
 
 _DESCRIPTION = """Writes the report of a study to OUTPUT/report: index.html, which needs no network, tables (Markdown,
 LaTeX, CSV), figures (PNG, SVG) and statistics.json. The first argument is either a study's folder, which needs
@@ -23,9 +24,16 @@ report lists what is missing and why."""
 
 def main(arguments: Sequence[str]) -> None:
     """Parses the study and its overrides, writes its report, and prints the main sentences and its path."""
-    quiet_libraries(informative=False)
+    study, from_folder = _parsed(list(arguments))
+    with importing():
+        from hycam.study.report.content import gather
+        from hycam.study.report.page import write
+        from hycam.study.report.summary import main_sentences, summary
+        from hycam.study.tables import terminal
+
+        quiet_libraries(informative=False)
     with each_message_once():
-        current = _planned(list(arguments))
+        current = _planned(study, from_folder)
         content = gather(current)
     page = write(content)
     console = plain_console()
@@ -43,8 +51,8 @@ def main(arguments: Sequence[str]) -> None:
     print(f"Report: {page}")
 
 
-def _planned(words: list[str]) -> Plan:
-    """The plan of a study file, or the one kept in a study's folder, with the results in that folder."""
+def _parsed(words: list[str]) -> tuple[StudyRecipe, bool]:
+    """The study, with the results in its folder if that was named; whether it was."""
     if not words:
         raise UsageError("Name a study file, or the folder of a study: `hycam report STUDY`.")
     folder = Path(words[0])
@@ -52,9 +60,14 @@ def _planned(words: list[str]) -> Plan:
         if not (folder / STUDY_FILE).exists():
             raise HycamError(f"{folder} is not the folder of a study: it has no {STUDY_FILE}. `hycam study` makes one.")
         words = [str(folder / STUDY_FILE), "--output", str(folder), *words[1:]]
-    study = parse_recipe(StudyRecipe, words, prog="hycam report", description=_DESCRIPTION)
-    found = kept(study) if folder.is_dir() else None
-    if found is not None:
+    return parsed(StudyRecipe, STUDY, words, "hycam report", _DESCRIPTION), folder.is_dir()
+
+
+def _planned(study: StudyRecipe, from_folder: bool) -> Plan:
+    """The plan kept in a study's folder; else that of its file, made from the current data."""
+    from hycam.study.plan import kept, plan
+
+    if from_folder and (found := kept(study)) is not None:
         return found
     with Reporter() as reporter:
         return plan(study, reporter.update, to_report=True)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from hycam.cli.arguments import parsed
+from hycam.cli.help import STUDY
+from hycam.cli.importing import importing
 from hycam.console import Reporter, each_message_once, plain_console, quiet_libraries
 from hycam.errors import HycamError, UsageError
-from hycam.study.display import Display
-from hycam.study.plan import Plan, kept, plan
-from hycam.study.power import power_lines
 from hycam.study.recipe import StudyRecipe
-from hycam.study.runner import run_study
-from hycam.study.status import listing, show
-from hycam.training.parse import parse_recipe
+
+if TYPE_CHECKING:
+    from hycam.study.plan import Plan
 
 _FLAGS = ("--status", "--dry-run", "--json")
 _DESCRIPTION = """Runs a study cell by cell; resumes where it stopped and continues past a cell that fails.
@@ -27,10 +28,15 @@ def main(arguments: Sequence[str]) -> None:
     flags = {flag for flag in _FLAGS if flag in words}
     words = [word for word in words if word not in _FLAGS]
     most = _most_cells(words)
-    study = parse_recipe(StudyRecipe, words, prog="hycam study", description=_DESCRIPTION)
+    study = parsed(StudyRecipe, STUDY, words, "hycam study", _DESCRIPTION)
     if "--json" in flags and len(flags) == 1:
         raise UsageError("--json belongs to --status and --dry-run.")
-    quiet_libraries(informative=False)
+    with importing():
+        from hycam.study import runner  # noqa: F401  # all that running needs
+        from hycam.study.power import power_lines
+        from hycam.study.status import listing, show
+
+        quiet_libraries(informative=False)
     with each_message_once():
         current = _looked_at(study, "--status" in flags) if flags else _run(study, most)
     is_dry = "--dry-run" in flags
@@ -46,6 +52,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def _looked_at(study: StudyRecipe, for_status: bool) -> Plan:
     """The plan; for ``--status`` that of the last run, unless the study has changed: it needs no data."""
+    from hycam.study.plan import kept, plan
+
     if for_status and (found := kept(study)) is not None:
         return found
     with Reporter() as reporter:
@@ -53,6 +61,9 @@ def _looked_at(study: StudyRecipe, for_status: bool) -> Plan:
 
 
 def _run(study: StudyRecipe, most_cells: int | None) -> Plan:
+    from hycam.study.display import Display
+    from hycam.study.runner import run_study
+
     with Display(study.executor.at_once) as display:
         return run_study(study, display, most_cells)
 

@@ -11,20 +11,18 @@ import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch.distributed as dist
-
-from hycam.cli.arguments import without_launch
+from hycam.cli.arguments import parsed, without_launch
+from hycam.cli.help import RECIPE
+from hycam.cli.importing import importing
 from hycam.console import Reporter, Silence, quiet_libraries
 from hycam.errors import UsageError
-from hycam.training import distributed
-from hycam.training.launch import end_with_launcher, launch
-from hycam.training.parse import parse_recipe
 from hycam.training.recipe import Recipe
-from hycam.training.run import Run
-from hycam.training.stopping import Stop
-from hycam.training.train import train
+
+if TYPE_CHECKING:
+    from hycam.training.run import Run
+    from hycam.training.stopping import Stop
 
 _STEPS_SHOWN = 10
 DESCRIPTION = "Adapts a backbone as a recipe says. --launch N, anywhere, starts N processes that do it together."
@@ -33,7 +31,11 @@ DESCRIPTION = "Adapts a backbone as a recipe says. --launch N, anywhere, starts 
 def main(arguments: Sequence[str]) -> None:
     """Parses the recipe and its overrides, trains, and says where the adapter is."""
     words, number = without_launch(arguments)
-    recipe = parse_recipe(Recipe, words, prog="hycam train", description=DESCRIPTION)
+    recipe = parsed(Recipe, RECIPE, words, "hycam train", DESCRIPTION)
+    with importing():
+        from hycam.training import distributed, train  # noqa: F401  # all that training needs
+        from hycam.training.launch import launch
+        from hycam.training.stopping import Stop
     if number is None or number == 1 or _is_complete(recipe):
         stop = Stop()
         with stop.listening():
@@ -49,12 +51,21 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _is_complete(recipe: Recipe) -> bool:
+    from hycam.training.run import Run
+
     run = Run(Path(recipe.output))
     return run.summary() is not None and not run.damage()
 
 
 def _train(recipe: Recipe, stop: Stop) -> None:
     """Trains as one process, or as one of several."""
+    import torch.distributed as dist
+
+    from hycam.training import distributed
+    from hycam.training.launch import end_with_launcher
+    from hycam.training.run import Run
+    from hycam.training.train import train
+
     started, is_main = distributed.started(), os.environ.get("RANK", "0") == "0"
     quiet_libraries(informative=is_main)
     strategy = recipe.training.distributed.strategy

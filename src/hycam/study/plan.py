@@ -27,12 +27,11 @@ from hycam.study.cells import Cell
 from hycam.study.counts import Counts, count
 from hycam.study.family import Primary, primary_family
 from hycam.study.grid import Planner, Say, runs_folder
-from hycam.study.recipe import StudyRecipe
+from hycam.study.recipe import STUDY_FILE, StudyRecipe
 from hycam.study.results import Results, cells_folder, load
 from hycam.study.sweep import RATE, Best, best, extensions, family_of, rates
 from hycam.training.parse import parse_recipe
 
-STUDY_FILE = "study.yaml"
 PLAN_FILE = "plan.json"
 # Settings that change the report but no cell.
 _OF_REPORTS = ("title", "output", "runs", "reference", "executor", "note", "tables", "texts", "rows_shown")

@@ -11,6 +11,9 @@ from hycam.errors import HycamError, nearest
 from hycam.evaluation.retention.recipe import RetentionRecipe
 from hycam.training.recipe import EvaluationRecipe, OptimizerRecipe, TrainingRecipe
 
+STUDY_FILE = "study.yaml"
+"""What a study's settings are called in its folder."""
+
 
 @dataclass
 class StudyMethod:

@@ -1,18 +1,22 @@
-"""The recipe: every setting of a run, as typed dataclasses. ``--help`` shows their docstrings."""
+"""The recipe: every setting of a run, as typed dataclasses. ``--help`` shows their docstrings.
+
+Libraries are imported where they are needed, so that help and a misspelt field take no seconds.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-
 from hycam.data.recipe import DataRecipe
 from hycam.errors import HycamError, unknown
-from hycam.methods import method
-from hycam.ops import BACKENDS
-from hycam.optim import OptimizerSettings
-from hycam.quantization import Quantization
+
+MYPY = False  # but true for mypy. What stands under TYPE_CHECKING jsonargparse imports for the dataclasses' types.
+if MYPY:
+    import torch
+
+    from hycam.methods import Method
+    from hycam.optim import OptimizerSettings
 
 
 @dataclass
@@ -49,7 +53,7 @@ class MethodRecipe:
 
     def settings(self) -> OptimizerSettings:
         """The optimizer, resolved; raises HycamError for a method, a setting or an optimizer that does not work."""
-        return method(self.name).optimizer_settings(self.config, **vars(self.optimizer))
+        return _method(self.name).optimizer_settings(self.config, **vars(self.optimizer))
 
 
 @dataclass
@@ -140,8 +144,11 @@ class TrainingRecipe:
     def __post_init__(self) -> None:
         if self.backend == "lean":  # the former name
             self.backend = "recompute"
-        if self.backend not in ("auto", *BACKENDS):
-            raise unknown("training.backend", self.backend, ["auto", *BACKENDS])
+        if self.backend != "auto":
+            from hycam.ops import BACKENDS
+
+            if self.backend not in BACKENDS:
+                raise unknown("training.backend", self.backend, ["auto", *BACKENDS])
         for name in ("batch_size", "gradient_accumulation", "log_every", "max_steps", "evaluate_every", "save_every",
                      "early_stopping_patience", "max_skipped_steps"):  # fmt: skip
             value = getattr(self, name)
@@ -156,6 +163,8 @@ class TrainingRecipe:
 
     def torch_device(self) -> torch.device:
         """Where to train; raises HycamError if that is a GPU and there is none."""
+        import torch
+
         is_there = torch.cuda.is_available()
         if self.device == "cuda" and not is_there:
             raise HycamError("training.device is cuda, but PyTorch sees no GPU here. Use cpu or auto.")
@@ -163,6 +172,8 @@ class TrainingRecipe:
 
     def torch_dtype(self) -> torch.dtype:
         """The type of the frozen backbone."""
+        import torch
+
         precision = self.precision
         if precision == "auto":
             has_it = self.torch_device().type == "cuda" and torch.cuda.is_bf16_supported()
@@ -214,7 +225,7 @@ class Recipe:
 
     backbone: str = "smollm2-135m"
     trust_remote_code: bool = False
-    quantization: Quantization | None = None
+    quantization: Literal["8bit", "4bit"] | None = None
     output: str = "runs/hycam"
     method: MethodRecipe = field(default_factory=MethodRecipe)
     data: DataRecipe = field(default_factory=DataRecipe)
@@ -223,7 +234,7 @@ class Recipe:
 
     def learning_rate(self) -> float:
         """The recipe's, or the method's own; raises HycamError where neither has one."""
-        rate = self.training.learning_rate or method(self.method.name).learning_rate
+        rate = self.training.learning_rate or _method(self.method.name).learning_rate
         if rate is None:
             raise HycamError(
                 f"The method {self.method.name} has no learning rate of its own: set training.learning_rate."
@@ -232,4 +243,12 @@ class Recipe:
 
     def uses_autocast(self) -> bool:
         """Whether float32 weights are trained in bfloat16; a step is often less than bfloat16 weights could tell."""
-        return method(self.method.name).trains_backbone and self.training.torch_dtype() == torch.bfloat16
+        import torch
+
+        return _method(self.method.name).trains_backbone and self.training.torch_dtype() == torch.bfloat16
+
+
+def _method(name: str) -> Method:
+    from hycam.methods import method
+
+    return method(name)

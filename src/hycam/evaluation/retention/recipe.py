@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from hycam.errors import HycamError, unknown
-from hycam.evaluation.retention.tasks import RETENTION_TASKS
 
 
 @dataclass
@@ -36,9 +35,12 @@ class RetentionRecipe:
             value = getattr(self, name)
             if value < least:
                 raise HycamError(f"retention.{name} is {value}: at least {least} was expected.")
-        for name in self.tasks:
-            if name not in RETENTION_TASKS:
-                raise unknown("retention task", name, RETENTION_TASKS)
+        if self.tasks:
+            from hycam.evaluation.retention.tasks import RETENTION_TASKS  # which imports the libraries of the data
+
+            for name in self.tasks:
+                if name not in RETENTION_TASKS:
+                    raise unknown("retention task", name, RETENTION_TASKS)
         if len(set(self.tasks)) < len(self.tasks):
             raise HycamError(f"retention.tasks names one twice: {', '.join(self.tasks)}.")
         if self.kl_replies > len(CHAT_PROMPTS):

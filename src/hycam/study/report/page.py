@@ -21,8 +21,8 @@ from markupsafe import Markup
 from hycam.files import whole_folder, write_whole
 from hycam.machine import describe
 from hycam.study.figures import save
-from hycam.study.plan import STUDY_FILE, Plan
-from hycam.study.recipe import StudyRecipe
+from hycam.study.plan import Plan
+from hycam.study.recipe import STUDY_FILE, StudyRecipe
 from hycam.study.report.content import Content, Picture
 from hycam.study.report.predictions import side_by_side
 from hycam.study.report.summary import main_sentences, summary

@@ -38,6 +38,7 @@ from hycam.machine import available_bytes, peak_memory_bytes
 from hycam.methods import method
 from hycam.training.launch import Failed, end_with_launcher, launch
 from hycam.training.parse import parse_recipe
+from hycam.training.preflight import CHILD
 from hycam.training.preflight.data import largest_batch, largest_validation_batch
 from hycam.training.preflight.findings import Findings
 from hycam.training.recipe import Recipe
@@ -55,9 +56,6 @@ PHASES = {
     "validation": "validation",
 }
 """The phases of a trial, in order."""
-
-CHILD = "--trial"
-"""``hycam check --trial FOLDER`` is one of the processes that :func:`try_out` starts."""
 
 _RECOMPUTING = "recompute"  # the backend of HyCAM's modulation that keeps the least
 _TOO_LITTLE = re.compile(r"out of memory|(can't|cannot) allocate memory|not enough memory|bad_alloc", re.IGNORECASE)
