@@ -49,11 +49,11 @@ oldest:
 	$(call into,.venv-oldest) --constraint .venv-oldest/bounds.txt --editable '.[test]'
 	$(call tested,.venv-oldest,tests/contract $(PROMISES) -k "$(FAMILIES) or test_library or test_linear or frozen_router")
 	$(call fresh,.venv-oldest-train)
-	$(PYTHON) .ci/lower_bounds.py dependencies train test > .venv-oldest-train/bounds.txt
-	$(call into,.venv-oldest-train) --constraint .venv-oldest-train/bounds.txt --editable '.[train,test]'
+	$(PYTHON) .ci/lower_bounds.py dependencies train study test > .venv-oldest-train/bounds.txt
+	$(call into,.venv-oldest-train) --constraint .venv-oldest-train/bounds.txt --editable '.[study,test]'
 	$(call tested,.venv-oldest-train,tests/cli/test_main.py tests/training/test_train.py -k "test_main or resumed_run and not packed")
-	$(PYTHON) .ci/lower_bounds.py dependencies train test trl > .venv-oldest-train/bounds.txt
-	$(call into,.venv-oldest-train) --constraint .venv-oldest-train/bounds.txt --editable '.[train,test,trl]'
+	$(PYTHON) .ci/lower_bounds.py dependencies train study test trl > .venv-oldest-train/bounds.txt
+	$(call into,.venv-oldest-train) --constraint .venv-oldest-train/bounds.txt --editable '.[study,test,trl]'
 	$(call tested,.venv-oldest-train,$(TRAINERS))
 
 # The whole matrix of variants and architectures.

@@ -1,7 +1,8 @@
-"""The reported memory of this process."""
+"""The memory of this process, and its cores."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from hycam import machine
-from hycam.machine import available_bytes
+from hycam.machine import available_bytes, cores, share_cores
 
 # The module alone: the whole package would take seconds to import, and more memory than is held here.
 CHILD = f"""
@@ -48,3 +49,43 @@ def test_a_container_may_leave_less_than_the_machine_has(tmp_path: Path) -> None
         (tmp_path / limit).unlink()
     (tmp_path / "memory.max").write_text("max\n")
     assert available_bytes(cpu, tmp_path) == pytest.approx(of_machine, rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, 8),
+        ({"cpu.max": "max 100000"}, 8),
+        ({"cpu.max": "300000 100000"}, 3),
+        ({"cpu.max": "250000 100000"}, 2),
+        ({"cpu.max": "50000 100000"}, 1),
+        ({"cpu.max": "3200000 100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
+    ],
+)
+def test_the_cores_are_those_of_the_affinity_within_the_containers_quota(
+    files: dict[str, str], expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    (tmp_path / "cpu").mkdir()
+    for name, content in files.items():
+        (tmp_path / name).write_text(f"{content}\n")
+    assert cores(tmp_path) == expected
+
+
+def test_there_are_no_more_threads_than_cores_unless_somebody_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        for threads, available, expected in ((4, 2, 2), (1, 2, 1)):
+            torch.set_num_threads(threads)
+            monkeypatch.setattr(machine, "cores", lambda available=available: available)
+            share_cores()
+            assert torch.get_num_threads() == expected
+        monkeypatch.setenv("OMP_NUM_THREADS", "4")
+        torch.set_num_threads(4)
+        share_cores()
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)

@@ -1,8 +1,9 @@
-"""What a run ran on: versions, commit, hardware, peak memory."""
+"""The machine: what a run ran on, the memory that is free and was used, and the cores to compute with."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 import os
 import platform
 import resource
@@ -14,6 +15,8 @@ from typing import Any
 
 import psutil
 import torch
+
+_log = logging.getLogger(__name__)
 
 _CGROUP = Path("/sys/fs/cgroup")
 _PACKAGES = (
@@ -40,9 +43,39 @@ def describe() -> dict[str, Any]:
         "commit": _commit(),
         "platform": platform.platform(),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def cores(cgroup: Path = _CGROUP) -> int:
+    """The cores that this process may use: those it is bound to, and no more than its container has time for."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    with suppress(OSError, ValueError):  # no such control group, or one without a quota ("max")
+        quota, period = map(int, (cgroup / "cpu.max").read_text().split())
+        return _within(allowed, quota, period)
+    with suppress(OSError, ValueError):
+        quota, period = (int((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text()) for name in ("quota", "period"))
+        return _within(allowed, quota, period)
+    return allowed
+
+
+def _within(allowed: int, quota: int, period: int) -> int:
+    # Rounded down: threads wait for each other, so one that the container has no time for delays all.
+    return allowed if quota < 0 else max(1, min(allowed, quota // period))
+
+
+def share_cores() -> None:
+    """Computes with no more threads than there are cores for this process, and logs their number.
+
+    PyTorch itself knows nothing of a container's quota. Whatever OMP_NUM_THREADS says stays.
+    """
+    if "OMP_NUM_THREADS" in os.environ:
+        _log.info("CPU threads: %d, as OMP_NUM_THREADS says.", torch.get_num_threads())
+        return
+    found = cores()
+    torch.set_num_threads(min(found, torch.get_num_threads()))
+    _log.info("CPU threads: %d, of %d cores that this process may use.", torch.get_num_threads(), found)
 
 
 def peak_memory_bytes() -> int:

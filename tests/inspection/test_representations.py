@@ -129,5 +129,5 @@ def test_too_few_places_and_a_missing_library_are_said(monkeypatch: pytest.Monke
         return real(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", without_sklearn)
-    with pytest.raises(HycamError, match=r"pip install 'hycam\[plots\]'"):
+    with pytest.raises(HycamError, match=r"pip install 'hycam\[study\]'"):
         project(few)

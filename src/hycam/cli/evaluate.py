@@ -40,6 +40,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_class_arguments(RetentionRecipe, "retention", skip={"at_validations"})
     folder = Path(parse(parser, arguments).run)
     with importing():
+        from hycam.machine import share_cores
         from hycam.training.evaluate import evaluate_run
         from hycam.training.run import Run
     run = Run(folder)
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str]) -> None:
     settings = EvaluationRecipe(**{name: chosen[name] for name in asdict(EvaluationRecipe())})
     retention = RetentionRecipe(**chosen.retention)
     quiet_libraries()
+    share_cores()
     if retention.is_measured:
         _retention(run, settings, retention, chosen.json)
         return

@@ -40,12 +40,14 @@ def main(arguments: Sequence[str]) -> None:
         from hycam.data.asked import asked_ids
         from hycam.data.chat import end_token
         from hycam.evaluation.generation import generate
+        from hycam.machine import share_cores
         from hycam.tables import Tables
         from hycam.training.run import Run
     run = Run(Path(chosen.run))
     recipe = run.recipe()
     asked = _asked(chosen.prompts, parser.instantiate(chosen).file, recipe.data)
     quiet_libraries()
+    share_cores()
     tokenizer = load_tokenizer(recipe.backbone, recipe.trust_remote_code)
     thinks = bool((run.summary() or {}).get("thinks"))  # whether the answers in training began with a thought
     asked, ids = asked_ids(asked, tokenizer, recipe.data.prompt, thinks, recipe.data.skip_bad_rows)

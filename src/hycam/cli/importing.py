@@ -10,6 +10,8 @@ from types import FrameType
 
 from hycam.errors import HycamError
 
+OF_STUDY = ("scipy", "pandas", "tabulate", "jinja2", "matplotlib", "sklearn")  # the extra `study`; others are `train`'s
+
 
 @contextmanager
 def importing() -> Iterator[None]:
@@ -26,7 +28,8 @@ def importing() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "hycam":
             raise
-        raise HycamError(f"{error.name} is not installed: pip install 'hycam[train]'.") from error
+        extra = "study" if error.name.partition(".")[0] in OF_STUDY else "train"
+        raise HycamError(f"{error.name} is not installed: pip install 'hycam[{extra}]'.") from error
     finally:
         if signal.getsignal(signal.SIGINT) == _leave:
             signal.signal(signal.SIGINT, usual)

@@ -20,6 +20,7 @@ from hycam.inspection.modulation import modulation_map
 from hycam.inspection.representations import NEIGHBOURS, project, representations
 from hycam.inspection.routing import routing_by_task, routing_of_text
 from hycam.inspection.watch import token_texts
+from hycam.machine import share_cores
 from hycam.tables import Tables
 from hycam.training.run import Run
 
@@ -37,6 +38,7 @@ def inspect(chosen: Namespace) -> None:
     run = Run(Path(chosen.run))
     run.recipe()
     quiet_libraries(informative=False)
+    share_cores()
     model, tokenizer = run.load()
     if chosen.what == "modulation":
         found, table, figure = _modulation(chosen, model, tokenizer)

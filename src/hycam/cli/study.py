@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -62,8 +63,11 @@ def _looked_at(study: StudyRecipe, for_status: bool) -> Plan:
 
 def _run(study: StudyRecipe, most_cells: int | None) -> Plan:
     from hycam.study.display import Display
+    from hycam.study.executors.local import LocalExecutor
     from hycam.study.runner import run_study
 
+    if study.executor.name == "local":
+        print(f"CPU threads of each cell: {LocalExecutor(study.executor).threads}.", file=sys.stderr)
     with Display(study.executor.at_once) as display:
         return run_study(study, display, most_cells)
 

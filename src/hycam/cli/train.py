@@ -61,6 +61,7 @@ def _train(recipe: Recipe, stop: Stop) -> None:
     """Trains as one process, or as one of several."""
     import torch.distributed as dist
 
+    from hycam.machine import share_cores
     from hycam.training import distributed
     from hycam.training.launch import end_with_launcher
     from hycam.training.run import Run
@@ -68,6 +69,7 @@ def _train(recipe: Recipe, stop: Stop) -> None:
 
     started, is_main = distributed.started(), os.environ.get("RANK", "0") == "0"
     quiet_libraries(informative=is_main)
+    share_cores()
     strategy = recipe.training.distributed.strategy
     if started > 1:
         end_with_launcher()

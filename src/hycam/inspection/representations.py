@@ -132,7 +132,7 @@ def project(found: Representations, seed: int = 0) -> Projection:
         from sklearn.neighbors import NearestNeighbors
         from sklearn.preprocessing import StandardScaler
     except ImportError as error:
-        raise HycamError("A t-SNE needs scikit-learn: pip install 'hycam[plots]'.") from error
+        raise HycamError("A t-SNE needs scikit-learn: pip install 'hycam[study]'.") from error
     count = len(found.tasks)
     if count <= NEIGHBOURS:
         raise HycamError(

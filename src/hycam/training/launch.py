@@ -20,6 +20,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from hycam.errors import HycamError
+from hycam.machine import cores
 
 _SECONDS_TO_LEAVE = 120  # after a signal, for the last checkpoint
 
@@ -46,7 +47,7 @@ def launch(verb: str, words: Sequence[str], number: int) -> None:
         Failed: one of them failed, or this process was asked to end.
     """
     logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)  # it would repeat every message
-    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // number)))
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // number)))
     with tempfile.TemporaryDirectory(prefix="hycam-launch-") as folder:
         config = LaunchConfig(
             min_nodes=1,

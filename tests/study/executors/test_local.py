@@ -83,7 +83,7 @@ def test_a_cell_tells_its_progress_and_its_result_and_hears_no_interrupt(tiny_st
 @pytest.mark.parametrize(("given", "workers", "threads"), [(None, 1, 8), (None, 3, 2), (None, 99, 1), (5, 3, 5)])
 def test_the_cores_are_divided_among_the_workers(monkeypatch, given: int | None, workers: int, threads: int) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    assert LocalExecutor(ExecutorRecipe(workers=workers, threads=given))._threads == threads
+    assert LocalExecutor(ExecutorRecipe(workers=workers, threads=given)).threads == threads
 
 
 def test_cells_of_one_run_folder_follow_one_another() -> None:

@@ -96,5 +96,5 @@ def test_a_missing_library_is_said_with_its_extra(monkeypatch: pytest.MonkeyPatc
         return real(name, *rest, **named)
 
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(HycamError, match=r"pip install 'hycam\[plots\]'"):
+    with pytest.raises(HycamError, match=r"pip install 'hycam\[study\]'"):
         FIGURES["cost"].draw(plan, [])

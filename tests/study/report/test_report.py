@@ -211,7 +211,7 @@ def test_without_a_plot_library_there_is_a_report_that_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, library, None)
     page = write_report(plan)
-    assert f"Some figures need {library}: pip install &#39;hycam[plots]&#39;" in page.read_text()
+    assert f"Some figures need {library}: pip install &#39;hycam[study]&#39;" in page.read_text()
     assert "Table 2" in page.read_text()
     assert (page.parent / "figures" / "line.svg").exists() == drawn
 

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from typing import Any
 
+from hycam.machine import cores
 from hycam.study.cells import Cell
 from hycam.study.executors import Event, Finished, Progressed, Started, lost, startable
 from hycam.study.recipe import ExecutorRecipe
@@ -34,8 +35,7 @@ class LocalExecutor:
 
     def __init__(self, recipe: ExecutorRecipe) -> None:
         self._workers = recipe.workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        self._threads = recipe.threads or max(1, cores // recipe.workers)
+        self.threads = recipe.threads or max(1, cores() // recipe.workers)
 
     def run(self, cells: Sequence[Cell]) -> Generator[Event, None, None]:
         waiting = list(cells)
@@ -63,7 +63,7 @@ class LocalExecutor:
     def _start(self, cell: Cell) -> _Worker:
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe(duplex=False)
-        arguments = (cell, theirs, self._threads)
+        arguments = (cell, theirs, self.threads)
         process = context.Process(target=_work, args=arguments, name=cell.file_name, daemon=True)
         process.start()
         theirs.close()  # so that the end of the process is the end of the pipe

@@ -1,4 +1,4 @@
-"""The figures of a report, by name. They need the ``plots`` extra."""
+"""The figures of a report, by name."""
 
 from __future__ import annotations
 

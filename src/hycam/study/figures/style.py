@@ -103,7 +103,7 @@ def style() -> Iterator[None]:
     try:
         import matplotlib
     except ImportError as error:
-        raise HycamError("Figures need matplotlib: pip install 'hycam[plots]'.") from error
+        raise HycamError("Figures need matplotlib: pip install 'hycam[study]'.") from error
     with matplotlib.rc_context(_SETTINGS):
         yield
 

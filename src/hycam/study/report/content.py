@@ -18,7 +18,7 @@ from hycam.study.text_tests import TextTest, text_tests
 if TYPE_CHECKING:
     import matplotlib.figure
 
-PLOTS = "Some figures need {}: pip install 'hycam[plots]', then run `hycam report` again."
+PLOTS = "Some figures need {}: pip install 'hycam[study]', then run `hycam report` again."
 _PLOT_LIBRARIES = ("matplotlib", "sklearn")
 
 
