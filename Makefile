@@ -9,14 +9,19 @@ PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python insta
 
 env: $(ENV)/.complete
 
-$(ENV)/.complete: constraints.txt pyproject.toml
+# What a user of the studies needs; development brings Ray, DeepSpeed, fuzzers and more on top.
+$(ENV)/.study: constraints.txt pyproject.toml
 	$(PYTHON) -m venv --without-pip $(ENV)
 	$(PIP) pip
+	$(PIP) --editable '.[study]'
+	touch $@
+
+$(ENV)/.complete: $(ENV)/.study
 	$(PIP) --editable '.[dev]'
 	touch $@
 
 # Options after the recipe, such as ARGS="--data.train_rows 4", shorten or change it.
-quickstart: env
+quickstart: $(ENV)/.study
 	$(BIN)/hycam data fetch
 	$(BIN)/hycam study recipes/quickstart.yaml $(ARGS)
 	$(BIN)/hycam report recipes/quickstart.yaml $(ARGS)

@@ -22,6 +22,7 @@ VERBS = {
     "report": "the tables and figures of a study, on one page",
     "inspect": "how an adapter routes, what it scales, and how it changes the representations",
     "methods": "every method with its trainable parameters",
+    "recipes": "the recipes that come with the package: list, show, copy",
     "data": "the tasks, a row as tokens, the embedded data",
 }
 USAGE = 2

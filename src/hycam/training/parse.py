@@ -7,7 +7,6 @@ import reprlib
 from collections.abc import Iterable, Sequence
 from dataclasses import fields, is_dataclass
 from functools import cache
-from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -26,6 +25,8 @@ from jsonargparse import (
 from hycam.errors import HycamError, UsageError, nearest
 
 T = TypeVar("T")
+RECIPES = Path(__file__).parents[1] / "recipes"
+"""The recipes that come with the package."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -61,7 +62,8 @@ def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
 
     Args:
         kind: the dataclass to fill.
-        arguments: the recipe's path, if any, and then options such as ``--training.learning_rate 1e-4``.
+        arguments: the recipe, if any (see :func:`recipe_file`), and then options such as
+            ``--training.learning_rate 1e-4``.
         kwargs: for the parser, such as ``prog`` and ``description``.
 
     Raises:
@@ -71,10 +73,14 @@ def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
     words = list(arguments)
     if words and not words[0].startswith("-"):
         words = ["--recipe", *words]
-    paths = [after for word, after in pairwise(words) if word == "--recipe"]
-    paths += [word.partition("=")[2] for word in words if word.startswith("--recipe=")]
+    paths = []
+    for at, word in enumerate(words):
+        is_path, is_both = at > 0 and words[at - 1] == "--recipe", word.startswith("--recipe=")
+        if is_path or is_both:
+            paths.append(recipe_file(word.partition("=")[2] if is_both else word))
+            words[at] = f"--recipe={paths[-1]}" if is_both else str(paths[-1])
     for path in paths:
-        _check_file(kind, Path(path))
+        _check_file(kind, path)
     parser = recipe_parser(kind, **kwargs)  # type: ignore[arg-type]  # a class is hashable
     try:
         parsed = parser.parse_args(words)
@@ -85,10 +91,44 @@ def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
     except HycamError:
         raise
     except OverflowError as error:
-        raise HycamError(f"{' or '.join(paths) or 'An option'} has a number that is too large ({error}).") from error
+        raise HycamError(
+            f"{' or '.join(map(str, paths)) or 'An option'} has a number that is too large ({error})."
+        ) from error
     except ValueError as error:
         raise _refused(str(error)) from error
     return kind(**{entry.name: filled[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]
+
+
+def recipe_file(given: str) -> Path:
+    """The file of that path or, where there is none, the recipe of that name which comes with the package.
+
+    ``recipes/pilot/pilot.yaml`` and ``pilot/pilot`` name the same one: a checkout has it under the first.
+
+    Raises:
+        HycamError: there is neither.
+    """
+    path = Path(given)
+    if path.is_file():
+        return path
+    beside = (entry.name for entry in path.parent.glob("*.y*ml"))
+    return packaged_recipe(given, nearest(path.name, beside))
+
+
+def packaged_recipe(given: str, hint: str = "") -> Path:
+    """The file of a recipe that comes with the package.
+
+    Raises:
+        HycamError: there is none of that name; the message ends in ``hint``, or else names the nearest.
+    """
+    name = given.removeprefix("recipes/").removesuffix(".yaml")
+    if name not in packaged_recipes():
+        raise HycamError(f"There is no recipe {given}.{hint or nearest(name, packaged_recipes())}")
+    return RECIPES / f"{name}.yaml"
+
+
+def packaged_recipes() -> list[str]:
+    """The names of the recipes that come with the package, such as ``quickstart`` and ``pilot/pilot``."""
+    return sorted(file.relative_to(RECIPES).with_suffix("").as_posix() for file in RECIPES.rglob("*.yaml"))
 
 
 def field_names(kind: type, prefix: str = "") -> list[str]:
@@ -112,10 +152,6 @@ def field_names(kind: type, prefix: str = "") -> list[str]:
 
 def _check_file(kind: type, path: Path) -> None:
     """Finds unknown fields; jsonargparse would name neither the file nor the nearest field."""
-    if not path.is_file():
-        folder = path.parent if path.parent.is_dir() else Path()
-        hint = nearest(path.name, (entry.name for entry in folder.glob("*.y*ml")))
-        raise HycamError(f"There is no recipe {path}.{hint}")
     content = read_yaml(path)
     if not isinstance(content, dict):
         raise HycamError(f"{path} holds no recipe: fields such as `backbone:` and `data:` were expected.")
