@@ -5,7 +5,7 @@ BIN := $(ENV)/bin
 # pip is asked from outside and installed on purpose: a Debian without python3-venv has no ensurepip.
 PIP := $(PYTHON) -m pip --disable-pip-version-check --python $(BIN)/python install --quiet --constraint constraints.txt
 
-.PHONY: env quickstart test newest oldest soak bench lint clean
+.PHONY: env quickstart test newest oldest wheel soak bench lint clean
 
 env: $(ENV)/.complete
 
@@ -61,6 +61,15 @@ oldest:
 	$(call into,.venv-oldest-train) --constraint .venv-oldest-train/bounds.txt --editable '.[study,test,trl]'
 	$(call tested,.venv-oldest-train,$(TRAINERS))
 
+# What is published: the library alone from the wheel of the sdist, in a fresh environment, and then with the command line.
+wheel: env
+	rm -rf dist && $(BIN)/python -m build
+	$(call fresh,.venv-wheel)
+	$(call into,.venv-wheel) dist/*.whl
+	cd /tmp && $(CURDIR)/.venv-wheel/bin/python -c 'import hycam; print(hycam.HyCAMConfig())'
+	$(call into,.venv-wheel) "$$(echo dist/*.whl)[train]"
+	cd /tmp && $(CURDIR)/.venv-wheel/bin/hycam recipes list && $(CURDIR)/.venv-wheel/bin/hycam methods
+
 # The whole matrix of variants and architectures.
 soak: env
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m soak
@@ -79,4 +88,4 @@ lint: env
 	$(BIN)/mypy
 
 clean:
-	rm -rf $(ENV) .venv-newest .venv-oldest .venv-oldest-train
+	rm -rf $(ENV) dist build .venv-wheel .venv-newest .venv-oldest .venv-oldest-train
