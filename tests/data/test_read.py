@@ -279,6 +279,15 @@ def test_columns_of_one_name_in_parquet_are_refused(tmp_path: Path) -> None:
     assert "two columns have the same name: output, output" in failure(write(tmp_path, sink.getvalue(), "a.parquet"))
 
 
+@pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.csv", "a.jsonl.gz"])
+@pytest.mark.parametrize("content", [b"\xef", b"\xef\xbb"])
+def test_a_part_of_a_byte_order_mark_and_nothing_else_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    with pytest.raises(HycamError, match=r":1:1: the byte 0xef is not UTF-8"):
+        list(read_rows(path, lambda error: None))
+
+
 def test_text_in_parquet_that_is_not_utf8_is_refused(tmp_path: Path) -> None:
     sink = io.BytesIO()
     text = pyarrow.array([b"gr\xfc\xdf"]).view(pyarrow.string())

@@ -188,7 +188,9 @@ def _text_rows(path: Path, content: Content, is_list: bool, is_json: bool) -> It
         else:
             # Blank lines at the beginning are skipped. Only ASCII white space counts: str.strip() would strip more.
             lines = dropwhile(lambda one: not one[1].strip(string.whitespace), enumerate(text, 1))
-            number, first = next(lines)
+            number, first = next(lines, (1, ""))
+            if not first:  # a part of the byte order mark is all there is, which the decoder passes over
+                raise UnicodeDecodeError("utf-8", b"", 0, 0, "unexpected end of data")
             if is_json:
                 what = (
                     f"an object in braces (or a list of them) was expected, not {first.lstrip(string.whitespace)[0]!r}"
