@@ -114,9 +114,10 @@ def trained_by(process: subprocess.Popen[str], folder: Path) -> dict[str, torch.
     return load_file(Run(folder).adapter / "adapter_model.safetensors")
 
 
-def wait_for_checkpoint(process: subprocess.Popen[str], folder: Path, after: int = 0) -> None:
-    end = time.monotonic() + 120
-    while int((Run(folder).last_checkpoint() or "-0").rpartition("-")[2]) <= after:
+def wait_for_checkpoint(process: subprocess.Popen[str], folder: Path) -> None:
+    """Waits for one that was not there when the process was started, so that it surely trains by now."""
+    end, before = time.monotonic() + 120, Run(folder).last_checkpoint()
+    while Run(folder).last_checkpoint() == before:
         assert process.poll() is None and time.monotonic() < end
         time.sleep(0.02)
 
@@ -152,7 +153,7 @@ def test_every_launcher_gives_the_same_adapter_and_a_killed_run_continues_to_it(
     assert "Process 1 of 2 was ended by SIGKILL" in printed and "continues from the last checkpoint" in printed
     assert "Traceback" not in printed and "does not answer" not in printed
     second = start(*again)
-    wait_for_checkpoint(second, tmp_path / "killed", after=8)
+    wait_for_checkpoint(second, tmp_path / "killed")
     workers = psutil.Process(second.pid).children()
     second.kill()
     _, alive = psutil.wait_procs(workers, timeout=15)
@@ -160,7 +161,7 @@ def test_every_launcher_gives_the_same_adapter_and_a_killed_run_continues_to_it(
 
     # And it is asked to end.
     third = start(*again)
-    wait_for_checkpoint(third, tmp_path / "killed", after=16)
+    wait_for_checkpoint(third, tmp_path / "killed")
     workers = psutil.Process(third.pid).children()
     third.send_signal(signal.SIGTERM)
     printed, _ = third.communicate(timeout=120)
