@@ -6,7 +6,10 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 from hycam.cli.importing import OF_STUDY
 from hycam.cli.main import VERBS
@@ -78,6 +81,7 @@ def test_torch_transformers_and_peft_train_a_step_and_each_verb_says_in_one_line
         assert re.fullmatch(rf"hycam {verb}: \w+ is not installed: pip install 'hycam\[train\]'\.", line)
 
 
+@pytest.mark.skipif(find_spec("jsonargparse") is None, reason="the library alone is installed")
 def test_training_needs_nothing_of_the_study_and_the_studys_verbs_say_what_to_install(tmp_path: Path) -> None:
     (tmp_path / "study.yaml").write_text("title: Nothing\n")
     code = f"""
