@@ -9,7 +9,7 @@ import pytest
 
 from hycam.cli.main import main
 from hycam.study.plan import read_study
-from hycam.training.parse import RECIPES, packaged_recipes, recipe_file
+from hycam.training.recipe_file import RECIPES, packaged_recipes, recipe_file
 
 
 def run(capsys, *words: str) -> tuple[int, str, str]:

@@ -177,9 +177,8 @@ def test_killed_at_drawn_times_a_run_ends_with_the_same_bits(whole) -> None:
         again = elsewhere(recipe, f"timed-{number}")
         for tries in count():
             child = trained(again)
-            time.sleep(
-                draw.uniform(0.0, takes * (1 + tries / 3))
-            )  # the machine may be slower than when it was measured
+            # Longer each time, since the machine may be slower than when it was measured.
+            time.sleep(draw.uniform(0.0, takes * (1 + tries / 3)))
             if not child.is_alive():
                 assert child.wait() == 0, child.said()
                 break

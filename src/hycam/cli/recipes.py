@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 from hycam.cli.arguments import parse
 from hycam.errors import HycamError
-from hycam.training.parse import RECIPES, packaged_recipe, packaged_recipes
+from hycam.training.recipe_file import RECIPES, packaged_recipe, packaged_recipes
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -151,7 +151,7 @@ def _found(path: Path, content: Content) -> Iterator[Found]:
     opening = head.removeprefix(_MARK).lstrip()[:1]
     while not opening and (piece := content.read(4096)):
         opening = piece.lstrip()[:1]
-    content.seek(0)
+    content.seek(len(_MARK) if head.startswith(_MARK) else 0)
     if head == _PARQUET:
         return _parquet(path, content)
     if name.endswith(".parquet"):
@@ -168,8 +168,7 @@ def _found(path: Path, content: Content) -> Iterator[Found]:
 
 
 def _json_lines(path: Path, content: Content) -> Iterator[Found]:
-    for number, raw in enumerate(content, 1):
-        line = raw.removeprefix(_MARK) if number == 1 else raw
+    for number, line in enumerate(content, 1):
         if line.strip():
             try:
                 found = parsed(path, decoded(path, line, number), "one whole JSON object on the line", number)
@@ -181,16 +180,14 @@ def _json_lines(path: Path, content: Content) -> Iterator[Found]:
 def _text_rows(path: Path, content: Content, is_list: bool, is_json: bool) -> Iterator[Found]:
     """The rows of a JSON list or of CSV; after a byte that is not UTF-8 no further row can be found."""
     # Lines end at "\n" only, so that their numbers match an editor's.
-    text = io.TextIOWrapper(content, "utf-8-sig", newline="\n")
+    text = io.TextIOWrapper(content, "utf-8", newline="\n")
     try:
         if is_list:
             yield from OpenList(path, text, _CHUNK, _keys_once).items()
         else:
             # Blank lines at the beginning are skipped. Only ASCII white space counts: str.strip() would strip more.
             lines = dropwhile(lambda one: not one[1].strip(string.whitespace), enumerate(text, 1))
-            number, first = next(lines, (1, ""))
-            if not first:  # a part of the byte order mark is all there is, which the decoder passes over
-                raise UnicodeDecodeError("utf-8", b"", 0, 0, "unexpected end of data")
+            number, first = next(lines)
             if is_json:
                 what = (
                     f"an object in braces (or a list of them) was expected, not {first.lstrip(string.whitespace)[0]!r}"

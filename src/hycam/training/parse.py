@@ -23,10 +23,9 @@ from jsonargparse import (
 )
 
 from hycam.errors import HycamError, UsageError, nearest
+from hycam.training.recipe_file import recipe_file
 
 T = TypeVar("T")
-RECIPES = Path(__file__).parents[1] / "recipes"
-"""The recipes that come with the package."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MERGE = "tag:yaml.org,2002:merge"
 
@@ -62,7 +61,7 @@ def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
 
     Args:
         kind: the dataclass to fill.
-        arguments: the recipe, if any (see :func:`recipe_file`), and then options such as
+        arguments: the recipe, if any (see :func:`hycam.training.recipe_file.recipe_file`), and then options such as
             ``--training.learning_rate 1e-4``.
         kwargs: for the parser, such as ``prog`` and ``description``.
 
@@ -97,38 +96,6 @@ def parse_recipe(kind: type[T], arguments: Sequence[str], **kwargs: Any) -> T:
     except ValueError as error:
         raise _refused(str(error)) from error
     return kind(**{entry.name: filled[entry.name] for entry in fields(kind)})  # type: ignore[arg-type]
-
-
-def recipe_file(given: str) -> Path:
-    """The file of that path or, where there is none, the recipe of that name which comes with the package.
-
-    ``recipes/pilot/pilot.yaml`` and ``pilot/pilot`` name the same one: a checkout has it under the first.
-
-    Raises:
-        HycamError: there is neither.
-    """
-    path = Path(given)
-    if path.is_file():
-        return path
-    beside = (entry.name for entry in path.parent.glob("*.y*ml"))
-    return packaged_recipe(given, nearest(path.name, beside))
-
-
-def packaged_recipe(given: str, hint: str = "") -> Path:
-    """The file of a recipe that comes with the package.
-
-    Raises:
-        HycamError: there is none of that name; the message ends in ``hint``, or else names the nearest.
-    """
-    name = given.removeprefix("recipes/").removesuffix(".yaml")
-    if name not in packaged_recipes():
-        raise HycamError(f"There is no recipe {given}.{hint or nearest(name, packaged_recipes())}")
-    return RECIPES / f"{name}.yaml"
-
-
-def packaged_recipes() -> list[str]:
-    """The names of the recipes that come with the package, such as ``quickstart`` and ``pilot/pilot``."""
-    return sorted(file.relative_to(RECIPES).with_suffix("").as_posix() for file in RECIPES.rglob("*.yaml"))
 
 
 def field_names(kind: type, prefix: str = "") -> list[str]:
